@@ -1,0 +1,141 @@
+//! What a core is told once.
+
+use std::time::Duration;
+
+use crate::membership::Configuration;
+use crate::types::{GroupId, NodeId};
+
+/// How a leader finds the point up to which a follower's log equals its own. Raft §5.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRepair {
+    /// One entry back per rejection, as in the paper's Figure 2. For comparison, and for reading scripts.
+    StepBack,
+    /// A rejection names the follower's newest entry that could match; each one skips at least a whole term.
+    TermHints,
+}
+
+/// Settings of one [`Raft`](crate::raft::Raft). Every bound names what happens when it is reached.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// The group that this core serves.
+    pub group: GroupId,
+    /// The configuration before the first configuration entry of the log: the founders.
+    pub founders: Configuration,
+    /// Feeds the random election timeouts. Two nodes with the same seed are still told apart by their ids.
+    pub seed: u64,
+    /// Which process life of this data directory this is (the store's start count). Makes the numbers of read batches
+    /// unique across restarts.
+    pub life: u64,
+    /// T. A follower that hears from no leader for a time drawn from T to 2T campaigns; a leader that hears from no
+    /// quorum for T steps down. Short finds failures fast; too short for the network and disk causes elections.
+    /// 10 ms to 60 s.
+    pub election_timeout: Duration,
+    /// How often a leader speaks when it has nothing to say. At most a third of the election timeout.
+    pub heartbeat_interval: Duration,
+    /// How a leader repairs a follower's log.
+    pub log_repair: LogRepair,
+    /// Bytes of entries in one append message. At least one entry is sent whatever its size.
+    pub append_bytes_max: u64,
+    /// Append messages to one follower that may be unanswered; then the leader waits.
+    pub inflight_appends_max: usize,
+    /// Entries to one follower that may be unanswered; then the leader waits.
+    pub inflight_entries_max: u64,
+    /// Bytes of entries to one follower that may be unanswered; then the leader waits.
+    pub inflight_bytes_max: u64,
+    /// Bytes of proposed entries that are not committed yet; then proposals are rejected as overloaded.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of committed entries that are handed to the applier and not applied yet; then applying waits.
+    pub applying_bytes_max: u64,
+    /// Linearizable reads that wait for a round; then reads are rejected as overloaded.
+    pub reads_pending_max: usize,
+    /// Durable and applied entries are kept in memory up to this many bytes, so that followers that are a little
+    /// behind need no disk read.
+    pub cache_bytes_max: u64,
+    /// A leader whose oldest write has not been durable for this long steps down: its disk stalls.
+    pub disk_stall_timeout: Duration,
+}
+
+/// A setting that cannot work, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}; {remedy}")]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with its value.
+    pub problem: String,
+    /// What to set instead.
+    pub remedy: String,
+}
+
+impl Config {
+    /// Settings with the defaults of the product for a member of `founders`.
+    #[must_use]
+    pub fn new(id: NodeId, founders: Configuration) -> Self {
+        let election_timeout = Duration::from_millis(200);
+        Self {
+            id,
+            group: GroupId::FIRST,
+            founders,
+            seed: 0,
+            life: 0,
+            election_timeout,
+            heartbeat_interval: Duration::from_millis(40),
+            log_repair: LogRepair::TermHints,
+            append_bytes_max: 1 << 20,
+            inflight_appends_max: 256,
+            inflight_entries_max: 64 * 1024,
+            inflight_bytes_max: 8 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            applying_bytes_max: 16 << 20,
+            reads_pending_max: 16 * 1024,
+            cache_bytes_max: 16 << 20,
+            disk_stall_timeout: 2 * election_timeout,
+        }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work, and the remedy.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |field, problem: String, remedy: &str| Err(ConfigError { field, problem, remedy: remedy.into() });
+        let timeout = self.election_timeout;
+        if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(60) {
+            return refuse("election_timeout", format!("is {timeout:?}"), "set 10ms to 60s");
+        }
+        let heartbeat = self.heartbeat_interval;
+        if heartbeat.is_zero() || heartbeat * 3 > timeout {
+            return refuse(
+                "heartbeat_interval",
+                format!("is {heartbeat:?} with an election timeout of {timeout:?}"),
+                "set more than zero and at most a third of the election timeout, so that one lost heartbeat elects nobody",
+            );
+        }
+        if self.id == NodeId(0) {
+            return refuse("id", "is 0".into(), "ids start at 1");
+        }
+        if self.disk_stall_timeout < timeout {
+            return refuse(
+                "disk_stall_timeout",
+                format!("is {:?}", self.disk_stall_timeout),
+                "set at least the election timeout",
+            );
+        }
+        for (field, value) in [
+            ("append_bytes_max", self.append_bytes_max),
+            ("inflight_appends_max", self.inflight_appends_max as u64),
+            ("inflight_entries_max", self.inflight_entries_max),
+            ("inflight_bytes_max", self.inflight_bytes_max),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
+            ("applying_bytes_max", self.applying_bytes_max),
+            ("reads_pending_max", self.reads_pending_max as u64),
+        ] {
+            if value == 0 {
+                return refuse(field, "is 0".into(), "set at least 1");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! The ports: what a storage, a transport or a state machine has to offer. Each has a suite in
+//! [`testing`](crate::testing) that defines it. All are object-safe; a call carries a batch.
+//!
+//! Where a thread owns the work (disk, apply) the port is synchronous; where the network is awaited it is async.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::message::PeerMessage;
+use crate::runs::TermRun;
+use crate::types::{
+    ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, WriteId,
+};
+
+/// Why a store could not do what it was asked. There is no retry: whatever it says, the node stops acknowledging,
+/// steps down and comes back only through recovery (an fsync that failed once may have dropped what it was to save).
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Reading or writing failed.
+    #[error("storage failed while {doing}: {reason}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Bytes on the disk are not what was written.
+    #[error("storage is damaged at {place}: {reason}")]
+    Damaged {
+        /// Where: a file, a key or an index.
+        place: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The caller asked for something that no log allows, such as a gap.
+    #[error("refused to write: {reason}")]
+    Refused {
+        /// Which rule would be broken.
+        reason: String,
+    },
+}
+
+/// One atomic change of one group's log. Applied as: truncate, then append, then hard state and commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogWrite {
+    /// Names the write.
+    pub id: WriteId,
+    /// Whose log.
+    pub group: GroupId,
+    /// The new term and vote, when they change.
+    pub hard_state: Option<HardState>,
+    /// The commit index known by now, when it has moved. A hint that saves a restarted node from waiting for a leader
+    /// before it replays; it never causes a write of its own.
+    pub commit: Option<Index>,
+    /// Drop this index and all after it first.
+    pub truncate_from: Option<Index>,
+    /// Entries to append, contiguous; the first follows the log's end after the truncation.
+    pub entries: Vec<Entry>,
+}
+
+impl LogWrite {
+    /// Whether nothing would change on disk. Such a write still keeps its place in the order: what it releases leaves
+    /// after everything before it is durable.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hard_state.is_none() && self.truncate_from.is_none() && self.entries.is_empty()
+    }
+}
+
+/// What a log holds when it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The highest commit index that was written with a batch; never beyond the log's end.
+    pub commit: Index,
+    /// Runs of equal terms from index 1 on, in order.
+    pub runs: Vec<TermRun>,
+    /// Bytes ([`Entry::size`]) in stretches of the log, each as (last index, bytes), in order and without gaps from
+    /// index 1 on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
+    pub batches: Vec<(Index, u64)>,
+    /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
+    /// nor campaigns until its log has reached this entry's index again. Term and vote above are then at least those
+    /// of the evidence.
+    pub lost: Option<LogId>,
+}
+
+impl Recovered {
+    /// The last entry.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.runs.last().map_or(LogId::ZERO, |run| LogId::new(run.last, run.term))
+    }
+}
+
+/// The log on a disk. Owned by one thread.
+///
+/// Contract: a slice of writes is applied in order, each write atomically; when [`LogStore::write`] returns `Ok`, all
+/// of it survives a loss of power. After an error nothing more is acknowledged: every later call fails too.
+pub trait LogStore: Send {
+    /// Reads back what the log of `group` holds. Checks every record.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or holds what was never written.
+    fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError>;
+
+    /// Applies `writes` in order and makes them durable, with one sync for all of them.
+    ///
+    /// # Errors
+    /// Final; see [`StoreError`].
+    fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError>;
+
+    /// A handle to read entries from other threads.
+    fn reader(&self) -> Arc<dyn LogReader>;
+}
+
+/// Why entries could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The log does not hold the first entry asked for (any more, or yet).
+    #[error("the log of {group} holds no entry {index}")]
+    Missing {
+        /// Whose log.
+        group: GroupId,
+        /// The index.
+        index: Index,
+    },
+    /// A record's checksum, key or length does not fit. The entry is never applied and never sent.
+    #[error("entry {index} of {group} is damaged: {reason}")]
+    Damaged {
+        /// Whose log.
+        group: GroupId,
+        /// The index.
+        index: Index,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The disk failed.
+    #[error("reading the log failed: {reason}")]
+    Io {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// The shared read side of a log, for lanes and the applier.
+pub trait LogReader: Send + Sync {
+    /// Entries from `first` to `last` inclusive: at least one, at most as many as fit in `bytes_max` by
+    /// [`Entry::size`]. Each is checked as it is read. Only entries of completed writes are seen; a concurrent
+    /// truncation may shorten the answer, so callers check the terms.
+    ///
+    /// # Errors
+    /// When the first entry is not there, a record is damaged or the disk fails.
+    fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError>;
+}
+
+/// Why a state machine cannot go on. A command that fails deterministically is no such reason: its failure is its
+/// answer. Everything here stops the node before a replica can differ from the others.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The entry's bytes are not those that were proposed.
+    #[error("entry {id} is damaged: its checksum does not fit")]
+    Damaged {
+        /// The entry.
+        id: LogId,
+    },
+    /// An entry of a kind or a command version that this binary does not know; skipping it would make the replicas
+    /// differ. Run the version that the other members run.
+    #[error("entry {id} is of a kind that this version does not know ({kind}); run the version that the others run")]
+    UnknownKind {
+        /// The entry.
+        id: LogId,
+        /// Which.
+        kind: String,
+    },
+    /// The entry does not follow what was applied before.
+    #[error("entry {id} does not follow the applied index {applied}")]
+    OutOfOrder {
+        /// The entry.
+        id: LogId,
+        /// What was applied.
+        applied: Index,
+    },
+    /// The state's own storage failed.
+    #[error("the state machine's storage failed: {reason}")]
+    Storage {
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// A deterministic state machine: the same entries in the same order give the same state and the same answers on every
+/// replica. Owned by one thread.
+pub trait StateMachine: Send {
+    /// The last entry whose effects the state holds. Stored in the same atomic step as those effects.
+    fn applied(&self) -> LogId;
+
+    /// Applies `entries` (of every kind; a no-op only moves the applied index) in order and pushes one answer per
+    /// entry. They follow [`StateMachine::applied`] without a gap. Durability is not asked for: after a crash the
+    /// entries come again from [`StateMachine::applied`] on.
+    ///
+    /// # Errors
+    /// Final: the node stops. A deterministic failure of a command is an answer, not an error.
+    fn apply(&mut self, entries: &[Entry], answers: &mut Vec<Bytes>) -> Result<(), ApplyError>;
+
+    /// Makes everything applied durable, for a clean stop and before the log is compacted. Returns the durable index.
+    ///
+    /// # Errors
+    /// When the state's storage fails.
+    fn flush(&mut self) -> Result<Index, ApplyError>;
+
+    /// A handle to read from any thread.
+    fn reader(&self) -> Arc<dyn StateReader>;
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The query's bytes are not a query.
+    #[error("malformed query: {0}")]
+    Malformed(String),
+    /// The state's storage failed.
+    #[error("reading the state failed: {0}")]
+    Storage(String),
+}
+
+/// An answer and the applied entry that it reflects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryAnswer {
+    /// The answer, in the state machine's own format.
+    pub bytes: Bytes,
+    /// The state that was read.
+    pub applied: LogId,
+}
+
+/// Reads of the state from any thread, never queued behind apply.
+pub trait StateReader: Send + Sync {
+    /// The last entry whose effects a query made now is sure to see.
+    fn applied(&self) -> LogId;
+
+    /// Answers a query, all of it at one applied index.
+    ///
+    /// # Errors
+    /// When the query is malformed or the storage fails.
+    fn query(&self, query: &[u8]) -> Result<QueryAnswer, QueryError>;
+}
+
+/// Who this node is towards its peers. Cluster and id are unknown until the cluster is founded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalIdentity {
+    /// This node's name; its certificate names it too.
+    pub name: NodeName,
+    /// This data directory's life.
+    pub incarnation: Incarnation,
+    /// The cluster, once founded.
+    pub cluster: Option<ClusterId>,
+    /// This node's id, once founded.
+    pub id: Option<NodeId>,
+}
+
+/// A node that this one may talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name; its certificate must name it.
+    pub name: NodeName,
+    /// `host:port`; the host is resolved at every connection attempt.
+    pub address: String,
+    /// Its id, once known. A peer without one can only be asked ([`Transport::request`]).
+    pub id: Option<NodeId>,
+    /// Its incarnation, once known. Another incarnation under the same name is refused.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// A peer as its handshake and certificate prove it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteIdentity {
+    /// Its name.
+    pub name: NodeName,
+    /// Its data directory's life.
+    pub incarnation: Incarnation,
+    /// Its cluster, if it has one.
+    pub cluster: Option<ClusterId>,
+    /// Its id, if it has one.
+    pub id: Option<NodeId>,
+}
+
+/// What became of a request that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// It never left this node, so it has no effect anywhere.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// It left, and no answer came: it may have had its effect.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// A peer's state for people and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Whether a connection that passed the handshake is up.
+    pub connected: bool,
+    /// Smoothed round trip time of the connection.
+    pub rtt: Option<Duration>,
+    /// Bytes of frames sent.
+    pub sent_bytes: u64,
+    /// Messages dropped because a lane was full or no connection was up.
+    pub dropped: u64,
+    /// The last reason why a connection was refused or lost.
+    pub last_error: Option<String>,
+}
+
+/// Frames and connections that were refused, by a short reason; for metrics.
+pub type RefusalCounts = Vec<(&'static str, u64)>;
+
+/// The network between members.
+///
+/// Contract: messages to one peer arrive at most once and intact; appends to one peer in the order of their sending;
+/// votes and heartbeats never wait behind appends. What cannot be delivered is dropped, and Raft sends again. The
+/// sender is who its certificate says.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Starts to accept and to connect. `inbound` gets everything that arrives. Called once.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, with the setting to change.
+    async fn start(&self, inbound: Arc<dyn Inbound>) -> Result<(), String>;
+
+    /// Says who we are and replaces the set of peers. Connections to others are closed; a change of our own cluster or
+    /// id closes all, so that they are made again with it.
+    fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>);
+
+    /// Puts a message in the lane to `to`. Never blocks: a full lane drops and counts. An unknown peer drops too.
+    fn send(&self, to: NodeId, message: PeerMessage);
+
+    /// Asks a peer and waits for its answer, over streams that never wait behind appends.
+    ///
+    /// # Errors
+    /// Says whether the request can have had an effect.
+    async fn request(&self, to: &NodeName, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError>;
+
+    /// Every peer's state, and what was refused.
+    fn status(&self) -> (Vec<(NodeName, PeerStatus)>, RefusalCounts);
+
+    /// Closes everything. What is queued is dropped.
+    async fn stop(&self);
+}
+
+/// What a transport calls.
+#[async_trait]
+pub trait Inbound: Send + Sync {
+    /// A message from a peer that passed the handshake; `message.envelope.from` is its id. Must not block.
+    fn receive(&self, message: PeerMessage);
+
+    /// What was sent to this peer may be lost: its connection broke or its lane dropped. Must not block.
+    fn unreachable(&self, peer: NodeId);
+
+    /// A request from a peer. Blank nodes may ask too: look at `from`.
+    async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes;
+}

@@ -1,0 +1,111 @@
+//! A read-only view of a core, for metrics, the admin page and scripts.
+
+use std::time::Duration;
+
+use crate::types::{Index, LogId, NodeId, Term};
+
+/// What a node is in its term. Raft §5.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Asks whether it would be elected, before it raises the term.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl Role {
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre_candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}
+
+/// A leader's view of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// The peer.
+    pub id: NodeId,
+    /// Its log equals the leader's up to here, durably.
+    pub match_index: Index,
+    /// The next entry to send.
+    pub next_index: Index,
+    /// `probe` or `replicate`.
+    pub state: &'static str,
+    /// Bytes sent and not answered.
+    pub inflight_bytes: u64,
+    /// Time since it was last heard from; `None` when never in this term.
+    pub last_contact: Option<Duration>,
+}
+
+/// Counts since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Elections that this node began (real ones, in a new term).
+    pub elections_started: u64,
+    /// Elections that it won.
+    pub elections_won: u64,
+    /// PreVote rounds that it began.
+    pub pre_votes_started: u64,
+    /// Times that the known leader changed to another node.
+    pub leader_changes: u64,
+    /// Times that it stepped down because it heard from no quorum.
+    pub check_quorum_step_downs: u64,
+    /// Times that it stepped down because its disk stalled.
+    pub disk_stall_step_downs: u64,
+    /// Rejections of appends that it received as leader.
+    pub append_rejections: u64,
+    /// Messages from peers that were refused as nonsense.
+    pub messages_refused: u64,
+    /// Rounds of heartbeats whose answers took longer than a third of the election timeout to reach a quorum.
+    pub slow_rounds: u64,
+}
+
+/// One look at a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// This node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whom it voted for in this term.
+    pub vote: Option<NodeId>,
+    /// The leader of this term, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// First index in its log.
+    pub first_index: Index,
+    /// Last entry of its log, durable or not.
+    pub last: LogId,
+    /// Its log is durable up to here.
+    pub durable_index: Index,
+    /// Known committed.
+    pub commit_index: Index,
+    /// Applied here.
+    pub applied_index: Index,
+    /// The voters in force.
+    pub voters: Vec<NodeId>,
+    /// As leader: its peers.
+    pub peers: Vec<PeerProgress>,
+    /// Bytes of proposals that are not committed yet.
+    pub uncommitted_bytes: u64,
+    /// Entries up to here were lost from this disk; no vote is given until the log has reached it again.
+    pub lost: Option<LogId>,
+    /// The last time between the sending of a round and its confirmation by a quorum: the broadcast time of Raft §5.6.
+    pub broadcast_time: Option<Duration>,
+    /// Time since the last word of a leader that we follow; zero as leader.
+    pub leader_contact: Option<Duration>,
+    /// Counts since the start.
+    pub counters: Counters,
+}
