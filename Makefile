@@ -1,0 +1,53 @@
+# What people type. `make demo` and `make test` do their own set-up; see .ci/setup for what they need and why.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test verify fmt lint doc deny bench setup setup-test
+
+# rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
+# compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
+export PATH := $(if $(wildcard /usr/lib/ccache),/usr/lib/ccache:,)$(PATH):$(HOME)/.cargo/bin
+export CCACHE_NOHASHDIR := 1
+
+CARGO ?= cargo
+# Demo, tests and benchmarks share one profile, since RocksDB costs ten minutes of two cores once per profile.
+PROFILE := --release
+# Cargo resolves features for what it is asked to build: always asking for the same keeps RocksDB from being built twice.
+EVERYTHING := --workspace --features raft-core/testing
+
+help:
+	@echo 'make demo      three nodes on this machine; prints their addresses and what to try; Ctrl-C stops them'
+	@echo 'make test      all tests'
+	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
+	@echo 'make bench     benchmarks (minutes); prints a table'
+	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
+
+setup:
+	@.ci/setup build
+
+setup-test:
+	@.ci/setup test
+
+demo: setup
+	$(CARGO) run $(PROFILE) -p raft-node --bin raft-node -- demo
+
+test: setup-test
+	$(CARGO) test $(PROFILE) $(EVERYTHING)
+
+verify: fmt lint test doc deny
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint: setup
+	$(CARGO) clippy $(PROFILE) $(EVERYTHING) --all-targets -- -D warnings
+
+doc: setup
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(PROFILE) $(EVERYTHING) --no-deps
+
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	else echo 'cargo-deny is not installed: licences and advisories were not checked (cargo install cargo-deny)'; fi
+
+bench: setup
+	$(CARGO) run $(PROFILE) -p raft-benches
