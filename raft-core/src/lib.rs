@@ -8,4 +8,6 @@ pub mod ports;
 pub mod replica;
 pub mod runs;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
