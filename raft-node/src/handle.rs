@@ -1,0 +1,305 @@
+//! All that HTTP, the command line and embedders see of a running node.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::ports::{QueryError, ReadError};
+use raft_core::replica::Outcome;
+use raft_core::types::{Entry, Index, LogId, NodeName, Term};
+
+use crate::metrics::Metrics;
+use crate::status::{ClusterStatus, Member, NodeStatus};
+
+/// How a write is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// How long the caller waits. What is not known by then is [`WriteError::Unknown`].
+    pub timeout: Duration,
+    /// Whether a node that does not lead passes it on to the leader (once; the leader never passes it on again).
+    /// Otherwise the answer is [`Refusal::NotLeader`] with the leader.
+    pub forward: bool,
+    /// Whether applying it twice is the same as applying it once (it carries an idempotency key), so that the node may
+    /// send it again by itself when an answer stays away.
+    pub idempotent: bool,
+}
+
+/// A write that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The entry that carried it; its index is the revision.
+    pub id: LogId,
+    /// What the state machine answered.
+    pub answer: Bytes,
+    /// The node that proposed it.
+    pub served_by: NodeName,
+}
+
+/// Why a write was surely not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// This node does not lead and was told not to pass it on.
+    #[error("this node is not the leader")]
+    NotLeader,
+    /// No leader was known within the deadline.
+    #[error("no leader is known")]
+    NoLeader,
+    /// A bound is reached; try again a little later.
+    #[error("{bound} is reached")]
+    Overloaded {
+        /// Which bound of the configuration.
+        bound: Cow<'static, str>,
+    },
+    /// The deadline came before the command was appended anywhere.
+    #[error("the deadline passed before the command was appended")]
+    Deadline,
+    /// The node is stopping or was told to drain.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The cluster is not founded yet, or the log is still being replayed.
+    #[error("the node is not ready: {0}")]
+    NotReady(String),
+    /// A committed entry of another leader stands where this one was appended.
+    #[error("another leader's entry was committed instead")]
+    Overwritten,
+    /// The command is larger than one entry may be.
+    #[error("the command of {bytes} bytes is larger than {limit} bytes ({setting})")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+        /// Which setting.
+        setting: Cow<'static, str>,
+    },
+}
+
+/// Why it is not known whether a write was applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// It was appended, and the deadline came before it was committed.
+    #[error("the deadline passed before the entry was committed")]
+    Deadline,
+    /// It was appended, and the leader changed before it was committed here.
+    #[error("the leader changed before the entry was committed")]
+    LeaderChanged,
+    /// It was passed on to the leader, and no answer came back.
+    #[error("no answer from the leader: {0}")]
+    NoAnswer(String),
+    /// The node stopped before the answer was known.
+    #[error("the node stopped before the answer was known")]
+    Stopping,
+}
+
+/// A write without an answer of the state machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It was not applied and never will be.
+    #[error("not applied: {why}")]
+    NotApplied {
+        /// Why.
+        why: Refusal,
+        /// The leader, if known.
+        leader: Option<Member>,
+    },
+    /// It may be applied, now or later.
+    #[error("unknown: {why}")]
+    Unknown {
+        /// Why.
+        why: Doubt,
+        /// The entry to ask for with [`NodeHandle::outcome`], when it is known.
+        token: Option<LogId>,
+        /// The leader, if known.
+        leader: Option<Member>,
+    },
+}
+
+/// What a read may be behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began.
+    Linearizable,
+    /// Sees whatever this node has applied.
+    Local,
+}
+
+/// An answered read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// The answer, in the state machine's format.
+    pub bytes: Bytes,
+    /// The state that was read.
+    pub applied: LogId,
+    /// For [`Consistency::Local`]: time since a leader was last heard from, which bounds how old the answer is; `None`
+    /// when no leader was heard from since the start. Zero for linearizable reads.
+    pub staleness: Option<Duration>,
+}
+
+/// Why a read has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadFailure {
+    /// The cluster is not founded yet, or the log is still being replayed.
+    #[error("the node is not ready: {0}")]
+    NotReady(String),
+    /// No leader confirmed the read within the deadline, and none is known.
+    #[error("no leader is known")]
+    NoLeader,
+    /// The leader did not confirm the read within the deadline.
+    #[error("the leader did not confirm the read within the deadline")]
+    Deadline,
+    /// A bound is reached; try again a little later.
+    #[error("{bound} is reached")]
+    Overloaded {
+        /// Which bound of the configuration.
+        bound: Cow<'static, str>,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The state machine refused the query or failed.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+/// What became of a write, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutcomeAnswer {
+    /// What.
+    pub outcome: Outcome,
+    /// Who knew: this node, else the leader.
+    pub answered_by: NodeName,
+}
+
+/// A stop that did not end cleanly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node did not stop cleanly: {0}")]
+pub struct StopError(pub String);
+
+/// Where a request stands in time, for the headers of every answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The term.
+    pub term: Term,
+    /// The leader's name, if known.
+    pub leader: Option<NodeName>,
+    /// The last applied entry here.
+    pub applied: LogId,
+}
+
+/// A running node. Cheap to clone; all clones are the same node.
+#[derive(Clone, Debug)]
+pub struct NodeHandle {}
+
+impl NodeHandle {
+    /// Applies a command: proposes it here when this node leads, else passes it on to the leader. Returns after the
+    /// command was applied by the node that proposed it.
+    ///
+    /// # Errors
+    /// Says for sure that it was not applied, or that this is unknown.
+    pub async fn write(&self, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+        unimplemented!("{command:?} {options:?}")
+    }
+
+    /// Answers a query of the state machine's own format.
+    ///
+    /// # Errors
+    /// When the consistency cannot be had in time, or the state machine refuses the query.
+    pub async fn read(
+        &self,
+        query: Bytes,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Result<ReadAnswer, ReadFailure> {
+        unimplemented!("{query:?} {consistency:?} {timeout:?}")
+    }
+
+    /// What became of a write whose outcome was unknown: from this node's log, else the leader's.
+    pub async fn outcome(&self, token: LogId, timeout: Duration) -> OutcomeAnswer {
+        unimplemented!("{token:?} {timeout:?}")
+    }
+
+    /// This node's own view: cheap, and there in every phase.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        unimplemented!()
+    }
+
+    /// Term, leader and last applied entry, cheaper than [`NodeHandle::status`].
+    #[must_use]
+    pub fn position(&self) -> Position {
+        unimplemented!()
+    }
+
+    /// The leader's view of the cluster, asked over the network when this node does not lead; its own view, with the
+    /// reason, when there is none to ask.
+    pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
+        unimplemented!("{timeout:?}")
+    }
+
+    /// Up to `limit` entries of this node's log as they stand here, committed or not, from `from` on.
+    ///
+    /// # Errors
+    /// When the first entry is not there or cannot be read.
+    pub async fn entries(&self, from: Index, limit: usize) -> Result<Vec<Entry>, ReadError> {
+        unimplemented!("{from:?} {limit:?}")
+    }
+
+    /// The node's metrics; register more with [`Metrics::registry`].
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        unimplemented!()
+    }
+
+    /// All metrics as Prometheus text, after the gauges were brought up to date.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        unimplemented!()
+    }
+
+    /// `/livez`: the driver and the storage thread are alive.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn live(&self) -> Result<(), String> {
+        unimplemented!()
+    }
+
+    /// `/startupz`: the storage is opened and replayed.
+    ///
+    /// # Errors
+    /// What it still does.
+    pub fn started(&self) -> Result<(), String> {
+        unimplemented!()
+    }
+
+    /// `/readyz`: it has a leader, is not draining and has once caught up since the start.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        unimplemented!()
+    }
+
+    /// Refuses new requests from now on and fails readiness. What is in flight goes on, and so does Raft.
+    pub async fn drain(&self) {
+        unimplemented!()
+    }
+
+    /// Drains, finishes what is in flight (bounded by the configured grace), makes the state durable and closes
+    /// everything. Calling it again waits for the same end.
+    ///
+    /// # Errors
+    /// When something could not be made durable, or the node had failed before.
+    pub async fn stop(&self) -> Result<(), StopError> {
+        unimplemented!()
+    }
+
+    /// Returns when the node has stopped or failed; `main` ends the process with an error then, unless it stopped by
+    /// request.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn finished(&self) -> Result<(), StopError> {
+        unimplemented!()
+    }
+}

@@ -1,0 +1,207 @@
+//! What a node says about itself and about its cluster.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::ports::{PeerStatus, RefusalCounts};
+use raft_core::status::{Role, Status};
+use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
+
+/// A member of the cluster, as the founding record (later: the configuration) names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// The life of its data directory.
+    pub incarnation: Incarnation,
+    /// Where its peers reach it, as `host:port`.
+    pub peer_address: String,
+    /// Where clients reach it, as a URL; empty when it did not say.
+    pub api_address: String,
+}
+
+/// Why a founder is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// It does not answer; what the transport said.
+    Silent(String),
+    /// It is a member of a running cluster that does not name this disk: this node can only be admitted there by a
+    /// change of membership.
+    BelongsToCluster(ClusterId),
+    /// Its `bootstrap` names other nodes than ours.
+    ShowsAnotherList(Vec<NodeName>),
+    /// It answered, but will not found with us; why.
+    Refuses(String),
+    /// All are blank and agree; this node, whose name is the smallest, has to write the founding record.
+    HasToWriteTheRecord,
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(why) => write!(f, "does not answer ({why})"),
+            Self::BelongsToCluster(cluster) => {
+                write!(f, "belongs to cluster {cluster}, which does not name this node's disk")
+            }
+            Self::ShowsAnotherList(list) => {
+                f.write_str("has another bootstrap list: ")?;
+                for (position, name) in list.iter().enumerate() {
+                    write!(f, "{}{name}", if position == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Refuses(why) => write!(f, "refuses: {why}"),
+            Self::HasToWriteTheRecord => f.write_str("has to write the founding record"),
+        }
+    }
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its disk is blank and no cluster is founded yet.
+    Founding {
+        /// Which founders it waits for, and why. Empty before the first round of questions.
+        waiting_for: Vec<(NodeName, WaitReason)>,
+    },
+    /// It applies its own log up to what it knew committed before it stopped; nothing is served yet.
+    Replaying,
+    /// It serves.
+    Running,
+    /// It finishes what is in flight and refuses everything new.
+    Stopping,
+    /// It has stopped cleanly.
+    Stopped,
+    /// It gave up; the process has to end with an error and be started again.
+    Failed(String),
+}
+
+impl Phase {
+    /// The name in JSON and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Founding { .. } => "founding",
+            Self::Replaying => "replaying",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// One look at this node.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// The life of its data directory.
+    pub incarnation: Incarnation,
+    /// How often this data directory was started, this time included.
+    pub start_count: u64,
+    /// The cluster, once founded.
+    pub cluster: Option<ClusterId>,
+    /// Its id, once founded.
+    pub id: Option<NodeId>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether it refuses new requests because it was told to drain.
+    pub draining: bool,
+    /// The replica's own view; all zeros while founding.
+    pub raft: Status,
+    /// All members, in the order of their ids; empty while founding.
+    pub members: Vec<Member>,
+    /// Where clients reach this node, as configured.
+    pub api_address: String,
+    /// Where peers reach this node, as configured.
+    pub peer_address: String,
+    /// The replicated settings' first values, as the founding record carries them; empty while founding.
+    pub founding_settings: Bytes,
+    /// The version of this binary.
+    pub version: &'static str,
+    /// This process.
+    pub process_id: u32,
+    /// Time since this process made the node.
+    pub uptime: Duration,
+    /// What the disk said when it failed; then nothing is acknowledged any more.
+    pub disk_failed: Option<String>,
+    /// Whether it has once caught up with a leader since its start.
+    pub caught_up: bool,
+    /// The connections to peers, by name.
+    pub peers: Vec<(NodeName, PeerStatus)>,
+    /// Frames and connections that were refused, by reason.
+    pub refusals: RefusalCounts,
+}
+
+impl NodeStatus {
+    /// The leader that this node knows of.
+    #[must_use]
+    pub fn leader(&self) -> Option<&Member> {
+        let leader = self.raft.leader?;
+        self.members.iter().find(|member| member.id == leader)
+    }
+
+    /// The member of this name.
+    #[must_use]
+    pub fn member(&self, name: &NodeName) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == *name)
+    }
+}
+
+/// What one member is, as the answering node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Who.
+    pub member: Member,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Its role, by its own word or, when it does not answer, as the leader's term implies.
+    pub role: Option<Role>,
+    /// Its log equals the leader's up to here; only the leader knows.
+    pub match_index: Option<Index>,
+    /// What it has applied, by its own word.
+    pub applied_index: Option<Index>,
+    /// How many entries it is behind the leader's log; only the leader knows.
+    pub lag_entries: Option<u64>,
+    /// Time since the leader last heard from it; zero for the leader itself.
+    pub last_contact: Option<Duration>,
+    /// The version that it runs, by its own word.
+    pub version: Option<String>,
+    /// Its process, by its own word.
+    pub process_id: Option<u32>,
+    /// Where it is in its life ([`Phase::name`]), by its own word.
+    pub phase: Option<String>,
+    /// Why it could not be asked.
+    pub unreachable: Option<String>,
+}
+
+/// The cluster in one answer for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Whose view this is.
+    pub answered_by: NodeName,
+    /// Why this is not the leader's view, when it is not.
+    pub not_leader_view: Option<String>,
+    /// The cluster, once founded.
+    pub cluster: Option<ClusterId>,
+    /// Whether it can commit and every member is up and close behind.
+    pub healthy: bool,
+    /// What is wrong, one sentence each; empty when healthy.
+    pub reasons: Vec<String>,
+    /// How many more voters may fail before writes stop.
+    pub failure_tolerance: u32,
+    /// The leader's name.
+    pub leader: Option<NodeName>,
+    /// The term.
+    pub term: Term,
+    /// Known committed.
+    pub commit_index: Index,
+    /// The last entry of the answering node's log.
+    pub last: LogId,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+}
