@@ -50,6 +50,9 @@ pub enum Refusal {
         /// Which bound of the configuration.
         bound: Cow<'static, str>,
     },
+    /// The leader is known, but could not be reached within the deadline: nothing left this node.
+    #[error("the leader cannot be reached: {0}")]
+    LeaderUnreachable(String),
     /// The deadline came before the command was appended anywhere.
     #[error("the deadline passed before the command was appended")]
     Deadline,
