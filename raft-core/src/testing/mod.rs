@@ -5,7 +5,12 @@
 //! [dev-dependencies]
 //! raft-core = { version = "0.1", features = ["testing"] }
 //! ```
-pub mod random;
+mod mem_log;
+mod mem_state;
+mod random;
 mod rule;
 
+pub use mem_log::{MemDisk, MemLog, entry};
+pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
+pub use random::{Random, random_bytes};
 pub use rule::Rule;

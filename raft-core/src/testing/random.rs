@@ -28,21 +28,16 @@ impl Random {
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64().checked_rem(bound).unwrap_or(0)
     }
+}
 
-    /// True in `percent` of a hundred cases.
-    pub fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
+/// `length` random bytes.
+pub fn random_bytes(random: &mut Random, length: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&random.next_u64().to_le_bytes());
     }
-
-    /// `length` random bytes.
-    pub fn bytes(&mut self, length: usize) -> Bytes {
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
-            bytes.extend_from_slice(&self.next_u64().to_le_bytes());
-        }
-        bytes.truncate(length);
-        Bytes::from(bytes)
-    }
+    bytes.truncate(length);
+    Bytes::from(bytes)
 }
 
 #[cfg(test)]
@@ -65,6 +60,6 @@ mod tests {
     fn a_bound_of_zero_is_answered_with_zero() {
         assert_eq!(Random::new(1).below(0), 0);
         assert!((0..100).map(|seed| Random::new(seed).below(3)).all(|number| number < 3));
-        assert_eq!(Random::new(1).bytes(13).len(), 13);
+        assert_eq!(random_bytes(&mut Random::new(1), 13).len(), 13);
     }
 }
