@@ -5,6 +5,7 @@
 //! [dev-dependencies]
 //! raft-core = { version = "0.1", features = ["testing"] }
 //! ```
+pub mod log_store_suite;
 mod mem_log;
 mod mem_state;
 mod random;

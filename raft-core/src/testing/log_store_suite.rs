@@ -1,0 +1,196 @@
+//! The suite that defines [`LogStore`] and [`LogReader`](crate::ports::LogReader).
+//!
+//! Give it a [`LogStoreLab`] that makes your store in a fresh directory and opens the same directory again:
+//! ```
+//! use raft_core::ports::LogStore;
+//! use raft_core::testing::{MemDisk, log_store_suite, log_store_suite::LogStoreLab};
+//!
+//! #[derive(Default)]
+//! struct Lab(MemDisk);
+//!
+//! impl LogStoreLab for Lab {
+//!     fn fresh(&mut self) -> Box<dyn LogStore> {
+//!         self.0 = MemDisk::new();
+//!         Box::new(self.0.open())
+//!     }
+//!     fn reopen(&mut self) -> Box<dyn LogStore> {
+//!         Box::new(self.0.open())
+//!     }
+//! }
+//!
+//! log_store_suite::run(&mut Lab::default());
+//! ```
+//! A broken rule panics with its name, what was seen, why it matters and where it is written. To look at one rule
+//! alone, take its case from [`cases`].
+
+use crate::ports::{LogStore, LogWrite, StoreError};
+use crate::runs::Span;
+use crate::testing::Rule;
+use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term};
+
+mod model;
+mod read_cases;
+mod write_cases;
+
+/// Makes stores of the kind under test.
+///
+/// The suite drops a store and all its readers before it asks for the next one, so a lock on the directory is free.
+pub trait LogStoreLab {
+    /// A store in a new, empty directory. Directories of earlier calls are not asked for again.
+    fn fresh(&mut self) -> Box<dyn LogStore>;
+
+    /// A store in the directory of the last [`LogStoreLab::fresh`], with whatever was made durable there.
+    fn reopen(&mut self) -> Box<dyn LogStore>;
+}
+
+/// One rule and the test of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What must hold.
+    pub rule: Rule,
+    test: fn(&mut Bench<'_>),
+}
+
+impl Case {
+    /// Tests the rule on stores of `lab`.
+    ///
+    /// # Panics
+    /// When the rule is broken.
+    pub fn run(&self, lab: &mut dyn LogStoreLab) {
+        let store = Some(lab.fresh());
+        (self.test)(&mut Bench { rule: self.rule, lab, store });
+    }
+}
+
+/// All cases, simple ones first.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut cases = write_cases::durable_cases();
+    cases.extend(write_cases::order_cases());
+    cases.extend(read_cases::cases());
+    cases.push(model::case());
+    cases
+}
+
+/// Runs every case.
+///
+/// # Panics
+/// At the first broken rule, with its name and reason.
+pub fn run(lab: &mut dyn LogStoreLab) {
+    for case in cases() {
+        case.run(lab);
+    }
+}
+
+/// A store under test and the rule that is tested on it.
+struct Bench<'a> {
+    rule: Rule,
+    lab: &'a mut dyn LogStoreLab,
+    /// Taken only while it is opened again.
+    store: Option<Box<dyn LogStore>>,
+}
+
+impl Bench<'_> {
+    fn store(&mut self) -> &mut dyn LogStore {
+        self.store.as_deref_mut().expect("a bench always has a store")
+    }
+
+    /// Closes the store and opens its directory again.
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(self.lab.reopen());
+    }
+
+    fn start_anew(&mut self) {
+        self.store = None;
+        self.store = Some(self.lab.fresh());
+    }
+
+    fn write(&mut self, writes: &[LogWrite]) {
+        let result = self.store().write(writes);
+        self.rule.expect(result, "a write that keeps every rule");
+    }
+
+    fn write_refused(&mut self, write: LogWrite, what: &str) -> StoreError {
+        match self.store().write(&[write]) {
+            Ok(()) => self.rule.fail(&format!("the store took {what}")),
+            Err(error) => error,
+        }
+    }
+
+    fn recover(&mut self, group: GroupId) -> crate::ports::Recovered {
+        let result = self.store().recover(group);
+        self.rule.expect(result, "recovering an intact log")
+    }
+
+    /// Demands that the group's log is exactly this, by recovery and by reading every entry.
+    fn demand_log(&mut self, group: GroupId, hard_state: HardState, commit: u64, entries: &[Entry]) {
+        let rule = self.rule;
+        let recovered = self.recover(group);
+        let span = Span::of(LogId::ZERO, entries).expect("the suite wants a log that can be");
+        rule.demand_eq(&recovered.hard_state, &hard_state, || format!("term and vote of {group}"));
+        rule.demand_eq(&recovered.runs, &span.runs, || format!("runs of terms of {group}"));
+        rule.demand_eq(&recovered.commit, &Index(commit), || format!("commit index of {group}"));
+        rule.demand_eq(&recovered.lost, &None, || format!("evidence of a loss in {group}, where nothing was lost"));
+        check_batches(rule, &recovered.batches, entries);
+        let read = self.read_all(group, span.last().index);
+        for (found, wanted) in read.iter().zip(entries) {
+            rule.demand(found == wanted, || format!("entry {} of {group} was read as {}", wanted.id, found.id));
+        }
+        rule.demand_eq(&read.len(), &entries.len(), || format!("number of entries of {group}"));
+        let past_end = self.store().reader().read(group, span.last().index.next(), Index::LIMIT, u64::MAX);
+        rule.demand(past_end.is_err(), || format!("an entry after the end of {group} was read: {past_end:?}"));
+    }
+
+    /// Reads up to `last` in as many calls as it takes.
+    fn read_all(&mut self, group: GroupId, last: Index) -> Vec<Entry> {
+        let (rule, reader) = (self.rule, self.store().reader());
+        let mut entries: Vec<Entry> = Vec::new();
+        while (entries.len() as u64) < last.0 {
+            let first = Index(entries.len() as u64 + 1);
+            let read = rule.expect(reader.read(group, first, last, 256 * 1024), &format!("reading {first}..={last}"));
+            rule.demand(read.first().is_some_and(|entry| entry.id.index == first), || {
+                format!("reading from {first} began with {:?}", read.first().map(|entry| entry.id))
+            });
+            entries.extend(read);
+        }
+        entries
+    }
+}
+
+/// Sizes are what the core paces its sending by, so they must be those of the entries.
+fn check_batches(rule: Rule, batches: &[(Index, u64)], entries: &[Entry]) {
+    let mut from = Index::ZERO;
+    for (last, bytes) in batches {
+        rule.demand(*last > from && last.0 <= entries.len() as u64, || {
+            format!("stretch ends at {last}, the one before at {from}, the log at {}", entries.len())
+        });
+        let stretch = &entries[from.0 as usize..last.0 as usize];
+        let sum: u64 = stretch.iter().map(Entry::size).sum();
+        rule.demand_eq(bytes, &sum, || format!("bytes of the entries after {from} up to {last}"));
+        rule.demand(*bytes <= 1 << 20 || stretch.len() == 1, || {
+            format!("a stretch of {} entries has {bytes} bytes, more than 1 MiB", stretch.len())
+        });
+        from = *last;
+    }
+    rule.demand_eq(&from, &Index(entries.len() as u64), || "end of the last stretch".into());
+}
+
+fn hard_state(term: u64, vote: Option<u64>) -> HardState {
+    HardState { term: Term(term), vote: vote.map(NodeId) }
+}
+
+/// A write of the first group that sets the term (without a vote) and appends.
+fn append(term: u64, entries: &[Entry]) -> LogWrite {
+    LogWrite {
+        group: GroupId::FIRST,
+        hard_state: Some(hard_state(term, None)),
+        entries: entries.to_vec(),
+        ..LogWrite::default()
+    }
+}
+
+/// Entries `from..=to` of one term with small payloads.
+fn stretch(from: u64, to: u64, term: u64) -> Vec<Entry> {
+    (from..=to).map(|index| super::entry(index, term, (index % 40) as usize)).collect()
+}

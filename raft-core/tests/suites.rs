@@ -1,0 +1,22 @@
+//! The suites that define the ports, on the ports in memory; and on broken ones, which they must refuse by the rule.
+#![cfg(feature = "testing")]
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
+#[path = "suites/log_store.rs"]
+mod log_store;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs a suite that must fail and gives its message.
+fn refusal_of(suite: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(suite)).expect_err("the suite accepted what is broken");
+    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".into())
+}
+
+/// Demands that a suite refuses something for breaking this rule, and says why the rule matters.
+fn assert_refused(rule: &str, suite: impl FnOnce()) {
+    let message = refusal_of(suite);
+    assert!(message.contains(&format!("rule `{rule}` is broken")), "wanted {rule}, got: {message}");
+    assert!(message.contains("why it matters: ") && message.contains("see: "), "no reason in: {message}");
+}

@@ -1,0 +1,263 @@
+//! The log store suite on memory, and on stores with one fault each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
+use raft_core::runs::Span;
+use raft_core::testing::MemDisk;
+use raft_core::testing::log_store_suite::{self, LogStoreLab};
+use raft_core::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, Payload};
+
+use super::assert_refused;
+
+#[derive(Default)]
+struct MemLab(MemDisk);
+
+impl LogStoreLab for MemLab {
+    fn fresh(&mut self) -> Box<dyn LogStore> {
+        self.0 = MemDisk::new();
+        Box::new(self.0.open())
+    }
+
+    fn reopen(&mut self) -> Box<dyn LogStore> {
+        Box::new(self.0.open())
+    }
+}
+
+#[test]
+fn the_log_store_in_memory_passes() {
+    log_store_suite::run(&mut MemLab::default());
+}
+
+#[test]
+fn every_rule_has_a_name_of_its_own() {
+    let mut names: Vec<_> = log_store_suite::cases().iter().map(|case| case.rule.name).collect();
+    assert!(names.len() >= 20, "only {} cases", names.len());
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), log_store_suite::cases().len());
+}
+
+/// What a broken store does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    KeepsTruncated,
+    GhostsAfterReopen,
+    ForgetsVote,
+    DropsTermWithEntries,
+    ReversesSlice,
+    LosesLastSlice,
+    TakesGaps,
+    GoesOnAfterAnError,
+    MixesGroups,
+    SortsKeysAsLittleEndian,
+    IgnoresBytesMax,
+    NothingInsteadOfMissing,
+    LateReaders,
+    ChecksumsAnew,
+    BelievesAnyCommit,
+    CountsPayloadsOnly,
+    KnowsKindsOnly,
+}
+
+/// A store that keeps few rules by itself; the fault takes one more away.
+struct NaiveStore {
+    fault: Fault,
+    disk: Arc<Mutex<Disk>>,
+    failed: bool,
+}
+
+#[derive(Clone, Default)]
+struct Disk {
+    logs: BTreeMap<GroupId, NaiveLog>,
+    before_last_slice: BTreeMap<GroupId, NaiveLog>,
+    as_readers_see_it: BTreeMap<GroupId, NaiveLog>,
+}
+
+#[derive(Clone, Default)]
+struct NaiveLog {
+    hard_state: HardState,
+    commit: Index,
+    entries: Vec<Entry>,
+    ghosts: Vec<Entry>,
+}
+
+struct NaiveLab {
+    fault: Fault,
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl NaiveLab {
+    fn new(fault: Fault) -> Self {
+        Self { fault, disk: Arc::default() }
+    }
+
+    fn store(&self) -> Box<dyn LogStore> {
+        Box::new(NaiveStore { fault: self.fault, disk: Arc::clone(&self.disk), failed: false })
+    }
+}
+
+impl LogStoreLab for NaiveLab {
+    fn fresh(&mut self) -> Box<dyn LogStore> {
+        self.disk = Arc::default();
+        self.store()
+    }
+
+    fn reopen(&mut self) -> Box<dyn LogStore> {
+        let mut disk = self.disk.lock().unwrap();
+        if self.fault == Fault::LosesLastSlice {
+            disk.logs = disk.before_last_slice.clone();
+        }
+        for log in disk.logs.values_mut() {
+            match self.fault {
+                Fault::ForgetsVote => log.hard_state.vote = None,
+                Fault::GhostsAfterReopen => {
+                    let ghosts = log.ghosts.iter().filter(|ghost| ghost.id.index.0 > log.entries.len() as u64);
+                    let ghosts: Vec<_> = ghosts.cloned().collect();
+                    log.entries.extend(ghosts);
+                }
+                _ => {}
+            }
+        }
+        drop(disk);
+        self.store()
+    }
+}
+
+impl LogStore for NaiveStore {
+    fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
+        let disk = self.disk.lock().unwrap();
+        let log = disk.logs.get(&group).cloned().unwrap_or_default();
+        let span = Span::of(LogId::ZERO, &log.entries)
+            .map_err(|error| StoreError::Damaged { place: group.to_string(), reason: error.to_string() })?;
+        let size = |entry: &Entry| match self.fault {
+            Fault::CountsPayloadsOnly => entry.payload.bytes().len() as u64,
+            _ => entry.size(),
+        };
+        let batches = log.entries.iter().map(|entry| (entry.id.index, size(entry))).collect();
+        Ok(Recovered { hard_state: log.hard_state, commit: log.commit, runs: span.runs, batches, lost: None })
+    }
+
+    fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
+        let mut disk = self.disk.lock().unwrap();
+        if self.failed && self.fault != Fault::GoesOnAfterAnError {
+            return Err(StoreError::Refused { reason: "failed before".into() });
+        }
+        let before = disk.clone();
+        disk.before_last_slice = before.logs.clone();
+        let mut writes: Vec<_> = writes.to_vec();
+        if self.fault == Fault::ReversesSlice {
+            writes.sort_by_key(|write| write.truncate_from.is_some());
+        }
+        for mut write in writes {
+            if self.fault == Fault::MixesGroups {
+                write.group.0 %= 1 << 32;
+            }
+            if let Err(reason) = disk.logs.entry(write.group).or_default().apply(self.fault, write) {
+                *disk = before;
+                self.failed = true;
+                return Err(StoreError::Refused { reason });
+            }
+        }
+        disk.as_readers_see_it = if self.fault == Fault::LateReaders { before.logs } else { disk.logs.clone() };
+        Ok(())
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::new(NaiveReader { fault: self.fault, disk: Arc::clone(&self.disk) })
+    }
+}
+
+impl NaiveLog {
+    fn apply(&mut self, fault: Fault, write: LogWrite) -> Result<(), String> {
+        if let Some(from) = write.truncate_from
+            && fault != Fault::KeepsTruncated
+        {
+            self.ghosts = self.entries.split_off((from.0 as usize - 1).min(self.entries.len()));
+        }
+        if fault != Fault::DropsTermWithEntries || write.entries.is_empty() || write.commit.is_none() {
+            self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        }
+        for mut entry in write.entries {
+            if fault == Fault::KeepsTruncated {
+                self.entries.truncate(entry.id.index.0 as usize - 1);
+            }
+            let last = self.entries.last().map_or(LogId::ZERO, |entry| entry.id);
+            let follows = entry.id.index == last.index.next() && entry.id.term >= last.term;
+            if !follows && fault != Fault::TakesGaps {
+                return Err(format!("{} after {last}", entry.id));
+            }
+            if fault == Fault::ChecksumsAnew {
+                entry.payload = Payload::new(entry.payload.bytes().clone());
+            } else if !entry.payload.verify() {
+                return Err("damaged".into());
+            }
+            if fault == Fault::KnowsKindsOnly && matches!(entry.kind, EntryKind::Unknown(_)) {
+                entry.kind = EntryKind::Command;
+            }
+            self.entries.push(entry);
+        }
+        let end = Index(self.entries.len() as u64);
+        let believed = |commit: Index| if fault == Fault::BelievesAnyCommit { commit } else { commit.min(end) };
+        self.commit = write.commit.map_or(self.commit, believed);
+        Ok(())
+    }
+}
+
+struct NaiveReader {
+    fault: Fault,
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl LogReader for NaiveReader {
+    fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
+        let disk = self.disk.lock().unwrap();
+        let mut entries = disk.as_readers_see_it.get(&group).map(|log| log.entries.clone()).unwrap_or_default();
+        if self.fault == Fault::SortsKeysAsLittleEndian {
+            entries.sort_by_key(|entry| entry.id.index.0.to_le_bytes());
+        }
+        let mut bytes = 0;
+        let mut read = Vec::new();
+        for entry in entries.into_iter().filter(|entry| (first..=last).contains(&entry.id.index)) {
+            bytes += entry.size();
+            if bytes > bytes_max && !read.is_empty() && self.fault != Fault::IgnoresBytesMax {
+                break;
+            }
+            read.push(entry);
+        }
+        if read.is_empty() && self.fault != Fault::NothingInsteadOfMissing {
+            return Err(ReadError::Missing { group, index: first });
+        }
+        Ok(read)
+    }
+}
+
+#[test]
+fn each_broken_store_is_refused_by_the_rule_that_it_breaks() {
+    log_store_suite::run(&mut NaiveLab::new(Fault::None));
+    for (fault, rule) in [
+        (Fault::KeepsTruncated, "suffix-is-truncated"),
+        (Fault::GhostsAfterReopen, "no-ghosts-after-truncation"),
+        (Fault::ForgetsVote, "vote-survives-reopen"),
+        (Fault::DropsTermWithEntries, "hard-state-and-entries-in-one-write"),
+        (Fault::ReversesSlice, "writes-in-their-order"),
+        (Fault::LosesLastSlice, "acknowledged-entries-survive"),
+        (Fault::TakesGaps, "gaps-and-overlaps-are-refused"),
+        (Fault::GoesOnAfterAnError, "an-error-is-final"),
+        (Fault::MixesGroups, "groups-are-apart"),
+        (Fault::SortsKeysAsLittleEndian, "acknowledged-entries-survive"),
+        (Fault::IgnoresBytesMax, "reads-are-bounded-by-bytes"),
+        (Fault::NothingInsteadOfMissing, "missing-entries-are-said-to-be-missing"),
+        (Fault::LateReaders, "completed-writes-are-seen-at-once"),
+        (Fault::ChecksumsAnew, "damage-is-found"),
+        (Fault::BelievesAnyCommit, "commit-hint-within-the-log"),
+        (Fault::CountsPayloadsOnly, "acknowledged-entries-survive"),
+        (Fault::KnowsKindsOnly, "kinds-and-payloads-are-kept"),
+    ] {
+        // Its own case must find it; a case before it may find it too, by another of its sides.
+        let case = log_store_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
+        assert_refused(rule, || case.run(&mut NaiveLab::new(fault)));
+    }
+}
