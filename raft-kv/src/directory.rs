@@ -1,0 +1,116 @@
+//! The directory of a state on disk: a file that says what it is, and the database beside it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::settings::SettingError;
+
+/// Says what the directory is, in a line that a person can read.
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_PREFIX: &str = "raft-kv state ";
+const FORMAT_VERSION: u32 = 1;
+const DATABASE: &str = "db";
+
+/// Why a state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be made, read or written.
+    #[error("cannot use {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The directory holds files and is no state directory.
+    #[error("{path} is not empty and holds no key-value state; name another directory, or empty it")]
+    NotAState {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The state was written in a format that this version does not know.
+    #[error(
+        "{path} holds a state of format {found}, and this version knows format {FORMAT_VERSION}; run the version that wrote it"
+    )]
+    UnknownFormat {
+        /// The directory.
+        path: PathBuf,
+        /// What its format file says.
+        found: String,
+    },
+    /// The state is not what was written.
+    #[error("the state in {path} is damaged: {reason}; remove the directory, and it is built again from the others")]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The database cannot be opened; another process may have it open.
+    #[error("cannot open the state in {path}: {reason}")]
+    Storage {
+        /// The directory.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
+    /// A first setting is outside its range.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+}
+
+/// Checks the directory's format, or makes the directory. Returns the path of the database in it.
+pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, OpenError> {
+    let path = directory.join(FORMAT_FILE);
+    fs::create_dir_all(directory).map_err(at(directory))?;
+    match fs::read(&path) {
+        Ok(text) => check_format(directory, &String::from_utf8_lossy(&text))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            check_blank(directory)?;
+            write_format(directory, &path)?;
+        }
+        Err(error) => return Err(at(&path)(error)),
+    }
+    Ok(directory.join(DATABASE))
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Io { path: path.to_owned(), source }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn check_format(directory: &Path, text: &str) -> Result<(), OpenError> {
+    let Some(version) = text.strip_prefix(FORMAT_PREFIX) else {
+        return Err(OpenError::NotAState { path: directory.to_owned() });
+    };
+    if version.trim_end() != FORMAT_VERSION.to_string() {
+        let found = version.trim_end().chars().take(20).collect();
+        return Err(OpenError::UnknownFormat { path: directory.to_owned(), found });
+    }
+    Ok(())
+}
+
+/// Nothing but what an interrupted [`write_format`] leaves may be there.
+fn check_blank(directory: &Path) -> Result<(), OpenError> {
+    let left_over = unfinished(&directory.join(FORMAT_FILE));
+    for file in fs::read_dir(directory).map_err(at(directory))? {
+        if file.map_err(at(directory))?.path() != left_over {
+            return Err(OpenError::NotAState { path: directory.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the format file, whole or not at all, durably.
+fn write_format(directory: &Path, path: &Path) -> Result<(), OpenError> {
+    let new = unfinished(path);
+    let mut file = File::create(&new).map_err(at(&new))?;
+    writeln!(file, "{FORMAT_PREFIX}{FORMAT_VERSION}").map_err(at(&new))?;
+    file.sync_all().map_err(at(&new))?;
+    fs::rename(&new, path).map_err(at(path))?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
+}

@@ -1,0 +1,149 @@
+//! What the one logic of the state machine asks of a place that holds state: a disk or memory.
+
+use bytes::Bytes;
+use raft_core::types::{Index, LogId, Term};
+
+use crate::codec::{Fields, Short};
+use crate::idempotency::Window;
+use crate::settings::Settings;
+
+/// What stands before a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The entry that wrote the value.
+    pub(crate) revision: Index,
+    /// The entry that made the key.
+    pub(crate) created: Index,
+    /// Writes since then, 1 for the first.
+    pub(crate) version: u64,
+}
+
+impl Header {
+    /// Length of the encoding: format u8 = 1, revision u64, created u64, version u64. The value follows.
+    pub(crate) const LENGTH: usize = 25;
+    const FORMAT: u8 = 1;
+
+    pub(crate) fn encode(&self) -> [u8; Self::LENGTH] {
+        let mut out = [Self::FORMAT; Self::LENGTH];
+        out[1..9].copy_from_slice(&self.revision.0.to_be_bytes());
+        out[9..17].copy_from_slice(&self.created.0.to_be_bytes());
+        out[17..25].copy_from_slice(&self.version.to_be_bytes());
+        out
+    }
+
+    /// Splits a stored record into header and value. `None` when it is no record of this format.
+    // Memory keeps them apart, so only a disk reads them back.
+    #[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+    pub(crate) fn split(record: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, value) = record.split_first_chunk::<{ Self::LENGTH }>()?;
+        let number = |from: usize| -> Option<u64> { Some(u64::from_be_bytes(header[from..from + 8].try_into().ok()?)) };
+        let parsed = Self { revision: Index(number(1)?), created: Index(number(9)?), version: number(17)? };
+        // Each index writes a key at most 128 times, so no version comes near the limit either.
+        let believable =
+            parsed.created <= parsed.revision && parsed.revision <= Index::LIMIT && parsed.version < u64::MAX;
+        (header[0] == Self::FORMAT && believable).then_some((parsed, value))
+    }
+}
+
+/// All of the state that is not under a key: one record, written with every batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// The last entry whose effects the state holds.
+    pub(crate) applied: LogId,
+    /// The state machine's time: the latest stamp of any command.
+    pub(crate) now_ms: u64,
+    /// How many keys exist.
+    pub(crate) keys: u64,
+    /// Which idempotency keys are remembered.
+    pub(crate) window: Window,
+    /// The replicated settings.
+    pub(crate) settings: Settings,
+}
+
+impl Meta {
+    const FORMAT: u8 = 1;
+
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { applied: LogId::ZERO, now_ms: 0, keys: 0, window: Window::default(), settings }
+    }
+
+    /// Format u8 = 1, applied index and term, time, keys, window (oldest, next, horizon), settings in the order of
+    /// their numbers: each u64.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(57 + Settings::LENGTH);
+        out.push(Self::FORMAT);
+        let Self { applied, now_ms, keys, window, settings } = self;
+        for number in [applied.index.0, applied.term.0, *now_ms, *keys, window.oldest, window.next, window.horizon_ms] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        settings.encode(&mut out);
+        out
+    }
+
+    /// Reads the record back; says what does not fit.
+    // Memory keeps them apart, so only a disk reads them back.
+    #[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+    pub(crate) fn decode(record: &[u8]) -> Result<Self, String> {
+        let length = record.len();
+        let meta = Self::fields(Bytes::copy_from_slice(record)).map_err(|Short| format!("{length} bytes"))?;
+        let Window { oldest, next, .. } = meta.window;
+        if record[0] != Self::FORMAT {
+            return Err(format!("format {}", record[0]));
+        }
+        if oldest > next || next > Index::LIMIT.0 || meta.applied.index > Index::LIMIT {
+            return Err(format!("applied {}, idempotency keys {oldest}..{next}", meta.applied));
+        }
+        meta.settings.check().map_err(|error| error.to_string())?;
+        Ok(meta)
+    }
+
+    #[cfg_attr(not(feature = "rocksdb"), allow(dead_code))]
+    fn fields(record: Bytes) -> Result<Self, Short> {
+        let mut fields = Fields::new(record);
+        fields.byte()?;
+        let meta = Self {
+            applied: LogId::new(Index(fields.long()?), Term(fields.long()?)),
+            now_ms: fields.long()?,
+            keys: fields.long()?,
+            window: Window { oldest: fields.long()?, next: fields.long()?, horizon_ms: fields.long()? },
+            settings: Settings::decode(&mut fields)?,
+        };
+        if fields.is_empty() { Ok(meta) } else { Err(Short) }
+    }
+}
+
+/// One step of a change of the state.
+#[derive(Clone, Debug)]
+pub(crate) enum Row {
+    /// A key has this value.
+    Put { key: Bytes, header: Header, value: Bytes },
+    /// A key is gone.
+    Delete { key: Bytes },
+    /// An idempotency key is remembered under this number, with this record.
+    Remember { number: u64, key: Bytes, record: Bytes },
+    /// The idempotency key of this number is forgotten.
+    Forget { number: u64, key: Bytes },
+}
+
+/// The state's storage failed, or holds what was never written. Says which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EngineError(pub(crate) String);
+
+/// Holds the state. Reads see every batch that was written.
+pub(crate) trait Engine: Send {
+    /// What stands before the value of `key`.
+    fn header(&self, key: &[u8]) -> Result<Option<Header>, EngineError>;
+
+    /// The record under an idempotency key.
+    fn remembered(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// The idempotency key of a number that is remembered.
+    fn numbered(&self, number: u64) -> Result<Option<Bytes>, EngineError>;
+
+    /// Makes all `rows`, in order, and `meta`, in one atomic step that is not asked to be durable. Readers that start
+    /// after it returns see it.
+    fn write(&mut self, rows: Vec<Row>, meta: &Meta) -> Result<(), EngineError>;
+
+    /// Makes everything that was written durable.
+    fn flush(&mut self) -> Result<(), EngineError>;
+}
