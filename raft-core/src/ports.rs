@@ -11,9 +11,7 @@ use bytes::Bytes;
 
 use crate::message::PeerMessage;
 use crate::runs::TermRun;
-use crate::types::{
-    ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, WriteId,
-};
+use crate::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, WriteId};
 
 /// Why a store could not do what it was asked. There is no retry: whatever it says, the node stops acknowledging,
 /// steps down and comes back only through recovery (an fsync that failed once may have dropped what it was to save).

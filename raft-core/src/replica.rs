@@ -4,20 +4,24 @@
 //! entries, the callers that wait. The driver of `raft-node` gives it threads and sockets, the simulator gives it a
 //! heap of events. Both do what its [`Output`]s say, in their order, before the next [`Input`].
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::message::{Envelope, PeerMessage};
-use crate::ports::{LogReader, LogWrite, ReadError};
-use crate::types::{Entry, Index, LogId, NodeId, Payload, Term, WriteId};
+use crate::cache::EntryCache;
+use crate::config::{Config, ConfigError};
+use crate::effect::{Apply, Effect, Source, TicketRun, Write};
+use crate::event::Event;
+use crate::message::{Envelope, Message, PeerMessage};
+use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
+use crate::raft::Raft;
+use crate::runs::Span;
+use crate::status::Status;
+use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term, Ticket, WriteId};
 
-/// What the clocks said **after** an event was taken from its queue, read anew for every event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now {
-    /// A clock that never goes back, since any origin (`CLOCK_MONOTONIC`).
-    pub monotonic: Duration,
-}
+pub use crate::effect::Rejection;
+pub use crate::event::Now;
 
 /// A command with the caller that waits for its answer.
 #[derive(Debug)]
@@ -110,29 +114,6 @@ pub enum FillError {
     Read(#[from] ReadError),
 }
 
-/// Why a command was not taken, or a read not served. Nothing was appended anywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// This node does not lead; try the leader, if it is known.
-    #[error("this node is not the leader")]
-    NotLeader,
-    /// A bound is reached; try again later.
-    #[error("{bound} is reached")]
-    Overloaded {
-        /// Which bound of the config.
-        bound: &'static str,
-    },
-    /// The deadline came first.
-    #[error("the deadline passed first")]
-    Deadline,
-    /// The node is stopping, or its disk failed.
-    #[error("the node is stopping")]
-    Stopping,
-    /// A committed entry of another leader stands where this one was appended.
-    #[error("another leader's entry was committed instead")]
-    Overwritten,
-}
-
 /// What a waiter is told by the replica itself. That a command was applied it hears from the applier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -202,7 +183,388 @@ impl Fill {
     /// When the log has changed meanwhile or cannot be read: nothing may be sent then, and the replica is told by
     /// [`Input::FillFailed`].
     pub fn complete(self, reader: &dyn LogReader) -> Result<PeerMessage, FillError> {
-        let _ = (reader, Bytes::new());
-        todo!()
+        let Self { mut message, tail } = self;
+        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+            return Ok(message);
+        };
+        let last_to_read = tail.first().map_or_else(|| span.last().index, |entry| entry.id.index.prev());
+        let mut entries = read_all(reader, message.group, span.prev.index.next(), last_to_read)?;
+        entries.extend(tail);
+        if !span.names(&entries) {
+            return Err(FillError::Stale);
+        }
+        span.bytes = entries.iter().map(Entry::size).sum();
+        message.entries = entries;
+        Ok(message)
+    }
+}
+
+/// Bytes per call of [`LogReader::read`] when a known range is read.
+const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads all entries from `first` to `last`, in as many calls as it takes.
+///
+/// # Errors
+/// When one of them is missing or damaged.
+pub fn read_all(reader: &dyn LogReader, group: GroupId, first: Index, last: Index) -> Result<Vec<Entry>, ReadError> {
+    let mut entries = Vec::new();
+    let mut next = first;
+    while next <= last {
+        let read = reader.read(group, next, last, READ_BYTES_MAX)?;
+        let Some(end) = read.last().map(|entry| entry.id.index) else {
+            return Err(ReadError::Missing { group, index: next });
+        };
+        entries.extend(read);
+        next = end.next();
+    }
+    Ok(entries)
+}
+
+/// A caller without an answer.
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    deadline: Duration,
+    /// Its entry, once appended; a read has none.
+    entry: Option<LogId>,
+}
+
+/// A confirmed read that waits for the state machine.
+#[derive(Clone, Copy, Debug)]
+struct ConfirmedRead {
+    ticket: Ticket,
+    index: Index,
+}
+
+/// Callers that may wait at a time, writes and reads together; more are rejected as overloaded.
+pub const WAITING_MAX: usize = 64 * 1024;
+
+/// How often callers' deadlines are looked at.
+const DEADLINES_EVERY: Duration = Duration::from_millis(20);
+
+/// One member of one group: the core, the entries that are not on disk yet or were used lately, and the callers that
+/// wait. `W` is whatever stands for a caller.
+#[derive(Debug)]
+pub struct Replica<W> {
+    raft: Raft,
+    group: GroupId,
+    cache: EntryCache,
+    waiting: BTreeMap<Ticket, Waiting<W>>,
+    confirmed_reads: VecDeque<ConfirmedRead>,
+    last_ticket: Ticket,
+    deadlines_due: Duration,
+    effects: Vec<Effect>,
+}
+
+/// What the input that is being stepped carries beside its event.
+enum Payloads {
+    None,
+    Proposed(Vec<Payload>),
+    Received(Vec<Entry>),
+}
+
+impl<W> Replica<W> {
+    /// A member that has just started: what its log recovered, and what its state machine has applied.
+    ///
+    /// # Errors
+    /// When a setting cannot work, or state and log do not fit together.
+    pub fn new(config: Config, recovered: Recovered, applied: Index, now: Now) -> Result<Self, ConfigError> {
+        let group = config.group;
+        let cache = EntryCache::new(recovered.last().index, config.cache_bytes_max);
+        Ok(Self {
+            raft: Raft::new(config, recovered, applied, now)?,
+            group,
+            cache,
+            waiting: BTreeMap::new(),
+            confirmed_reads: VecDeque::new(),
+            last_ticket: Ticket(0),
+            deadlines_due: Duration::ZERO,
+            effects: Vec::new(),
+        })
+    }
+
+    /// Takes one input and says what to do about it, in order.
+    pub fn step(&mut self, now: Now, input: Input<W>, out: &mut Vec<Output<W>>) {
+        match input {
+            Input::Tick => {
+                self.expire(now, out);
+                self.run(now, Event::Tick, Payloads::None, out);
+            }
+            Input::Propose(proposals) => self.propose(now, proposals, out),
+            Input::Read { deadline, waiter } => self.read(now, deadline, waiter, out),
+            Input::Receive(message) => self.receive(now, message, out),
+            Input::Persisted { write, result: Ok(()) } => {
+                self.run(now, Event::Persisted(write), Payloads::None, out);
+                self.cache.evict(self.raft.durable_index());
+            }
+            Input::Persisted { result: Err(_), .. } => {
+                self.run(now, Event::StorageFailed, Payloads::None, out);
+                self.abandon(out);
+            }
+            Input::Applied { index } => {
+                self.run(now, Event::Applied(index), Payloads::None, out);
+                self.serve_reads(index, out);
+            }
+            Input::Unreachable(peer) | Input::FillFailed { to: peer } => {
+                self.run(now, Event::Unreachable(peer), Payloads::None, out);
+            }
+        }
+    }
+
+    fn propose(&mut self, now: Now, proposals: Vec<Proposal<W>>, out: &mut Vec<Output<W>>) {
+        let first = Ticket(self.last_ticket.0 + 1);
+        let leader = self.raft.leader();
+        let mut payloads = Vec::with_capacity(proposals.len());
+        let mut bytes = 0;
+        for Proposal { payload, deadline, waiter } in proposals {
+            if self.waiting.len() >= WAITING_MAX {
+                let why = Rejection::Overloaded { bound: "callers waiting" };
+                out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader } });
+                continue;
+            }
+            self.last_ticket.0 += 1;
+            bytes += Entry::OVERHEAD + payload.bytes().len() as u64;
+            payloads.push(payload);
+            self.waiting.insert(self.last_ticket, Waiting { waiter, deadline, entry: None });
+        }
+        let count = payloads.len() as u64;
+        self.run(now, Event::Propose { first, count, bytes }, Payloads::Proposed(payloads), out);
+    }
+
+    fn read(&mut self, now: Now, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
+        if self.waiting.len() >= WAITING_MAX {
+            let why = Rejection::Overloaded { bound: "callers waiting" };
+            out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
+            return;
+        }
+        self.last_ticket.0 += 1;
+        let ticket = self.last_ticket;
+        self.waiting.insert(ticket, Waiting { waiter, deadline, entry: None });
+        self.run(now, Event::Read { ticket }, Payloads::None, out);
+    }
+
+    /// A peer's message; what the envelope names and what came with it must agree, whatever the transport checked.
+    fn receive(&mut self, now: Now, message: PeerMessage, out: &mut Vec<Output<W>>) {
+        let PeerMessage { group, mut envelope, entries } = message;
+        let from = envelope.from;
+        if group != self.group {
+            out.push(Output::Refused { from, reason: "a message for another group" });
+            return;
+        }
+        match &mut envelope.message {
+            Message::Append { entries: span, .. } => match Span::of(span.prev, &entries) {
+                Ok(described) if described.runs == span.runs => *span = described,
+                _ => {
+                    out.push(Output::Refused { from, reason: "an append whose entries are not those it names" });
+                    return;
+                }
+            },
+            _ if !entries.is_empty() => {
+                out.push(Output::Refused { from, reason: "entries beside a message that names none" });
+                return;
+            }
+            _ => {}
+        }
+        self.run(now, Event::Receive(envelope), Payloads::Received(entries), out);
+    }
+
+    /// Steps the core and gives its effects the bytes and callers that it does not know of.
+    fn run(&mut self, now: Now, event: Event, mut payloads: Payloads, out: &mut Vec<Output<W>>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist(write) => out.push(Output::Persist(self.persist(write, &mut payloads))),
+                Effect::Send(envelope) => out.push(self.send(envelope)),
+                Effect::Apply(apply) => {
+                    let batch = self.apply(apply);
+                    out.push(Output::Apply(batch));
+                }
+                Effect::Reject { first, count, why } => self.reject(first, count, why, out),
+                Effect::ReadReady { ticket, index } => self.confirm_read(ticket, index, out),
+                Effect::Refused { from, reason } => out.push(Output::Refused { from, reason }),
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// A write with its entries, which are in the cache from now on.
+    fn persist(&mut self, write: Write, payloads: &mut Payloads) -> Persist {
+        let Write { id, hard_state, commit, truncate_from, append, release } = write;
+        if let Some(from) = truncate_from {
+            self.cache.truncate(from);
+        }
+        let entries = match append.map(|append| (append, std::mem::replace(payloads, Payloads::None))) {
+            None => Vec::new(),
+            Some((append, Payloads::Received(entries))) if append.source == Source::Received => {
+                entries.into_iter().skip_while(|entry| entry.id.index < append.first).collect()
+            }
+            Some((append, carried)) => {
+                let (term, kind, carried) = match (append.source, carried) {
+                    (Source::Noop { term }, _) => (term, EntryKind::Noop, vec![Payload::new(Bytes::new())]),
+                    (Source::Proposed { term }, Payloads::Proposed(carried)) => (term, EntryKind::Command, carried),
+                    (source, _) => panic!("a write takes {source:?} from an input that carries none"),
+                };
+                assert_eq!(carried.len() as u64, append.last.since(append.first) + 1, "one payload per entry");
+                let ids = (append.first.0..).map(|index| LogId::new(Index(index), term));
+                ids.zip(carried).map(|(id, payload)| Entry { id, kind, payload }).collect()
+            }
+        };
+        if let Some(append) = append {
+            self.cache.append(append.first, &entries);
+            if matches!(append.source, Source::Proposed { .. }) {
+                self.name_entries(&entries);
+            }
+        }
+        Persist { write: LogWrite { id, group: self.group, hard_state, commit, truncate_from, entries }, release }
+    }
+
+    /// The callers of the proposals just appended learn their entries' names: their tickets are the newest.
+    fn name_entries(&mut self, entries: &[Entry]) {
+        let tickets = self.waiting.range_mut(..=self.last_ticket).rev();
+        for ((_, waiting), entry) in tickets.zip(entries.iter().rev()) {
+            waiting.entry = Some(entry.id);
+        }
+    }
+
+    /// A message, with its entries if they are in memory; else a [`Fill`].
+    fn send(&self, envelope: Envelope) -> Output<W> {
+        let mut message = PeerMessage { group: self.group, envelope, entries: Vec::new() };
+        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+            return Output::Send(message);
+        };
+        if span.is_empty() {
+            return Output::Send(message);
+        }
+        let first = span.prev.index.next();
+        let found = self.cache.range(first, span.last().index);
+        if found.first().is_some_and(|entry| entry.id.index == first) {
+            assert!(span.names(&found), "the cache and the core disagree about {span:?}");
+            span.bytes = found.iter().map(Entry::size).sum();
+            message.entries = found;
+            Output::Send(message)
+        } else {
+            Output::Fill(Fill { message, tail: found })
+        }
+    }
+
+    fn apply(&mut self, apply: Apply) -> ApplyBatch<W> {
+        let Apply { first, last, tickets } = apply;
+        let entries = self.cache.range(first, last);
+        let whole = entries.first().is_some_and(|entry| entry.id.index == first);
+        let mut waiters = Vec::new();
+        for TicketRun { first, ticket, count } in tickets {
+            for nth in 0..count {
+                // Those whose deadline came first have had their answer.
+                if let Some(waiting) = self.waiting.remove(&Ticket(ticket.0 + nth)) {
+                    waiters.push((first.index.plus(nth), waiting.waiter));
+                }
+            }
+        }
+        ApplyBatch { first, last, entries: if whole { entries } else { Vec::new() }, waiters }
+    }
+
+    fn reject(&mut self, first: Ticket, count: u64, why: Rejection, out: &mut Vec<Output<W>>) {
+        let leader = self.raft.leader();
+        for ticket in (first.0..first.0 + count).map(Ticket) {
+            if let Some(waiting) = self.waiting.remove(&ticket) {
+                out.push(Output::Answer { waiter: waiting.waiter, answer: Answer::Rejected { why, leader } });
+            }
+        }
+    }
+
+    /// The leader has confirmed the read; it is served once everything up to `index` is applied here.
+    fn confirm_read(&mut self, ticket: Ticket, index: Index, out: &mut Vec<Output<W>>) {
+        if self.raft.applied_index() >= index {
+            self.answer_read(ConfirmedRead { ticket, index }, out);
+        } else {
+            self.confirmed_reads.push_back(ConfirmedRead { ticket, index });
+        }
+    }
+
+    fn serve_reads(&mut self, applied: Index, out: &mut Vec<Output<W>>) {
+        for _ in 0..self.confirmed_reads.len() {
+            let Some(read) = self.confirmed_reads.pop_front() else { return };
+            if read.index <= applied {
+                self.answer_read(read, out);
+            } else if self.waiting.contains_key(&read.ticket) {
+                self.confirmed_reads.push_back(read);
+            }
+        }
+    }
+
+    fn answer_read(&mut self, read: ConfirmedRead, out: &mut Vec<Output<W>>) {
+        if let Some(waiting) = self.waiting.remove(&read.ticket) {
+            let term = self.raft.term();
+            let answer = Answer::ReadReady { index: read.index, term };
+            out.push(Output::Answer { waiter: waiting.waiter, answer });
+        }
+    }
+
+    /// Tells callers whose deadline has come what is certain: a command that was never appended never will be.
+    fn expire(&mut self, now: Now, out: &mut Vec<Output<W>>) {
+        if now.monotonic < self.deadlines_due {
+            return;
+        }
+        self.deadlines_due = now.monotonic + DEADLINES_EVERY;
+        let leader = self.raft.leader();
+        let late = |waiting: &Waiting<W>| waiting.deadline <= now.monotonic;
+        let expired: Vec<Ticket> =
+            self.waiting.iter().filter(|(_, waiting)| late(waiting)).map(|(ticket, _)| *ticket).collect();
+        for waiting in expired.iter().filter_map(|ticket| self.waiting.remove(ticket)) {
+            let answer = match waiting.entry {
+                Some(token) => Answer::Unknown { token },
+                None => Answer::Rejected { why: Rejection::Deadline, leader },
+            };
+            out.push(Output::Answer { waiter: waiting.waiter, answer });
+        }
+        self.confirmed_reads.retain(|read| self.waiting.contains_key(&read.ticket));
+    }
+
+    /// The disk failed, or the node stops: nobody who waits will hear more from here.
+    pub fn abandon(&mut self, out: &mut Vec<Output<W>>) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            let answer = match waiting.entry {
+                Some(token) => Answer::Unknown { token },
+                None => Answer::Rejected { why: Rejection::Stopping, leader: None },
+            };
+            out.push(Output::Answer { waiter: waiting.waiter, answer });
+        }
+        self.confirmed_reads.clear();
+    }
+
+    /// When the next [`Input::Tick`] is wanted, on the clock of [`Now::monotonic`].
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        let own = self.raft.deadline();
+        if self.waiting.is_empty() { own } else { own.min(self.deadlines_due) }
+    }
+
+    /// One look at everything.
+    #[must_use]
+    pub fn status(&self, now: Now) -> Status {
+        self.raft.status(now)
+    }
+
+    /// What became of the entry `token`.
+    #[must_use]
+    pub fn outcome(&self, token: LogId) -> Outcome {
+        if token.index > self.raft.applied_index() || token.index == Index::ZERO {
+            return Outcome::NotKnownYet;
+        }
+        // What is applied is committed, and a committed entry never changes.
+        if self.raft.term_at(token.index) == Some(token.term) { Outcome::Applied } else { Outcome::NotApplied }
+    }
+
+    /// How many callers wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The core, to look at.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
     }
 }

@@ -125,8 +125,9 @@ impl Span {
     #[must_use]
     pub fn names(&self, entries: &[Entry]) -> bool {
         entries.len() as u64 == self.count()
-            && entries.iter().zip(self.prev.index.0 + 1..).all(|(entry, index)| {
-                entry.id.index.0 == index && self.term_at(entry.id.index) == Some(entry.id.term)
-            })
+            && entries
+                .iter()
+                .zip(self.prev.index.0 + 1..)
+                .all(|(entry, index)| entry.id.index.0 == index && self.term_at(entry.id.index) == Some(entry.id.term))
     }
 }

@@ -1,0 +1,130 @@
+//! A node that asks to lead: first whether it would be elected (PreVote), then for votes. Raft §5.2, thesis 9.6.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::effect::Effect;
+use crate::member::Member;
+use crate::message::{Envelope, Message};
+use crate::types::{Index, NodeId};
+
+/// How a poll stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Poll {
+    /// A majority said yes.
+    Won,
+    /// So many said no that no majority can say yes.
+    Lost,
+    /// Not decided.
+    Open,
+}
+
+/// What only a candidate knows; the same for both kinds of asking.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    granted: BTreeSet<NodeId>,
+    refused: BTreeSet<NodeId>,
+    /// When to try again.
+    pub(crate) election_deadline: Duration,
+}
+
+impl Candidate {
+    fn new(member: &mut Member) -> Self {
+        Self { granted: BTreeSet::new(), refused: BTreeSet::new(), election_deadline: member.election_deadline() }
+    }
+
+    /// Asks everybody whether they would vote in the next term; promises nothing and changes no term, so a node that
+    /// was cut off disturbs nobody. Thesis 9.6 \[TH-PREVOTE\].
+    pub(crate) fn ask_before(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
+        member.counters.pre_votes_started += 1;
+        let mut candidate = Self::new(member);
+        let last = member.log.last();
+        for peer in member.peers() {
+            member.say_in_term(peer, member.term.next(), Message::PreVote { last }, effects);
+        }
+        candidate.granted.insert(member.id());
+        candidate
+    }
+
+    /// Raises the term, votes for itself and asks for votes. The request announces the candidate's own vote, so it
+    /// leaves with the write of that vote; the own vote counts once it is durable. Raft Figure 2 \[F2-CAND-START\].
+    pub(crate) fn campaign(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
+        member.counters.elections_started += 1;
+        member.adopt_term(member.term.next());
+        member.vote_for(member.id());
+        let candidate = Self::new(member);
+        let last = member.log.last();
+        for peer in member.peers() {
+            member.say(peer, Message::Vote { last }, Index::ZERO, effects);
+        }
+        candidate
+    }
+
+    /// Counts an answer; only voters count, and each once.
+    pub(crate) fn on_answer(&mut self, member: &Member, from: NodeId, granted: bool) -> Poll {
+        if member.config.founders.is_voter(from) {
+            if granted {
+                self.granted.insert(from);
+            } else {
+                self.refused.insert(from);
+            }
+        }
+        self.poll(member)
+    }
+
+    /// How the poll stands. Raft Figure 2 \[F2-CAND-WIN\].
+    pub(crate) fn poll(&self, member: &Member) -> Poll {
+        let founders = &member.config.founders;
+        if self.granted.len() >= founders.quorum() {
+            Poll::Won
+        } else if self.refused.len() > founders.voters().len() - founders.quorum() {
+            Poll::Lost
+        } else {
+            Poll::Open
+        }
+    }
+
+    /// The own vote is durable.
+    pub(crate) fn own_vote_is_durable(&mut self, member: &Member) -> Poll {
+        self.granted.insert(member.id());
+        self.poll(member)
+    }
+}
+
+/// "Would you vote for me?" Yes when the asker's log is at least as up to date, the term it would campaign in is news,
+/// and no leader was heard within an election timeout (`live_leader`; the leader itself may ask its followers: it
+/// must have given up). It changes nothing here, not even the timer. Thesis 9.6.
+pub(crate) fn on_pre_vote(
+    member: &mut Member,
+    envelope: &Envelope,
+    last: crate::types::LogId,
+    live_leader: Option<NodeId>,
+    effects: &mut Vec<Effect>,
+) {
+    let from = envelope.from;
+    let content_with_leader = live_leader.is_some_and(|leader| leader != from);
+    let granted = envelope.term > member.term
+        && !content_with_leader
+        && member.may_vote()
+        && last.at_least_as_up_to_date_as(member.log.last());
+    if granted {
+        member.say_in_term(from, envelope.term, Message::PreVoteResponse { granted }, effects);
+    } else {
+        // The refusal carries this node's own term: it must be durable, and teaches a node that lags in terms.
+        member.say(from, Message::PreVoteResponse { granted }, Index::ZERO, effects);
+    }
+}
+
+/// RequestVote in this node's own term: one vote per term, to a candidate whose log is at least as up to date (the
+/// later last term, then the longer log). Returns whether it was given.
+/// Raft §5.2, §5.4.1 \[F2-VOTE-ONCE\] \[F2-VOTE-UPTODATE\].
+pub(crate) fn on_vote(member: &mut Member, from: NodeId, last: crate::types::LogId, effects: &mut Vec<Effect>) -> bool {
+    let granted = member.vote.is_none_or(|vote| vote == from)
+        && member.may_vote()
+        && last.at_least_as_up_to_date_as(member.log.last());
+    if granted && member.vote.is_none() {
+        member.vote_for(from);
+    }
+    member.say(from, Message::VoteResponse { granted }, Index::ZERO, effects);
+    granted
+}

@@ -1,0 +1,136 @@
+//! All that a core can ask for.
+
+use crate::message::Envelope;
+use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
+
+/// What to do, in this order, before the next event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Make this durable, after everything asked before.
+    Persist(Write),
+    /// Send this now: whatever it promises is durable already.
+    Send(Envelope),
+    /// Apply these committed entries, which are durable here.
+    Apply(Apply),
+    /// These commands will never be applied.
+    Reject {
+        /// The first ticket.
+        first: Ticket,
+        /// How many.
+        count: u64,
+        /// Why.
+        why: Rejection,
+    },
+    /// The read may be answered from a state that has applied `index`.
+    ReadReady {
+        /// Which read.
+        ticket: Ticket,
+        /// What the state must have applied.
+        index: Index,
+    },
+    /// A peer sent what no correct peer sends; it was dropped.
+    Refused {
+        /// Who.
+        from: NodeId,
+        /// What.
+        reason: &'static str,
+    },
+}
+
+/// A durable batch: all of it or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// Its name, never used again in this process life.
+    pub id: WriteId,
+    /// The new term and vote.
+    pub hard_state: Option<HardState>,
+    /// The commit index, when it moved since the last write.
+    pub commit: Option<Index>,
+    /// Drop this index and all after it, first.
+    pub truncate_from: Option<Index>,
+    /// Then append these.
+    pub append: Option<Append>,
+    /// Then let these go. Votes and acknowledgements leave nowhere else, unless what they promise is durable already.
+    pub release: Vec<Envelope>,
+}
+
+impl Write {
+    /// Whether nothing would change on disk.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hard_state.is_none() && self.truncate_from.is_none() && self.append.is_none()
+    }
+}
+
+/// Entries to append, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// The first index.
+    pub first: Index,
+    /// The last index.
+    pub last: Index,
+    /// Where they come from.
+    pub source: Source,
+}
+
+/// Where the entries of an [`Append`] come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The no-op that opens this leader's term.
+    Noop {
+        /// The term.
+        term: Term,
+    },
+    /// The commands of the event that was just stepped, from the first on.
+    Proposed {
+        /// The term.
+        term: Term,
+    },
+    /// The entries of the message that was just stepped.
+    Received,
+}
+
+/// Committed entries to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// The first index.
+    pub first: Index,
+    /// The last index.
+    pub last: Index,
+    /// Who waits for which of them, in rising order of index.
+    pub tickets: Vec<TicketRun>,
+}
+
+/// Commands with neighbouring tickets at neighbouring indexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TicketRun {
+    /// The first entry.
+    pub first: LogId,
+    /// Its ticket; the next entry has the next ticket.
+    pub ticket: Ticket,
+    /// How many.
+    pub count: u64,
+}
+
+/// Why a command was not taken, or a read not served. Nothing of it will ever be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// This node does not lead; try the leader, if it is known.
+    #[error("this node is not the leader")]
+    NotLeader,
+    /// A bound is reached; try again later.
+    #[error("{bound} is reached")]
+    Overloaded {
+        /// Which setting.
+        bound: &'static str,
+    },
+    /// The deadline came first.
+    #[error("the deadline passed first")]
+    Deadline,
+    /// The node is stopping, or its disk failed.
+    #[error("the node is stopping, or its disk failed")]
+    Stopping,
+    /// A committed entry of another leader stands where this one was appended.
+    #[error("another leader's entry was committed instead")]
+    Overwritten,
+}

@@ -1,0 +1,133 @@
+//! A node that follows a leader, or waits for one. Raft §5.2, §5.3.
+
+use std::time::Duration;
+
+use crate::effect::Effect;
+use crate::member::Member;
+use crate::message::Message;
+use crate::runs::Span;
+use crate::types::{Index, NodeId};
+
+/// What only a follower knows.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    /// The leader of this term, once heard.
+    pub(crate) leader: Option<NodeId>,
+    /// When it was last heard.
+    pub(crate) contact: Option<Duration>,
+    /// When to ask for votes if nobody is heard.
+    pub(crate) election_deadline: Duration,
+    /// The log is known to equal this leader's up to here, durable or not.
+    pub(crate) verified: Index,
+}
+
+impl Follower {
+    pub(crate) fn new(member: &mut Member, leader: Option<NodeId>) -> Self {
+        if leader.is_some() {
+            member.counters.leader_changes += 1;
+        }
+        Self {
+            leader,
+            contact: leader.map(|_| member.now),
+            election_deadline: member.election_deadline(),
+            verified: Index::ZERO,
+        }
+    }
+
+    /// Whether a leader was heard so recently that nobody has reason to depose it. Thesis 9.6, 4.2.3 \[TH-PREVOTE\].
+    pub(crate) fn has_live_leader(&self, member: &Member) -> bool {
+        self.contact.is_some_and(|contact| member.now < contact + member.config.election_timeout)
+    }
+
+    /// Words from the leader of this term: follow it, and be patient for another election timeout.
+    /// Raft Figure 2 \[F2-FOLLOWER-TIMEOUT\].
+    fn hear(&mut self, member: &mut Member, from: NodeId) {
+        if self.leader != Some(from) {
+            self.leader = Some(from);
+            member.counters.leader_changes += 1;
+            member.reads.restart();
+        }
+        self.contact = Some(member.now);
+        self.election_deadline = member.election_deadline();
+    }
+
+    /// AppendEntries, receiver's part. Raft Figure 2.
+    pub(crate) fn on_append(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        span: &Span,
+        commit: Index,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.hear(member, from);
+        // The consistency check: the entry before the first must be here. Raft §5.3 [F2-APPEND-PREV]
+        if !member.log.holds(span.prev) {
+            let hint = member.log.newest_that_could_match(span.prev);
+            let rejected = Message::AppendRejected { prev: span.prev.index, hint };
+            member.say(from, rejected, Index::ZERO, effects);
+            return;
+        }
+        // A repeated, older or shorter append finds no mismatch and changes nothing: entries that match are never
+        // truncated, since they may be acknowledged. [F2-APPEND-CONFLICT] [F2-APPEND-NEW]
+        if let Some(first) = member.log.first_mismatch(span) {
+            if first <= member.commit_index {
+                // No correct leader sends this (leader completeness, Raft §5.4.3).
+                effects.push(Effect::Refused { from, reason: "an append that conflicts with a committed entry" });
+                return;
+            }
+            if first <= member.log.last().index {
+                member.truncate(first);
+            }
+            member.append_received(span, first);
+        }
+        let last_of_message = span.last().index;
+        self.verified = self.verified.max(last_of_message);
+        // What follows this message here may be another leader's: it is not the leader's word yet.
+        // [F2-APPEND-COMMIT]
+        member.commit_to(commit.min(last_of_message));
+        member.say(from, Message::AppendAccepted { matched: last_of_message }, last_of_message, effects);
+    }
+
+    /// A heartbeat: the leader lives; what it knows committed and this log is verified to hold is committed here.
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        commit: Index,
+        round: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.hear(member, from);
+        member.commit_to(commit.min(self.verified));
+        let answer = Message::HeartbeatResponse { round, verified: self.verified };
+        member.say(from, answer, Index::ZERO, effects);
+        self.ask_for_reads(member, effects);
+    }
+
+    /// Asks the leader for an index to read at, if reads wait and it is known.
+    pub(crate) fn ask_for_reads(&self, member: &mut Member, effects: &mut Vec<Effect>) {
+        let Some(leader) = self.leader else { return };
+        if let Some(number) = member.reads.ask(member.now, member.config.heartbeat_interval) {
+            member.say(leader, Message::ReadIndex { number }, Index::ZERO, effects);
+        }
+    }
+
+    /// The leader has confirmed that it led after the question: reads up to that number may be served at `index`.
+    pub(crate) fn on_read_index_response(
+        &self,
+        member: &mut Member,
+        from: NodeId,
+        number: u64,
+        index: Index,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.leader != Some(from) {
+            return;
+        }
+        for ticket in member.reads.answered(number) {
+            effects.push(Effect::ReadReady { ticket, index });
+        }
+        self.ask_for_reads(member, effects);
+    }
+}

@@ -1,0 +1,288 @@
+//! A node that leads: it appends, replicates, commits and confirms reads. Raft §5.3, §5.4.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::LogRepair;
+use crate::effect::{Effect, Rejection, Source};
+use crate::member::Member;
+use crate::message::Message;
+use crate::progress::{Progress, Window};
+use crate::quorum::reached_by_quorum;
+use crate::reads::{Reader, Rounds};
+use crate::types::{Entry, Index, LogId, NodeId, Ticket};
+
+/// What only a leader knows. Raft Figure 2, "volatile state on leaders".
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) progress: BTreeMap<NodeId, Progress>,
+    pub(crate) rounds: Rounds,
+    /// The no-op of this term: reads and everything that rests on "committed in my term" wait for it.
+    first_of_term: Index,
+    pub(crate) heartbeat_due: Duration,
+    pub(crate) broadcast_time: Option<Duration>,
+}
+
+impl Leader {
+    /// Takes over: nothing is known of the others, and the first entry is a no-op, a real one, that lets this leader
+    /// commit what came before. Raft §8 \[TH-NOOP\], Figure 2 \[F2-LEADER-HEARTBEAT\].
+    pub(crate) fn take_over(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
+        assert!(member.hard_state_is_durable(), "a leader whose vote for itself is not durable");
+        member.counters.elections_won += 1;
+        member.counters.leader_changes += 1;
+        let last = member.log.last().index;
+        let progress = member.peers().into_iter().map(|peer| (peer, Progress::new(last, member.now))).collect();
+        let term = member.term;
+        member.append_own(1, Entry::OVERHEAD, Source::Noop { term });
+        let mut leader = Self {
+            progress,
+            rounds: Rounds::default(),
+            first_of_term: last.next(),
+            heartbeat_due: member.now,
+            broadcast_time: None,
+        };
+        for ticket in member.reads.take_all() {
+            leader.rounds.wait(Reader::Here(ticket), member.commit_index);
+        }
+        leader.send_round(member, effects);
+        leader.replicate_to_all(member, effects);
+        leader
+    }
+
+    /// Commands of clients. Raft Figure 2 \[F2-LEADER-PROPOSE\].
+    pub(crate) fn propose(
+        &mut self,
+        member: &mut Member,
+        first: Ticket,
+        count: u64,
+        bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let uncommitted = member.log.bytes_after(member.commit_index);
+        if uncommitted + bytes > member.config.uncommitted_bytes_max && uncommitted > 0 {
+            let why = Rejection::Overloaded { bound: "uncommitted_bytes_max" };
+            Member::reject(first, count, why, effects);
+            return;
+        }
+        let term = member.term;
+        let id = LogId::new(member.log.last().index.next(), term);
+        member.append_own(count, bytes, Source::Proposed { term });
+        member.proposals.appended(id, first, count);
+        self.replicate_to_all(member, effects);
+    }
+
+    /// A read of this node or a follower's question: waits for a round that is sent after it arrived.
+    pub(crate) fn read(&mut self, member: &mut Member, reader: Reader, effects: &mut Vec<Effect>) {
+        if self.rounds.len >= member.config.reads_pending_max {
+            if let Reader::Here(ticket) = reader {
+                let why = Rejection::Overloaded { bound: "reads_pending_max" };
+                Member::reject(ticket, 1, why, effects);
+            }
+            return;
+        }
+        self.rounds.wait(reader, member.commit_index);
+        self.advance_reads(member, effects);
+    }
+
+    /// Time passed: heartbeats are due, or a quorum has not been heard for an election timeout, or the disk stalls.
+    /// Returns whether to go on leading. Thesis 6.2 \[TH-CHECKQUORUM\].
+    pub(crate) fn tick(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> bool {
+        let timeout = member.config.election_timeout;
+        let heard = self.progress.values().filter(|peer| member.now < peer.contact + timeout).count();
+        if heard + 1 < member.config.founders.quorum() {
+            member.counters.check_quorum_step_downs += 1;
+            return false;
+        }
+        if member.disk_stalls() {
+            member.counters.disk_stall_step_downs += 1;
+            return false;
+        }
+        if member.now >= self.heartbeat_due {
+            self.send_round(member, effects);
+            self.advance_reads(member, effects);
+        }
+        true
+    }
+
+    /// Sends a numbered round of heartbeats. Raft Figure 2 \[F2-LEADER-HEARTBEAT\].
+    fn send_round(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        self.heartbeat_due = member.now + member.config.heartbeat_interval;
+        let round = self.rounds.begin(member.now);
+        for (peer, progress) in &self.progress {
+            // Never beyond what this follower has: what it holds after that may be another leader's.
+            let commit = member.commit_index.min(progress.match_index);
+            member.say(*peer, Message::Heartbeat { commit, round }, Index::ZERO, effects);
+        }
+        if self.progress.is_empty() {
+            self.rounds.confirm(round, member.now);
+        }
+    }
+
+    /// Sends whatever each follower has room for.
+    pub(crate) fn replicate_to_all(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        for (peer, progress) in &mut self.progress {
+            replicate(member, *peer, progress, effects);
+        }
+    }
+
+    fn heard(&mut self, member: &Member, from: NodeId) -> Option<&mut Progress> {
+        let progress = self.progress.get_mut(&from)?;
+        progress.contact = member.now;
+        progress.heard = true;
+        Some(progress)
+    }
+
+    /// The follower has everything up to `matched`, durably. \[F2-LEADER-MATCH\]
+    pub(crate) fn on_accepted(&mut self, member: &mut Member, from: NodeId, matched: Index, effects: &mut Vec<Effect>) {
+        if matched > member.log.last().index {
+            effects.push(Effect::Refused { from, reason: "an acknowledgement of entries that were never sent" });
+            return;
+        }
+        let Some(progress) = self.heard(member, from) else { return };
+        if progress.accepted(matched) {
+            self.advance_commit(member, effects);
+        }
+        if let Some(progress) = self.progress.get_mut(&from) {
+            replicate(member, from, progress, effects);
+        }
+    }
+
+    /// The follower's log parts from ours before the first entry of an append: look further back.
+    /// Raft Figure 2 \[F2-LEADER-BACKTRACK\], §5.3 \[TH-FASTBACK\].
+    pub(crate) fn on_rejected(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        prev: Index,
+        hint: LogId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(progress) = self.heard(member, from) else { return };
+        if !progress.rejection_is_current(prev) {
+            return;
+        }
+        member.counters.append_rejections += 1;
+        let next = match member.config.log_repair {
+            LogRepair::StepBack => prev,
+            LogRepair::TermHints => {
+                let at = LogId::new(hint.index.min(prev.prev()), hint.term);
+                member.log.newest_that_could_match(at).index.next()
+            }
+        };
+        progress.probe_from(next, true);
+        replicate(member, from, progress, effects);
+    }
+
+    /// A follower heard a round: it confirms this leader for reads, and tells of appends that were lost.
+    pub(crate) fn on_heartbeat_response(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        round: u64,
+        verified: Index,
+        effects: &mut Vec<Effect>,
+    ) {
+        if round > self.rounds.sent || verified > member.log.last().index {
+            effects.push(Effect::Refused { from, reason: "an answer to a heartbeat that was never sent" });
+            return;
+        }
+        let patience = member.config.heartbeat_interval;
+        let Some(progress) = self.heard(member, from) else { return };
+        progress.answered_round = progress.answered_round.max(round);
+        // A bare probe, too, is due when none is out: a follower may miss nothing and still not be known to match.
+        if progress.heartbeat_answered(verified, member.now, patience) {
+            replicate(member, from, progress, effects);
+        }
+        self.advance_rounds(member, effects);
+    }
+
+    /// What was sent to this follower may be lost: ask where it stands.
+    pub(crate) fn on_unreachable(&mut self, peer: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&peer) {
+            progress.probe_from(progress.match_index.next(), false);
+        }
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term; what is older is committed with it.
+    /// Raft §5.4.2, Figure 8 \[F2-LEADER-COMMIT\].
+    pub(crate) fn advance_commit(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        let mut durable: Vec<Index> = self.progress.values().map(|peer| peer.match_index).collect();
+        // The own disk is one of the quorum, in parallel with the others. Thesis 10.2.1 [TH-DISK-PARALLEL]
+        durable.push(member.durable_index);
+        let reached = reached_by_quorum(&mut durable, member.config.founders.quorum());
+        if reached > member.commit_index && member.log.term_at(reached) == Some(member.term) {
+            let opens_reads = member.commit_index < self.first_of_term;
+            member.commit_to(reached);
+            if opens_reads {
+                self.advance_reads(member, effects);
+            }
+        }
+    }
+
+    /// Notes which rounds a quorum has answered; the leader's own answer counts.
+    fn advance_rounds(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        let mut answered: Vec<u64> = self.progress.values().map(|peer| peer.answered_round).collect();
+        answered.push(self.rounds.sent);
+        let confirmed = reached_by_quorum(&mut answered, member.config.founders.quorum());
+        if let Some(took) = self.rounds.confirm(confirmed, member.now) {
+            self.broadcast_time = Some(took);
+            // Raft §5.6: broadcast time << election timeout.
+            if took * 3 > member.config.election_timeout {
+                member.counters.slow_rounds += 1;
+            }
+        }
+        self.advance_reads(member, effects);
+    }
+
+    /// Serves the reads whose round is confirmed, once an entry of this term is committed: before that, the commit
+    /// index may lag behind what the last leader answered. Sends the next round for those that came meanwhile.
+    fn advance_reads(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        if self.rounds.wants_round() {
+            self.send_round(member, effects);
+        }
+        if member.commit_index < self.first_of_term {
+            return;
+        }
+        while let Some((readers, index)) = self.rounds.pop_confirmed() {
+            let index = index.max(self.first_of_term);
+            for reader in readers {
+                match reader {
+                    Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index }),
+                    Reader::Peer { from, number } => {
+                        member.say(from, Message::ReadIndexResponse { number, index }, Index::ZERO, effects);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends one follower as many appends as its window has room for. Raft Figure 2 \[F2-LEADER-NEXT\], thesis 10.2.1
+/// \[TH-PIPELINE\].
+fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects: &mut Vec<Effect>) {
+    let config = &member.config;
+    let window = Window {
+        appends: config.inflight_appends_max,
+        entries: config.inflight_entries_max,
+        bytes: config.inflight_bytes_max,
+    };
+    let bytes_max = config.append_bytes_max;
+    while let Some(entries_max) = progress.room(window) {
+        let first = progress.next_index;
+        let last = member.log.last().index;
+        let probing = progress.state_name() == "probe";
+        let (reach, bytes) = if entries_max == 0 || first > last {
+            if !probing {
+                return;
+            }
+            (first.prev(), 0)
+        } else {
+            member.log.reach(first, bytes_max, entries_max)
+        };
+        let entries = member.log.span(first, reach, bytes);
+        let commit = member.commit_index;
+        // The leader's term is durable, so this leaves beside the write of its own entries.
+        member.say(peer, Message::Append { entries, commit }, Index::ZERO, effects);
+        progress.sent(reach, bytes, member.now);
+    }
+}

@@ -1,0 +1,281 @@
+//! What is true of a node whatever its role: its term and vote, its log, what is durable, committed and applied.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
+use crate::log::Log;
+use crate::message::{Envelope, Message};
+use crate::ports::Recovered;
+use crate::proposals::Proposals;
+use crate::random::Random;
+use crate::reads::FollowerReads;
+use crate::runs::Span;
+use crate::status::Counters;
+use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
+
+/// A write that was asked for and is not known durable.
+#[derive(Clone, Copy, Debug)]
+struct PendingWrite {
+    id: WriteId,
+    /// The log ends here once it is durable; lowered when a later write truncates below it, so that a late completion
+    /// never counts for entries that are gone.
+    last: Index,
+    hard_state: HardState,
+    asked_at: Duration,
+}
+
+/// The facts of one member of one group.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) config: Config,
+    pub(crate) random: Random,
+    pub(crate) now: Duration,
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    pub(crate) log: Log,
+    pub(crate) commit_index: Index,
+    pub(crate) durable_index: Index,
+    pub(crate) applied_index: Index,
+    /// The last index that was handed to the applier.
+    applying_index: Index,
+    /// What the applier holds: (last index, bytes).
+    applying: VecDeque<(Index, u64)>,
+    applying_bytes: u64,
+    pub(crate) proposals: Proposals,
+    pub(crate) reads: FollowerReads,
+    pub(crate) counters: Counters,
+    /// The disk once acknowledged up to here and has lost it: no vote before the log is back.
+    pub(crate) lost: Option<LogId>,
+    /// The disk failed: nothing is promised any more.
+    pub(crate) failed: bool,
+    durable_hard_state: HardState,
+    written_commit: Index,
+    pending: VecDeque<PendingWrite>,
+    writes_asked: u64,
+    /// The write of the step that is under way.
+    write: Write,
+}
+
+impl Member {
+    pub(crate) fn new(config: Config, recovered: Recovered, applied: Index, now: Duration) -> Self {
+        let Recovered { hard_state, commit, runs, batches, lost } = recovered;
+        let log = Log::recovered(runs, batches);
+        let last = log.last().index;
+        // What was applied was committed. A log that lost its end may be behind the state; it comes back from peers.
+        let commit_index = commit.max(applied).min(last);
+        let seed = config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self {
+            reads: FollowerReads::new(config.life),
+            random: Random::new(seed),
+            now,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            log,
+            commit_index,
+            durable_index: last,
+            applied_index: applied,
+            applying_index: applied,
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            proposals: Proposals::default(),
+            counters: Counters::default(),
+            lost,
+            failed: false,
+            durable_hard_state: hard_state,
+            written_commit: commit,
+            pending: VecDeque::new(),
+            writes_asked: 0,
+            write: Write::default(),
+            config,
+        }
+    }
+
+    /// This node's id.
+    pub(crate) fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote }
+    }
+
+    /// Enters a later term, without a vote in it. Raft §5.1 \[F2-TERM-ADOPT\].
+    pub(crate) fn adopt_term(&mut self, term: Term) {
+        assert!(term > self.term, "term {} to {term}: terms never fall", self.term);
+        self.term = term;
+        self.vote = None;
+        self.write.hard_state = Some(self.hard_state());
+    }
+
+    /// Gives the one vote of this term. Raft §5.2 \[F2-VOTE-ONCE\].
+    pub(crate) fn vote_for(&mut self, candidate: NodeId) {
+        assert!(
+            self.vote.is_none_or(|vote| vote == candidate),
+            "a second vote in term {}: {:?}, then {candidate}",
+            self.term,
+            self.vote
+        );
+        self.vote = Some(candidate);
+        self.write.hard_state = Some(self.hard_state());
+    }
+
+    /// Whether the term and the vote that this node speaks with are durable.
+    pub(crate) fn hard_state_is_durable(&self) -> bool {
+        self.durable_hard_state == self.hard_state()
+    }
+
+    /// Says something that promises this node's term and vote, and its log up to `backed_by`. It leaves at once when
+    /// all that is durable, else with the write that makes it so. Raft Figure 2 \[F2-PERSIST\], ADR 10.
+    pub(crate) fn say(&mut self, to: NodeId, message: Message, backed_by: Index, effects: &mut Vec<Effect>) {
+        let envelope = Envelope { from: self.id(), to, term: self.term, message };
+        if self.hard_state_is_durable() && backed_by <= self.durable_index {
+            effects.push(Effect::Send(envelope));
+        } else {
+            self.write.release.push(envelope);
+        }
+    }
+
+    /// Says something that promises nothing of this node's state (PreVote), in a term of the caller's choice.
+    pub(crate) fn say_in_term(&self, to: NodeId, term: Term, message: Message, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Send(Envelope { from: self.id(), to, term, message }));
+    }
+
+    /// Appends entries of this node's own term: the no-op, or proposals.
+    pub(crate) fn append_own(&mut self, count: u64, bytes: u64, source: Source) {
+        let first = self.log.last().index.next();
+        self.log.append(self.term, count, bytes);
+        self.note_append(Append { first, last: self.log.last().index, source });
+    }
+
+    /// Appends the entries of a leader's message from `first` on; what conflicts with them was dropped before.
+    pub(crate) fn append_received(&mut self, span: &Span, first: Index) {
+        self.log.append_span(span, first);
+        self.note_append(Append { first, last: self.log.last().index, source: Source::Received });
+    }
+
+    fn note_append(&mut self, append: Append) {
+        assert!(self.write.append.is_none(), "two appends in one step");
+        self.write.append = Some(append);
+    }
+
+    /// Drops a suffix that conflicts with the leader's log. Raft §5.3 \[F2-APPEND-CONFLICT\].
+    pub(crate) fn truncate(&mut self, from: Index) {
+        assert!(from > self.commit_index, "truncation at {from} would drop what is committed ({})", self.commit_index);
+        assert!(self.write.append.is_none(), "truncation after an append in one step");
+        self.log.truncate(from);
+        self.durable_index = self.durable_index.min(from.prev());
+        for pending in &mut self.pending {
+            pending.last = pending.last.min(from.prev());
+        }
+        self.write.truncate_from = Some(from);
+    }
+
+    /// Ends a step: the one write that it needs, before everything else that it asked for from `begin` on.
+    pub(crate) fn seal_write(&mut self, begin: usize, effects: &mut Vec<Effect>) {
+        let write = &mut self.write;
+        if write.is_empty() && write.release.is_empty() {
+            return;
+        }
+        if self.failed {
+            // The disk failed: nothing can be promised.
+            self.write = Write::default();
+            return;
+        }
+        self.writes_asked += 1;
+        write.id = WriteId(self.writes_asked);
+        if self.commit_index > self.written_commit && !write.is_empty() {
+            write.commit = Some(self.commit_index);
+            self.written_commit = self.commit_index;
+        }
+        self.pending.push_back(PendingWrite {
+            id: write.id,
+            last: self.log.last().index,
+            hard_state: HardState { term: self.term, vote: self.vote },
+            asked_at: self.now,
+        });
+        effects.insert(begin, Effect::Persist(std::mem::take(&mut self.write)));
+    }
+
+    /// The write and all before it are durable. Returns whether that was news.
+    pub(crate) fn persisted(&mut self, id: WriteId) -> bool {
+        let mut news = false;
+        while let Some(pending) = self.pending.front().copied().filter(|pending| pending.id <= id) {
+            self.pending.pop_front();
+            self.durable_hard_state = pending.hard_state;
+            self.durable_index = pending.last;
+            news = true;
+        }
+        assert!(self.durable_index <= self.log.last().index, "durable beyond the log's end");
+        if self.lost.is_some_and(|lost| self.durable_index >= lost.index) {
+            self.lost = None;
+        }
+        news
+    }
+
+    /// Whether the oldest write has not come back for longer than the disk may stall.
+    pub(crate) fn disk_stalls(&self) -> bool {
+        self.pending.front().is_some_and(|oldest| self.now >= oldest.asked_at + self.config.disk_stall_timeout)
+    }
+
+    /// Moves the commit index. Raft §5.3.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        if index > self.commit_index {
+            let last = self.log.last().index;
+            assert!(index <= last, "commit of {index} beyond the log's end {last}");
+            self.commit_index = index;
+        }
+    }
+
+    /// Hands what is committed, durable here and not yet handed out to the applier, as far as its bound allows.
+    /// Raft Figure 2 \[F2-APPLY\].
+    pub(crate) fn apply_committed(&mut self, effects: &mut Vec<Effect>) {
+        let ready = self.commit_index.min(self.durable_index);
+        while self.applying_index < ready && self.applying_bytes < self.config.applying_bytes_max {
+            let first = self.applying_index.next();
+            let room = self.config.applying_bytes_max - self.applying_bytes;
+            let (last, bytes) = self.log.reach(first, room.min(self.config.append_bytes_max), u64::MAX);
+            let last = last.min(ready);
+            let tickets =
+                if self.proposals.is_empty() { Vec::new() } else { self.proposals.take_to(last, &self.log, effects) };
+            effects.push(Effect::Apply(Apply { first, last, tickets }));
+            self.applying_index = last;
+            self.applying.push_back((last, bytes));
+            self.applying_bytes += bytes;
+        }
+    }
+
+    /// The applier has done everything up to `index`.
+    pub(crate) fn applied(&mut self, index: Index) {
+        assert!(index <= self.applying_index, "applied {index}, but only {} was handed out", self.applying_index);
+        self.applied_index = self.applied_index.max(index);
+        while let Some((_, bytes)) = self.applying.front().filter(|(last, _)| *last <= index) {
+            self.applying_bytes -= bytes;
+            self.applying.pop_front();
+        }
+    }
+
+    /// A random time from T to 2T from now. Raft §5.2.
+    pub(crate) fn election_deadline(&mut self) -> Duration {
+        let timeout = self.config.election_timeout;
+        let spread = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.now + timeout + Duration::from_nanos(self.random.below(spread))
+    }
+
+    /// Whether this node may be elected and may vote: a voter whose memory is whole.
+    pub(crate) fn may_vote(&self) -> bool {
+        !self.failed && self.lost.is_none() && self.config.founders.is_voter(self.id())
+    }
+
+    /// The other voters.
+    pub(crate) fn peers(&self) -> Vec<NodeId> {
+        let own = self.id();
+        self.config.founders.voters().iter().copied().filter(|peer| *peer != own).collect()
+    }
+
+    /// Rejects commands.
+    pub(crate) fn reject(first: Ticket, count: u64, why: Rejection, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Reject { first, count, why });
+    }
+}

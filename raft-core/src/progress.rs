@@ -1,0 +1,206 @@
+//! One peer as its leader sees it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::types::Index;
+
+/// An append that was sent and not answered.
+#[derive(Clone, Copy, Debug)]
+struct Inflight {
+    last: Index,
+    bytes: u64,
+}
+
+/// Appends on their way: the window of a pipelining leader. Thesis 10.2.1 \[TH-PIPELINE\].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inflights {
+    sent: VecDeque<Inflight>,
+    bytes: u64,
+}
+
+impl Inflights {
+    fn push(&mut self, last: Index, bytes: u64) {
+        self.sent.push_back(Inflight { last, bytes });
+        self.bytes += bytes;
+    }
+
+    fn free_to(&mut self, index: Index) {
+        while self.sent.front().is_some_and(|inflight| inflight.last <= index) {
+            let freed = self.sent.pop_front().expect("front was there");
+            self.bytes -= freed.bytes;
+        }
+    }
+}
+
+/// What a leader knows of the follower's log and how it sends to it.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// Where the logs part is not known (or messages were lost): one append at a time.
+    Probe {
+        /// When the unanswered probe was sent; none when no probe is out. A heartbeat answered more than an interval
+        /// later means that the probe is lost.
+        asked_at: Option<Duration>,
+        /// Whether a rejection came already: then probe without entries until the logs meet.
+        bare: bool,
+    },
+    /// The logs are known to match: appends are pipelined.
+    Replicate {
+        /// What is on its way.
+        inflights: Inflights,
+        /// What the follower had verified when it answered a heartbeat while appends were out, and when. The same
+        /// again a heartbeat interval later means that an append is lost.
+        stood_at: Option<(Index, Duration)>,
+    },
+}
+
+/// How much may be on its way to one follower.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) appends: usize,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+/// A leader's view of one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// The logs are equal up to here, and the peer has it durably.
+    pub(crate) match_index: Index,
+    /// The next entry to send.
+    pub(crate) next_index: Index,
+    /// How.
+    pub(crate) state: State,
+    /// When the peer was last heard from in this term; at first the time of the election, so that a new leader has one
+    /// election timeout to be heard.
+    pub(crate) contact: Duration,
+    /// Whether it was heard from at all in this term.
+    pub(crate) heard: bool,
+    /// The newest round that it answered.
+    pub(crate) answered_round: u64,
+}
+
+impl Progress {
+    /// A peer at the start of a term: nothing known, so begin at the leader's end. Raft Figure 2, nextIndex.
+    pub(crate) fn new(last: Index, now: Duration) -> Self {
+        Self {
+            match_index: Index::ZERO,
+            next_index: last.next(),
+            state: State::Probe { asked_at: None, bare: false },
+            contact: now,
+            heard: false,
+            answered_round: 0,
+        }
+    }
+
+    /// How many entries may be sent now; none means wait.
+    pub(crate) fn room(&self, window: Window) -> Option<u64> {
+        match &self.state {
+            State::Probe { asked_at: Some(_), .. } => None,
+            State::Probe { bare: true, .. } => Some(0),
+            State::Probe { .. } => Some(window.entries),
+            State::Replicate { inflights, .. } => {
+                let entries_out = self.next_index.prev().since(self.match_index);
+                let full = inflights.sent.len() >= window.appends
+                    || inflights.bytes >= window.bytes
+                    || entries_out >= window.entries;
+                if full { None } else { Some(window.entries - entries_out) }
+            }
+        }
+    }
+
+    /// Notes that entries up to `last` were sent.
+    pub(crate) fn sent(&mut self, last: Index, bytes: u64, now: Duration) {
+        match &mut self.state {
+            State::Probe { asked_at, .. } => *asked_at = Some(now),
+            State::Replicate { inflights, .. } => {
+                inflights.push(last, bytes);
+                self.next_index = last.next();
+            }
+        }
+    }
+
+    /// The peer has everything up to `matched`, durably. Returns whether that is news.
+    /// Raft Figure 2 \[F2-LEADER-MATCH\].
+    pub(crate) fn accepted(&mut self, matched: Index) -> bool {
+        let news = matched > self.match_index;
+        self.match_index = self.match_index.max(matched);
+        self.next_index = self.next_index.max(matched.next());
+        match &mut self.state {
+            // An old answer must not end the search: only one that covers what the probe asked.
+            State::Probe { .. } => {
+                if matched >= self.next_index.prev() {
+                    self.state = State::Replicate { inflights: Inflights::default(), stood_at: None };
+                }
+            }
+            State::Replicate { inflights, .. } => inflights.free_to(matched),
+        }
+        news
+    }
+
+    /// Whether a rejection of an append after `prev` answers what is out now, and is not an old or repeated one.
+    pub(crate) fn rejection_is_current(&self, prev: Index) -> bool {
+        match self.state {
+            State::Probe { .. } => prev == self.next_index.prev(),
+            State::Replicate { .. } => prev > self.match_index && prev < self.next_index,
+        }
+    }
+
+    /// Goes back to one append at a time, beginning at `next_index`, never at or before what is known to match.
+    pub(crate) fn probe_from(&mut self, next_index: Index, bare: bool) {
+        self.next_index = next_index.max(self.match_index.next());
+        // Where all before is known to match there is nothing to search for.
+        let bare = bare && self.next_index.prev() > self.match_index;
+        self.state = State::Probe { asked_at: None, bare };
+    }
+
+    /// What an answer to a heartbeat tells about lost appends. `verified` is what the follower holds of this leader's
+    /// log, durable or not. A heartbeat may overtake appends on their way, so one answer is no proof: what counts is
+    /// that nothing moved for `patience`. Returns whether something may be sent that could not be before.
+    pub(crate) fn heartbeat_answered(&mut self, verified: Index, now: Duration, patience: Duration) -> bool {
+        match &mut self.state {
+            State::Probe { asked_at, .. } => {
+                let lost = asked_at.is_none_or(|asked| now >= asked + patience);
+                if lost {
+                    *asked_at = None;
+                }
+                lost
+            }
+            State::Replicate { stood_at, .. } => {
+                if verified >= self.next_index.prev() {
+                    *stood_at = None;
+                    return false;
+                }
+                match *stood_at {
+                    Some((index, since)) if index == verified => {
+                        let lost = now >= since + patience;
+                        if lost {
+                            self.probe_from(verified.next(), false);
+                        }
+                        lost
+                    }
+                    _ => {
+                        *stood_at = Some((verified, now));
+                        false
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes on their way.
+    pub(crate) fn inflight_bytes(&self) -> u64 {
+        match &self.state {
+            State::Probe { .. } => 0,
+            State::Replicate { inflights, .. } => inflights.bytes,
+        }
+    }
+
+    /// The state's name for people.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Probe { .. } => "probe",
+            State::Replicate { .. } => "replicate",
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The machine: one event in, its effects out.
+
+use std::time::Duration;
+
+use crate::candidate::{self, Candidate, Poll};
+use crate::config::{Config, ConfigError};
+use crate::effect::{Effect, Rejection};
+use crate::event::{Event, Now};
+use crate::follower::Follower;
+use crate::invariants;
+use crate::leader::Leader;
+use crate::member::Member;
+use crate::message::{Envelope, Message};
+use crate::ports::Recovered;
+use crate::reads::Reader;
+use crate::status::{PeerProgress, Role, Status};
+use crate::types::{Index, LogId, NodeId, Term, Ticket};
+
+/// One member of one group, as a pure state machine: no clock, no I/O, no thread, no payload bytes.
+///
+/// Give it what happens with [`Raft::step`], then carry out every effect, in order, before the next event.
+#[derive(Debug)]
+pub struct Raft {
+    pub(crate) member: Member,
+    pub(crate) role: RoleState,
+}
+
+/// What only nodes of a role know, in the place where it is true.
+#[derive(Debug)]
+pub(crate) enum RoleState {
+    Follower(Follower),
+    PreCandidate(Candidate),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+impl Raft {
+    /// A node that has just started, with what its disk holds and what its state machine has applied.
+    ///
+    /// # Errors
+    /// When a setting cannot work, or the state machine is ahead of a log that knows of no loss.
+    pub fn new(config: Config, recovered: Recovered, applied: Index, now: Now) -> Result<Self, ConfigError> {
+        config.check()?;
+        let last = recovered.last().index;
+        if applied > last && recovered.lost.is_none() {
+            return Err(ConfigError {
+                field: "data_dir",
+                problem: format!("holds a state that has applied entry {applied} and a log that ends at {last}"),
+                remedy: "state and log must come from the same directory: restore both, or start with a blank one"
+                    .into(),
+            });
+        }
+        let mut member = Member::new(config, recovered, applied, now.monotonic);
+        let role = RoleState::Follower(Follower::new(&mut member, None));
+        Ok(Self { member, role })
+    }
+
+    /// Takes one event and says what to do about it. `now` is read after the event was taken from its queue.
+    pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        let begin = effects.len();
+        let before = invariants::Before::of(self);
+        self.member.now = self.member.now.max(now.monotonic);
+        match event {
+            Event::Tick => self.tick(effects),
+            Event::Propose { first, count, bytes } => self.propose(first, count, bytes, effects),
+            Event::Read { ticket } => self.read(ticket, effects),
+            Event::Receive(envelope) => self.receive(&envelope, effects),
+            Event::Persisted(id) => {
+                if self.member.persisted(id) {
+                    self.on_durable(effects);
+                }
+            }
+            Event::StorageFailed => self.on_storage_failed(effects),
+            Event::Applied(index) => self.member.applied(index),
+            Event::Unreachable(peer) => {
+                if let RoleState::Leader(leader) = &mut self.role {
+                    leader.on_unreachable(peer);
+                }
+            }
+        }
+        self.member.apply_committed(effects);
+        self.member.seal_write(begin, effects);
+        invariants::check_step(&before, self);
+    }
+
+    /// Starts or continues what time alone brings about.
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        match &mut self.role {
+            RoleState::Follower(follower) => {
+                if self.member.now >= follower.election_deadline {
+                    self.ask_before_campaign(effects);
+                } else {
+                    follower.ask_for_reads(&mut self.member, effects);
+                }
+            }
+            RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => {
+                // A split vote, or answers that never came: ask again, after another random time. [F2-CAND-TIMEOUT]
+                if self.member.now >= candidate.election_deadline {
+                    self.ask_before_campaign(effects);
+                }
+            }
+            RoleState::Leader(leader) => {
+                if !leader.tick(&mut self.member, effects) {
+                    self.become_follower(None, effects);
+                }
+            }
+        }
+    }
+
+    /// Nobody was heard for too long. A node that may not vote, or whose disk stalls, has no business to lead.
+    fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
+        if !self.member.may_vote() || self.member.disk_stalls() {
+            self.role = RoleState::Follower(Follower::new(&mut self.member, None));
+            return;
+        }
+        self.member.reads.restart();
+        let candidate = Candidate::ask_before(&mut self.member, effects);
+        let poll = candidate.poll(&self.member);
+        self.role = RoleState::PreCandidate(candidate);
+        self.on_poll(poll, effects);
+    }
+
+    fn on_poll(&mut self, poll: Poll, effects: &mut Vec<Effect>) {
+        match (poll, &self.role) {
+            (Poll::Won, RoleState::PreCandidate(_)) => {
+                self.role = RoleState::Candidate(Candidate::campaign(&mut self.member, effects));
+            }
+            // [F2-CAND-WIN]
+            (Poll::Won, RoleState::Candidate(_)) => {
+                self.role = RoleState::Leader(Leader::take_over(&mut self.member, effects));
+            }
+            (Poll::Lost, _) => self.become_follower(None, effects),
+            _ => {}
+        }
+    }
+
+    /// Follows from now on; reads that waited for a round of this node are asked for anew.
+    fn become_follower(&mut self, leader: Option<NodeId>, effects: &mut Vec<Effect>) {
+        let mut follower = Follower::new(&mut self.member, leader);
+        if let (RoleState::Follower(was), None) = (&self.role, leader) {
+            // A later term alone is no reason for more patience. [F2-FOLLOWER-TIMEOUT]
+            follower.election_deadline = was.election_deadline.max(self.member.now);
+        }
+        let was = std::mem::replace(&mut self.role, RoleState::Follower(follower));
+        self.member.reads.restart();
+        if let RoleState::Leader(was) = was {
+            for ticket in was.rounds.into_local_reads() {
+                self.member.reads.push(ticket);
+            }
+        }
+        if let RoleState::Follower(follower) = &self.role {
+            follower.ask_for_reads(&mut self.member, effects);
+        }
+    }
+
+    fn propose(&mut self, first: Ticket, count: u64, bytes: u64, effects: &mut Vec<Effect>) {
+        if count == 0 {
+            return;
+        }
+        if self.member.failed {
+            return Member::reject(first, count, Rejection::Stopping, effects);
+        }
+        match &mut self.role {
+            RoleState::Leader(leader) => leader.propose(&mut self.member, first, count, bytes, effects),
+            _ => Member::reject(first, count, Rejection::NotLeader, effects),
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        if self.member.failed {
+            return Member::reject(ticket, 1, Rejection::Stopping, effects);
+        }
+        if let RoleState::Leader(leader) = &mut self.role {
+            return leader.read(&mut self.member, Reader::Here(ticket), effects);
+        }
+        if self.member.reads.len() >= self.member.config.reads_pending_max {
+            let why = Rejection::Overloaded { bound: "reads_pending_max" };
+            return Member::reject(ticket, 1, why, effects);
+        }
+        self.member.reads.push(ticket);
+        if let RoleState::Follower(follower) = &self.role {
+            follower.ask_for_reads(&mut self.member, effects);
+        }
+    }
+
+    /// Something this node wrote is durable: its own vote and its own entries count now, and not before.
+    fn on_durable(&mut self, effects: &mut Vec<Effect>) {
+        match &mut self.role {
+            RoleState::Candidate(candidate) if self.member.hard_state_is_durable() => {
+                let poll = candidate.own_vote_is_durable(&self.member);
+                self.on_poll(poll, effects);
+            }
+            RoleState::Leader(leader) => leader.advance_commit(&mut self.member, effects),
+            _ => {}
+        }
+    }
+
+    /// The disk failed: lead no more, promise nothing more. Whatever waits learns of it from the driver.
+    fn on_storage_failed(&mut self, effects: &mut Vec<Effect>) {
+        self.member.failed = true;
+        self.become_follower(None, effects);
+    }
+
+    /// A message: first what its term means, then what it says.
+    fn receive(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        if self.member.failed {
+            return;
+        }
+        let from = envelope.from;
+        if envelope.to != self.member.id() || from == self.member.id() || from == NodeId(0) {
+            return self.refuse(from, "a message with wrong addresses", effects);
+        }
+        if envelope.term >= Term::LIMIT {
+            return self.refuse(from, "a term beyond what is accepted", effects);
+        }
+        if let Message::PreVote { last } = envelope.message {
+            // Decided without touching any term.
+            let live_leader = self.live_leader();
+            return candidate::on_pre_vote(&mut self.member, envelope, last, live_leader, effects);
+        }
+        if let Message::PreVoteResponse { granted: true } = envelope.message {
+            return self.on_pre_vote_granted(envelope, effects);
+        }
+        if envelope.term > self.member.term {
+            // A candidate that cannot reach the leader must not depose it for those who can. Thesis 4.2.3
+            // [TH-CHECKQUORUM]
+            let asks_for_vote = matches!(envelope.message, Message::Vote { .. });
+            if asks_for_vote && self.live_leader().is_some_and(|leader| leader != from) {
+                return;
+            }
+            self.member.adopt_term(envelope.term);
+            let leads = matches!(envelope.message, Message::Append { .. } | Message::Heartbeat { .. });
+            self.become_follower(leads.then_some(from), effects);
+        } else if envelope.term < self.member.term {
+            return self.on_old_term(envelope, effects);
+        }
+        self.dispatch(envelope, effects);
+    }
+
+    /// A message of this node's own term.
+    fn dispatch(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        let from = envelope.from;
+        match &envelope.message {
+            Message::Append { .. } | Message::Heartbeat { .. } => self.on_leader_message(envelope, effects),
+            Message::Vote { last } => {
+                if candidate::on_vote(&mut self.member, from, *last, effects) {
+                    // Having voted, give the candidate an election timeout. [F2-FOLLOWER-TIMEOUT]
+                    if let RoleState::Follower(follower) = &mut self.role {
+                        follower.election_deadline = self.member.election_deadline();
+                    }
+                }
+            }
+            Message::VoteResponse { granted } => {
+                if let RoleState::Candidate(candidate) = &mut self.role {
+                    let poll = candidate.on_answer(&self.member, from, *granted);
+                    self.on_poll(poll, effects);
+                }
+            }
+            Message::PreVoteResponse { granted } => {
+                if let RoleState::PreCandidate(candidate) = &mut self.role {
+                    let poll = candidate.on_answer(&self.member, from, *granted);
+                    self.on_poll(poll, effects);
+                }
+            }
+            Message::ReadIndexResponse { number, index } => {
+                if let RoleState::Follower(follower) = &self.role {
+                    follower.on_read_index_response(&mut self.member, from, *number, *index, effects);
+                }
+            }
+            _ => self.on_message_for_leader(envelope, effects),
+        }
+        // Decided without touching any term, above.
+        assert!(!matches!(envelope.message, Message::PreVote { .. }), "a PreVote was dispatched by its term");
+    }
+
+    /// Words of the leader of this term. A candidate learns that it has lost. \[F2-CAND-YIELD\]
+    fn on_leader_message(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        let from = envelope.from;
+        match &self.role {
+            RoleState::Leader(_) => return self.refuse(from, "a second leader in this term", effects),
+            RoleState::Follower(follower) if follower.leader.is_some_and(|leader| leader != from) => {
+                return self.refuse(from, "a second leader in this term", effects);
+            }
+            RoleState::Follower(_) => {}
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.become_follower(Some(from), effects),
+        }
+        let RoleState::Follower(follower) = &mut self.role else { return };
+        match &envelope.message {
+            Message::Append { entries, commit } => {
+                if entries.last().term > envelope.term {
+                    return self.refuse(from, "entries of a later term than their leader's", effects);
+                }
+                follower.on_append(&mut self.member, from, entries, *commit, effects);
+            }
+            Message::Heartbeat { commit, round } => {
+                follower.on_heartbeat(&mut self.member, from, *commit, *round, effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_message_for_leader(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let (member, from) = (&mut self.member, envelope.from);
+        match envelope.message {
+            Message::AppendAccepted { matched } => leader.on_accepted(member, from, matched, effects),
+            Message::AppendRejected { prev, hint } => leader.on_rejected(member, from, prev, hint, effects),
+            Message::HeartbeatResponse { round, verified } => {
+                leader.on_heartbeat_response(member, from, round, verified, effects);
+            }
+            Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
+            _ => {}
+        }
+    }
+
+    /// A grant names the term that would be campaigned in; it counts only for the asking that is under way.
+    fn on_pre_vote_granted(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        if envelope.term != self.member.term.next() {
+            return;
+        }
+        if let RoleState::PreCandidate(candidate) = &mut self.role {
+            let poll = candidate.on_answer(&self.member, envelope.from, true);
+            self.on_poll(poll, effects);
+        }
+    }
+
+    /// A message of an older term has no effect but to teach its sender, if it leads or asks to lead.
+    /// Raft §5.1 \[F2-APPEND-TERM\] \[F2-VOTE-TERM\].
+    fn on_old_term(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
+        let (member, from) = (&mut self.member, envelope.from);
+        let answer = match &envelope.message {
+            Message::Append { entries, .. } => Message::AppendRejected { prev: entries.prev.index, hint: LogId::ZERO },
+            Message::Heartbeat { round, .. } => Message::HeartbeatResponse { round: *round, verified: Index::ZERO },
+            Message::Vote { .. } => Message::VoteResponse { granted: false },
+            _ => return,
+        };
+        member.say(from, answer, Index::ZERO, effects);
+    }
+
+    /// The leader that this node has no reason to doubt: itself, or one heard within an election timeout.
+    fn live_leader(&self) -> Option<NodeId> {
+        match &self.role {
+            RoleState::Leader(_) => Some(self.member.id()),
+            RoleState::Follower(follower) if follower.has_live_leader(&self.member) => follower.leader,
+            _ => None,
+        }
+    }
+
+    fn refuse(&mut self, from: NodeId, reason: &'static str, effects: &mut Vec<Effect>) {
+        self.member.counters.messages_refused += 1;
+        effects.push(Effect::Refused { from, reason });
+    }
+
+    /// When the next [`Event::Tick`] is wanted, on the clock of [`Now::monotonic`].
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        let own = match &self.role {
+            RoleState::Follower(follower) => follower.election_deadline,
+            RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => candidate.election_deadline,
+            RoleState::Leader(leader) => leader.heartbeat_due,
+        };
+        match self.member.reads.repeat_at(self.member.config.heartbeat_interval) {
+            Some(repeat) => own.min(repeat),
+            None => own,
+        }
+    }
+
+    /// The term of the entry at `index`, if this log holds one there.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.member.log.term_at(index)
+    }
+
+    /// Known committed.
+    #[must_use]
+    pub fn commit_index(&self) -> Index {
+        self.member.commit_index
+    }
+
+    /// Durable here.
+    #[must_use]
+    pub fn durable_index(&self) -> Index {
+        self.member.durable_index
+    }
+
+    /// Applied here.
+    #[must_use]
+    pub fn applied_index(&self) -> Index {
+        self.member.applied_index
+    }
+
+    /// The term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.member.term
+    }
+
+    /// The leader of this term, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            RoleState::Leader(_) => Some(self.member.id()),
+            RoleState::Follower(follower) => follower.leader,
+            _ => None,
+        }
+    }
+
+    /// What this node is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match &self.role {
+            RoleState::Follower(_) => Role::Follower,
+            RoleState::PreCandidate(_) => Role::PreCandidate,
+            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// One look at everything.
+    #[must_use]
+    pub fn status(&self, now: Now) -> Status {
+        let member = &self.member;
+        let (leader_contact, broadcast_time, peers) = match &self.role {
+            RoleState::Follower(follower) => {
+                (follower.contact.map(|contact| now.monotonic.saturating_sub(contact)), None, Vec::new())
+            }
+            RoleState::Leader(leader) => {
+                (Some(Duration::ZERO), leader.broadcast_time, peer_progress(leader, now.monotonic))
+            }
+            _ => (None, None, Vec::new()),
+        };
+        Status {
+            id: member.id(),
+            role: self.role(),
+            term: member.term,
+            vote: member.vote,
+            leader: self.leader(),
+            first_index: member.log.first_index(),
+            last: member.log.last(),
+            durable_index: member.durable_index,
+            commit_index: member.commit_index,
+            applied_index: member.applied_index,
+            voters: member.config.founders.voters().to_vec(),
+            peers,
+            uncommitted_bytes: member.log.bytes_after(member.commit_index),
+            lost: member.lost,
+            broadcast_time,
+            leader_contact,
+            counters: member.counters,
+        }
+    }
+}
+
+fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
+    leader
+        .progress
+        .iter()
+        .map(|(id, progress)| PeerProgress {
+            id: *id,
+            match_index: progress.match_index,
+            next_index: progress.next_index,
+            state: progress.state_name(),
+            inflight_bytes: progress.inflight_bytes(),
+            last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! Linearizable reads without log entries: ReadIndex. Thesis 6.4 \[TH-READINDEX\].
+//!
+//! Reads are gathered into batches whose numbers the core itself gives out. On the leader a number is a round of
+//! heartbeats; on a follower it names a question to the leader. An answer counts for the batch whose number it echoes
+//! and for earlier ones, never by anything a caller chose: a retried read cannot ride on an old round.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::types::{Index, NodeId, Ticket};
+
+/// A follower's reads: those that wait to be asked for, and those of the questions that are out.
+#[derive(Debug)]
+pub(crate) struct FollowerReads {
+    /// Not asked for yet.
+    unasked: Vec<Ticket>,
+    /// Questions without an answer, oldest first.
+    asked: VecDeque<(u64, Vec<Ticket>)>,
+    asked_at: Duration,
+    last_number: u64,
+}
+
+/// Questions of one process life; more would run into the next life's numbers.
+const NUMBERS_PER_LIFE: u32 = 40;
+
+impl FollowerReads {
+    /// Begins the numbers of process life `life`.
+    pub(crate) fn new(life: u64) -> Self {
+        Self {
+            unasked: Vec::new(),
+            asked: VecDeque::new(),
+            asked_at: Duration::ZERO,
+            last_number: life.wrapping_shl(NUMBERS_PER_LIFE),
+        }
+    }
+
+    /// A read arrived.
+    pub(crate) fn push(&mut self, ticket: Ticket) {
+        self.unasked.push(ticket);
+    }
+
+    /// How many reads wait.
+    pub(crate) fn len(&self) -> usize {
+        self.unasked.len() + self.asked.iter().map(|(_, tickets)| tickets.len()).sum::<usize>()
+    }
+
+    /// The number of a new question, if one is due: something waits, and either nothing is out or what is out has not
+    /// been answered for `patience`. A repeated question gets a new number and takes all reads along.
+    pub(crate) fn ask(&mut self, now: Duration, patience: Duration) -> Option<u64> {
+        let repeat = !self.asked.is_empty() && now >= self.asked_at + patience;
+        if repeat {
+            self.restart();
+        }
+        if self.unasked.is_empty() || !self.asked.is_empty() {
+            return None;
+        }
+        self.last_number += 1;
+        self.asked.push_back((self.last_number, std::mem::take(&mut self.unasked)));
+        self.asked_at = now;
+        Some(self.last_number)
+    }
+
+    /// When an unanswered question is due again; none when nothing is out.
+    pub(crate) fn repeat_at(&self, patience: Duration) -> Option<Duration> {
+        if self.asked.is_empty() { None } else { Some(self.asked_at + patience) }
+    }
+
+    /// The reads that an answer to `number` serves.
+    pub(crate) fn answered(&mut self, number: u64) -> Vec<Ticket> {
+        let mut served = Vec::new();
+        while self.asked.front().is_some_and(|(asked, _)| *asked <= number) {
+            let (_, tickets) = self.asked.pop_front().expect("front was there");
+            served.extend(tickets);
+        }
+        served
+    }
+
+    /// The leader changed: nothing that is out will be answered; ask again.
+    pub(crate) fn restart(&mut self) {
+        for (_, tickets) in self.asked.drain(..) {
+            self.unasked.extend(tickets);
+        }
+    }
+
+    /// All reads, for a node that becomes leader and confirms them itself.
+    pub(crate) fn take_all(&mut self) -> Vec<Ticket> {
+        self.restart();
+        std::mem::take(&mut self.unasked)
+    }
+}
+
+/// Who waits for a round of the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// A read on this node.
+    Here(Ticket),
+    /// A follower's question.
+    Peer {
+        /// Who.
+        from: NodeId,
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// Reads that the same round confirms.
+#[derive(Debug)]
+struct Batch {
+    round: u64,
+    index: Index,
+    readers: Vec<Reader>,
+}
+
+/// A leader's rounds of heartbeats, and the reads that wait for them.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    /// The newest round that was sent.
+    pub(crate) sent: u64,
+    /// The newest round that a quorum has answered.
+    pub(crate) confirmed: u64,
+    sent_at: VecDeque<(u64, Duration)>,
+    waiting: VecDeque<Batch>,
+    pub(crate) len: usize,
+}
+
+/// Rounds whose sending times are remembered; older ones only lose their time measurement.
+const ROUNDS_TIMED_MAX: usize = 64;
+
+impl Rounds {
+    /// A read arrived while the leader's commit index was `index`: only a round that is sent from now on proves
+    /// anything for it.
+    pub(crate) fn wait(&mut self, reader: Reader, index: Index) {
+        let round = self.sent + 1;
+        self.len += 1;
+        match self.waiting.back_mut() {
+            Some(batch) if batch.round == round => {
+                batch.index = batch.index.max(index);
+                batch.readers.push(reader);
+            }
+            _ => self.waiting.push_back(Batch { round, index, readers: vec![reader] }),
+        }
+    }
+
+    /// Whether a round should be sent now: reads wait for one that was not sent, and none is on its way. Reads that
+    /// arrive meanwhile share the next.
+    pub(crate) fn wants_round(&self) -> bool {
+        self.confirmed == self.sent && self.waiting.back().is_some_and(|batch| batch.round > self.sent)
+    }
+
+    /// The number of a round that is being sent.
+    pub(crate) fn begin(&mut self, now: Duration) -> u64 {
+        self.sent += 1;
+        self.sent_at.push_back((self.sent, now));
+        if self.sent_at.len() > ROUNDS_TIMED_MAX {
+            self.sent_at.pop_front();
+        }
+        self.sent
+    }
+
+    /// A quorum has answered `round`. Returns how long that took.
+    pub(crate) fn confirm(&mut self, round: u64, now: Duration) -> Option<Duration> {
+        assert!(round <= self.sent, "round {round} was answered, only {} were sent", self.sent);
+        if round <= self.confirmed {
+            return None;
+        }
+        self.confirmed = round;
+        let mut took = None;
+        while let Some((sent, at)) = self.sent_at.front().copied().filter(|(sent, _)| *sent <= round) {
+            if sent == round {
+                took = Some(now.saturating_sub(at));
+            }
+            self.sent_at.pop_front();
+        }
+        took
+    }
+
+    /// The next reader that is confirmed, with the index that it must see at least.
+    pub(crate) fn pop_confirmed(&mut self) -> Option<(Vec<Reader>, Index)> {
+        let batch = self.waiting.front().filter(|batch| batch.round <= self.confirmed)?;
+        let index = batch.index;
+        let batch = self.waiting.pop_front().expect("front was there");
+        self.len -= batch.readers.len();
+        Some((batch.readers, index))
+    }
+
+    /// The reads of this node, for a leader that is deposed: they are asked for anew.
+    pub(crate) fn into_local_reads(self) -> impl Iterator<Item = Ticket> {
+        self.waiting.into_iter().flat_map(|batch| batch.readers).filter_map(|reader| match reader {
+            Reader::Here(ticket) => Some(ticket),
+            Reader::Peer { .. } => None,
+        })
+    }
+}
