@@ -227,6 +227,9 @@ impl LogReader for NaiveReader {
             }
             read.push(entry);
         }
+        if first == Index::ZERO {
+            read.clear();
+        }
         if read.is_empty() && self.fault != Fault::NothingInsteadOfMissing {
             return Err(ReadError::Missing { group, index: first });
         }
