@@ -230,7 +230,8 @@ fn files(extensions: &[&str]) -> Vec<SourceFile> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                if name != ".git" && !name.starts_with("target") && !name.starts_with("demo") {
+                let built = directory == root() && name.starts_with("target");
+                if name != ".git" && !built {
                     directories.push(path);
                 }
             } else if extensions.is_empty() || extensions.contains(&extension.as_str()) {
