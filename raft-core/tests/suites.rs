@@ -5,13 +5,16 @@
 
 #[path = "suites/log_store.rs"]
 mod log_store;
+#[path = "suites/state_machine.rs"]
+mod state_machine;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs a suite that must fail and gives its message.
 fn refusal_of(suite: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(suite)).expect_err("the suite accepted what is broken");
-    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a text".into())
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap()
 }
 
 /// Demands that a suite refuses something for breaking this rule, and says why the rule matters.

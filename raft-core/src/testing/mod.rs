@@ -10,6 +10,7 @@ mod mem_log;
 mod mem_state;
 mod random;
 mod rule;
+pub mod state_machine_suite;
 
 pub use mem_log::{MemDisk, MemLog, entry};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};

@@ -1,0 +1,494 @@
+//! The suite that defines [`StateMachine`] and [`StateReader`].
+//!
+//! It knows nothing of your commands: a [`StateMachineLab`] draws valid ones from a seed and reads the whole state.
+//! ```
+//! use bytes::Bytes;
+//! use raft_core::ports::{StateMachine, StateReader};
+//! use raft_core::testing::state_machine_suite::{self, StateMachineLab};
+//! use raft_core::testing::{MemState, MemStateDisk, Random};
+//!
+//! #[derive(Default)]
+//! struct Lab(MemStateDisk);
+//!
+//! impl StateMachineLab for Lab {
+//!     fn fresh(&mut self) -> Box<dyn StateMachine> {
+//!         self.0 = MemStateDisk::default();
+//!         Box::new(self.0.open())
+//!     }
+//!     fn reopen(&mut self) -> Box<dyn StateMachine> {
+//!         Box::new(self.0.open())
+//!     }
+//!     fn command(&mut self, random: &mut Random) -> Bytes {
+//!         Bytes::from(format!("key{}={}", random.below(9), random.below(100)))
+//!     }
+//!     fn query(&mut self) -> Bytes {
+//!         Bytes::from_static(b"digest")
+//!     }
+//! }
+//!
+//! state_machine_suite::run(&mut Lab::default());
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use crate::ports::{ApplyError, StateMachine, StateReader};
+use crate::testing::random::random_bytes;
+use crate::testing::{Random, Rule};
+use crate::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+
+/// Commands in the log that the cases apply.
+const COMMANDS: u64 = 300;
+/// Byte strings that are no commands, each tried on two fresh state machines.
+const GARBAGE: usize = 12;
+
+/// Makes state machines of the kind under test, and commands for them.
+pub trait StateMachineLab {
+    /// A state machine without any state. Those of earlier calls may still be in use.
+    fn fresh(&mut self) -> Box<dyn StateMachine>;
+
+    /// The state machine of the last [`StateMachineLab::fresh`], which the suite has dropped with all its readers. It
+    /// may have forgotten what was not flushed, as after a crash.
+    fn reopen(&mut self) -> Box<dyn StateMachine>;
+
+    /// Draws a valid command: puts, deletes, retries, deterministic failures, in a mix that touches the same things
+    /// again and again.
+    fn command(&mut self, random: &mut Random) -> Bytes;
+
+    /// A query whose answer differs when the state differs: a digest, a range over everything. Its answer must not
+    /// depend on anything but the applied entries.
+    fn query(&mut self) -> Bytes;
+
+    /// The whole state, for a state machine whose state no single query shows.
+    ///
+    /// # Errors
+    /// What the reader said.
+    fn fingerprint(&mut self, reader: &dyn StateReader) -> Result<Bytes, crate::ports::QueryError> {
+        reader.query(&self.query()).map(|answer| answer.bytes)
+    }
+}
+
+/// One rule and the test of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What must hold.
+    pub rule: Rule,
+    test: fn(&mut Bench<'_>),
+}
+
+impl Case {
+    /// Tests the rule on state machines of `lab`.
+    ///
+    /// # Panics
+    /// When the rule is broken.
+    pub fn run(&self, lab: &mut dyn StateMachineLab) {
+        (self.test)(&mut Bench { rule: self.rule, lab });
+    }
+}
+
+/// Runs every case.
+///
+/// # Panics
+/// At the first broken rule, with its name and reason.
+pub fn run(lab: &mut dyn StateMachineLab) {
+    for case in cases() {
+        case.run(lab);
+    }
+}
+
+/// All cases.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut cases = agreement_cases();
+    cases.extend(strictness_cases());
+    cases
+}
+
+fn case(name: &'static str, why: &'static str, source: &'static str, test: fn(&mut Bench<'_>)) -> Case {
+    Case { rule: Rule { name, why, source }, test }
+}
+
+fn agreement_cases() -> Vec<Case> {
+    vec![
+        case(
+            "fresh-state-has-applied-nothing",
+            "replay begins after the applied entry; a fresh state that claims more would miss entries",
+            "StateMachine::applied; Raft §5.3, lastApplied starts at 0",
+            fresh,
+        ),
+        case(
+            "same-entries-same-answers-and-state",
+            "replicas that answer or end differently from the same entries are no replicas; look for clocks, random \
+             numbers, unordered maps, addresses",
+            "Raft §2 and §5.4.3, State Machine Safety [F2-APPLY]",
+            determinism,
+        ),
+        case(
+            "batches-change-nothing",
+            "every replica cuts the log into other batches, so neither answers nor state may depend on the cut",
+            "Raft §5.4.3, State Machine Safety [F2-APPLY]",
+            batches,
+        ),
+        case(
+            "every-entry-moves-applied-and-has-an-answer",
+            "a no-op without an answer shifts the answers of all who wait; one that does not move applied comes again",
+            "StateMachine::apply; Raft §8, the leader's no-op [TH-NOOP]",
+            one_answer_each,
+        ),
+        case(
+            "flushed-state-survives",
+            "the log is compacted up to what was flushed; what the state forgets then is gone for good",
+            "StateMachine::flush",
+            flushed,
+        ),
+        case(
+            "replay-gives-the-same-state",
+            "after a crash entries come again from applied() on; an applied index that is not stored with its effects \
+             skips some or applies some twice",
+            "StateMachine::applied is stored in the same atomic step as the effects; Raft §5.3 [F2-APPLY]",
+            replay,
+        ),
+        case(
+            "queries-reflect-what-was-applied",
+            "a linearizable read waits until its index is applied and then trusts the reader",
+            "StateReader::applied; thesis 6.4 [TH-READINDEX]",
+            queries,
+        ),
+        case(
+            "each-query-at-one-applied-index",
+            "an answer made of two states is a state that never was",
+            "StateReader::query: all of it at one applied index",
+            concurrent_queries,
+        ),
+    ]
+}
+
+fn strictness_cases() -> Vec<Case> {
+    vec![
+        case(
+            "gaps-and-repeats-are-refused",
+            "an entry that is skipped or applied twice makes this replica differ from the others",
+            "Raft §5.4.3, State Machine Safety; ApplyError::OutOfOrder [F2-APPLY]",
+            order,
+        ),
+        case(
+            "damaged-entries-are-not-applied",
+            "one flipped bit applied on one replica makes it differ from the others for ever",
+            "ApplyError::Damaged [TH-LOG-CHECKSUM]",
+            damaged,
+        ),
+        case(
+            "unknown-kinds-stop",
+            "a newer member knows what this entry does; who skips it differs from then on",
+            "ApplyError::UnknownKind",
+            unknown_kind,
+        ),
+        case(
+            "bad-commands-end-the-same-way-everywhere",
+            "bytes that are no command reach every replica: a panic would stop the whole cluster, a difference split it",
+            "a deterministic failure is an answer; Raft §5.4.3 [F2-APPLY]",
+            garbage,
+        ),
+    ]
+}
+
+struct Bench<'a> {
+    rule: Rule,
+    lab: &'a mut dyn StateMachineLab,
+}
+
+impl Bench<'_> {
+    /// A log of commands in several terms, each term opened by a no-op.
+    fn log(&mut self, seed: u64) -> Vec<Entry> {
+        let mut random = Random::new(seed);
+        let mut log = Vec::new();
+        let mut term = 0;
+        for index in 1..=COMMANDS {
+            let opens_term = index == 1 || random.below(40) == 0;
+            term += u64::from(opens_term);
+            let (kind, payload) = match opens_term {
+                true => (EntryKind::Noop, Payload::default()),
+                false => (EntryKind::Command, Payload::new(self.lab.command(&mut random))),
+            };
+            log.push(Entry { id: LogId::new(Index(index), Term(term)), kind, payload });
+        }
+        log
+    }
+
+    fn apply(&self, machine: &mut dyn StateMachine, entries: &[Entry]) -> Vec<Bytes> {
+        let mut answers = Vec::new();
+        let last = entries.last().map_or(machine.applied(), |entry| entry.id);
+        let result = machine.apply(entries, &mut answers);
+        self.rule.expect(result, &format!("applying entries up to {last}"));
+        self.rule.demand_eq(&machine.applied(), &last, || "applied entry after a batch".into());
+        self.rule.demand_eq(&answers.len(), &entries.len(), || format!("number of answers of a batch up to {last}"));
+        answers
+    }
+
+    fn fingerprint(&mut self, machine: &dyn StateMachine) -> Bytes {
+        let reader = machine.reader();
+        let result = self.lab.fingerprint(&*reader);
+        self.rule.expect(result, "reading the whole state")
+    }
+
+    fn compare(&self, log: &[Entry], found: &[Bytes], wanted: &[Bytes]) {
+        for ((entry, found), wanted) in log.iter().zip(found).zip(wanted) {
+            self.rule.demand_eq(found, wanted, || format!("answer to entry {}", entry.id));
+        }
+    }
+
+    /// A machine that has applied `log` in one way, with its answers and its state: what every other way must give.
+    fn reference(&mut self, log: &[Entry]) -> (Vec<Bytes>, Bytes) {
+        let mut machine = self.lab.fresh();
+        let answers = self.apply(&mut *machine, log);
+        let fingerprint = self.fingerprint(&*machine);
+        (answers, fingerprint)
+    }
+}
+
+fn fresh(bench: &mut Bench<'_>) {
+    let machine = bench.lab.fresh();
+    bench.rule.demand_eq(&machine.applied(), &LogId::ZERO, || "applied entry of a fresh state machine".into());
+    bench.rule.demand_eq(&machine.reader().applied(), &LogId::ZERO, || "applied entry of its reader".into());
+    drop(machine);
+    let machine = bench.lab.reopen();
+    bench.rule.demand_eq(&machine.applied(), &LogId::ZERO, || "applied entry after opening it again".into());
+}
+
+fn determinism(bench: &mut Bench<'_>) {
+    for seed in 0..3 {
+        let log = bench.log(seed);
+        let (answers, fingerprint) = bench.reference(&log);
+        let (again, fingerprint_again) = bench.reference(&log);
+        bench.compare(&log, &again, &answers);
+        bench.rule.demand_eq(&fingerprint_again, &fingerprint, || format!("state of a second machine, seed {seed}"));
+    }
+}
+
+fn batches(bench: &mut Bench<'_>) {
+    let log = bench.log(10);
+    let (answers, fingerprint) = bench.reference(&log);
+    for seed in 0..3 {
+        let mut random = Random::new(seed);
+        let mut machine = bench.lab.fresh();
+        let mut applied = 0;
+        let mut found = Vec::new();
+        while applied < log.len() {
+            // Single entries for seed 0, up to 20 for the others.
+            let count = if seed == 0 { 1 } else { 1 + random.below(20) as usize }.min(log.len() - applied);
+            found.extend(bench.apply(&mut *machine, &log[applied..applied + count]));
+            applied += count;
+        }
+        bench.compare(&log, &found, &answers);
+        let found = bench.fingerprint(&*machine);
+        bench.rule.demand_eq(&found, &fingerprint, || format!("state after other batches, seed {seed}"));
+    }
+}
+
+fn one_answer_each(bench: &mut Bench<'_>) {
+    let log = bench.log(20);
+    let mut machine = bench.lab.fresh();
+    let earlier = Bytes::from_static(b"an answer of an earlier batch");
+    let mut answers = vec![earlier.clone()];
+    let result = machine.apply(&log[..1], &mut answers);
+    bench.rule.expect(result, "applying a no-op");
+    bench.rule.demand(answers.len() == 2 && answers[0] == earlier, || {
+        format!("one answer was there, a no-op was applied, now there are {}: push answers, keep others", answers.len())
+    });
+    bench.rule.demand_eq(&machine.applied(), &log[0].id, || "applied entry after a no-op".into());
+    bench.apply(&mut *machine, &[]);
+    bench.rule.demand_eq(&machine.applied(), &log[0].id, || "applied entry after no entries".into());
+    for entry in &log[1..] {
+        bench.apply(&mut *machine, std::slice::from_ref(entry));
+    }
+}
+
+fn flushed(bench: &mut Bench<'_>) {
+    let log = bench.log(30);
+    let mut machine = bench.lab.fresh();
+    bench.apply(&mut *machine, &log);
+    let fingerprint = bench.fingerprint(&*machine);
+    let durable = bench.rule.expect(machine.flush(), "flushing");
+    let last = log[log.len() - 1].id;
+    bench.rule.demand_eq(&durable, &last.index, || "durable index that flush returned".into());
+    drop(machine);
+    let machine = bench.lab.reopen();
+    bench.rule.demand_eq(&machine.applied(), &last, || "applied entry after a flush and opening it again".into());
+    bench.rule.demand_eq(&machine.reader().applied(), &last, || "the same, of its reader".into());
+    let found = bench.fingerprint(&*machine);
+    bench.rule.demand_eq(&found, &fingerprint, || "state after a flush and opening it again".into());
+}
+
+fn replay(bench: &mut Bench<'_>) {
+    let log = bench.log(40);
+    let (answers, fingerprint) = bench.reference(&log);
+    for (flushed, stopped) in [(0, 50), (100, 101), (100, 250), (299, 300)] {
+        let mut machine = bench.lab.fresh();
+        bench.apply(&mut *machine, &log[..flushed]);
+        bench.rule.expect(machine.flush(), "flushing");
+        bench.apply(&mut *machine, &log[flushed..stopped]);
+        drop(machine);
+        let mut machine = bench.lab.reopen();
+        let applied = machine.applied();
+        let from = applied.index.0 as usize;
+        bench.rule.demand((flushed..=stopped).contains(&from), || {
+            format!("opened again at {applied}; {flushed} entries were flushed and {stopped} applied")
+        });
+        let wanted = from.checked_sub(1).map_or(LogId::ZERO, |at| log[at].id);
+        bench.rule.demand_eq(&applied, &wanted, || "applied entry after opening it again".into());
+        let found = bench.apply(&mut *machine, &log[from..]);
+        bench.compare(&log[from..], &found, &answers[from..]);
+        let found = bench.fingerprint(&*machine);
+        bench.rule.demand_eq(&found, &fingerprint, || format!("state after a replay from {applied}"));
+    }
+}
+
+fn queries(bench: &mut Bench<'_>) {
+    let log = bench.log(50);
+    let query = bench.lab.query();
+    let mut machine = bench.lab.fresh();
+    // A reader that is made first must follow all the same.
+    let reader = machine.reader();
+    let mut states = std::collections::BTreeSet::new();
+    for entry in &log[..60] {
+        bench.apply(&mut *machine, std::slice::from_ref(entry));
+        bench.rule.demand_eq(&reader.applied(), &entry.id, || "applied entry of an older reader".into());
+        let answer = bench.rule.expect(reader.query(&query), "a query");
+        bench.rule.demand_eq(&answer.applied, &entry.id, || "applied entry in an answer".into());
+        let anew = bench.rule.expect(machine.reader().query(&query), "a query by a new reader");
+        bench.rule.demand_eq(&anew, &answer, || format!("answer of a new reader at {}", entry.id));
+        states.insert(answer.bytes);
+    }
+    bench.rule.demand(states.len() > 1, || {
+        "the answer to StateMachineLab::query was the same after every one of 60 entries, so it shows nothing".into()
+    });
+}
+
+fn concurrent_queries(bench: &mut Bench<'_>) {
+    let log = bench.log(60);
+    let query = bench.lab.query();
+    let mut machine = bench.lab.fresh();
+    let mut answers = vec![bench.rule.expect(machine.reader().query(&query), "a query").bytes];
+    for entry in &log {
+        bench.apply(&mut *machine, std::slice::from_ref(entry));
+        answers.push(bench.rule.expect(machine.reader().query(&query), "a query").bytes);
+    }
+    let mut machine = bench.lab.fresh();
+    let reader = machine.reader();
+    let (rule, done) = (bench.rule, AtomicBool::new(false));
+    // A first look, so that a reader that keeps what it saw has something to keep.
+    rule.expect(reader.query(&query), "a query");
+    std::thread::scope(|scope| {
+        let queries = scope.spawn(|| query_until(rule, &*reader, &query, &answers, &done));
+        let finish = Finish(&done);
+        for batch in log.chunks(3) {
+            bench.apply(&mut *machine, batch);
+        }
+        drop(finish);
+        if let Err(panic) = queries.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Ends the readers even when the applying thread panics, or they would be waited for without end.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn query_until(rule: Rule, reader: &dyn StateReader, query: &[u8], answers: &[Bytes], done: &AtomicBool) {
+    let mut before = Index::ZERO;
+    loop {
+        let last_look = done.load(Ordering::Acquire);
+        let sure = reader.applied().index;
+        let answer = rule.expect(reader.query(query), "a query during apply");
+        let index = answer.applied.index;
+        rule.demand(index >= sure && sure >= before, || {
+            format!("the reader had applied {before}, then {sure}, then answered at {index}: it went back")
+        });
+        rule.demand_eq(&answer.bytes, &answers[index.0 as usize], || {
+            format!("answer that says it is of entry {index}")
+        });
+        before = index;
+        if last_look {
+            return;
+        }
+    }
+}
+
+/// Applies one entry that must be refused on top of `log`, and demands that it has left no trace.
+fn demand_refusal(bench: &mut Bench<'_>, log: &[Entry], bad: Entry, what: &str, fits: fn(&ApplyError) -> bool) {
+    let mut machine = bench.lab.fresh();
+    bench.apply(&mut *machine, log);
+    let (applied, state) = (machine.applied(), bench.fingerprint(&*machine));
+    match machine.apply(&[bad], &mut Vec::new()) {
+        Ok(()) => bench.rule.fail(&format!("{what} was applied on top of {applied}")),
+        Err(error) => bench.rule.demand(fits(&error), || format!("{what} ended in another error: {error:?}")),
+    }
+    bench.rule.demand_eq(&machine.applied(), &applied, || format!("applied entry after {what} was refused"));
+    let found = bench.fingerprint(&*machine);
+    bench.rule.demand_eq(&found, &state, || format!("state after {what} was refused"));
+}
+
+fn order(bench: &mut Bench<'_>) {
+    let log = bench.log(70);
+    let fits: fn(&ApplyError) -> bool = |error| matches!(error, ApplyError::OutOfOrder { .. });
+    demand_refusal(bench, &log[..10], log[11].clone(), "an entry after a gap (12 on top of 10)", fits);
+    demand_refusal(bench, &log[..10], log[9].clone(), "a repeated entry (10 on top of 10)", fits);
+    demand_refusal(bench, &log[..10], log[0].clone(), "the first entry on top of 10", fits);
+    demand_refusal(bench, &[], log[1].clone(), "the second entry on top of nothing", fits);
+}
+
+fn damaged(bench: &mut Bench<'_>) {
+    let log = bench.log(80);
+    let at = (10..).find(|at| !log[*at].payload.bytes().is_empty()).expect("most entries are commands");
+    let payload = &log[at].payload;
+    let mut bytes = payload.bytes().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    let flipped = Payload::with_checksum(Bytes::from(bytes), payload.checksum());
+    let bad = Entry { payload: flipped, ..log[at].clone() };
+    let fits: fn(&ApplyError) -> bool = |error| matches!(error, ApplyError::Damaged { .. });
+    demand_refusal(bench, &log[..at], bad, "an entry with a flipped bit", fits);
+}
+
+fn unknown_kind(bench: &mut Bench<'_>) {
+    let log = bench.log(90);
+    let id = LogId::new(Index(11), log[9].id.term);
+    let payload = Payload::new(Bytes::from_static(b"of a later version"));
+    let bad = Entry { id, kind: EntryKind::Unknown(250), payload };
+    let fits: fn(&ApplyError) -> bool = |error| matches!(error, ApplyError::UnknownKind { .. });
+    demand_refusal(bench, &log[..10], bad, "an entry of kind 250", fits);
+}
+
+fn garbage(bench: &mut Bench<'_>) {
+    let mut random = Random::new(100);
+    for round in 0..GARBAGE {
+        let mut bytes = match round % 3 {
+            0 => Bytes::new(),
+            1 => random_bytes(&mut random, 1 + round),
+            // A valid command that was cut short.
+            _ => bench.lab.command(&mut random),
+        };
+        if round % 3 == 2 {
+            let length = random.below(bytes.len() as u64) as usize;
+            bytes.truncate(length);
+        }
+        let bad = Entry { id: LogId::new(Index(1), Term(1)), kind: EntryKind::Command, payload: Payload::new(bytes) };
+        let (first, second) = (outcome(bench, &bad), outcome(bench, &bad));
+        bench.rule.demand_eq(&second, &first, || format!("outcome of {:?} on a second machine", bad.payload.bytes()));
+    }
+}
+
+/// The answer and the state, or the error as text.
+fn outcome(bench: &mut Bench<'_>, bad: &Entry) -> Result<(Vec<Bytes>, Bytes), String> {
+    let mut machine = bench.lab.fresh();
+    let mut answers = Vec::new();
+    machine.apply(std::slice::from_ref(bad), &mut answers).map_err(|error| error.to_string())?;
+    Ok((answers, bench.fingerprint(&*machine)))
+}
