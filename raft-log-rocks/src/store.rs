@@ -1,0 +1,284 @@
+//! The writing side: one synced batch for all writes of a call, then the evidence, then the answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use raft_core::ports::{LogReader, LogStore, LogWrite, Recovered, StoreError};
+use raft_core::types::{GroupId, Index};
+use rocksdb::{WriteBatch, WriteOptions};
+
+use crate::database::{Database, failed};
+use crate::evidence::{self, Evidence, Witness};
+use crate::group::{Group, Repair};
+use crate::health::Health;
+use crate::quarantine::Quarantine;
+use crate::reader::RocksLogReader;
+use crate::record::{encode_entry, encode_state, entry_key, state_key};
+use crate::small_file;
+
+/// Settings of a [`RocksLog`].
+#[derive(Clone)]
+pub struct LogOptions {
+    /// How old the evidence may be after a loss of power. Shorter costs a sync of one small file that often while there
+    /// are writes, off the writer's way.
+    pub evidence_sync_interval: Duration,
+    /// Bytes of entries in memory before they go to a table file. It is also about the size of a WAL file. When it is
+    /// full a second one is filled while the first is flushed; when both are full writes wait.
+    pub write_buffer_bytes: usize,
+    /// Told of every completed sync, on the writer's thread, before the write is acknowledged.
+    pub observer: Option<Arc<dyn SyncObserver>>,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { evidence_sync_interval: Duration::from_secs(1), write_buffer_bytes: 64 << 20, observer: None }
+    }
+}
+
+/// One completed sync of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncReport {
+    /// Which sync since the store was opened, from 1.
+    pub number: u64,
+    /// Time from the start of the batch's write to the end of its sync.
+    pub duration: Duration,
+    /// Writes that became durable with it.
+    pub writes: usize,
+    /// Entries in them.
+    pub entries: usize,
+    /// Bytes of the batch.
+    pub bytes: usize,
+}
+
+/// Hears of syncs, for metrics and for proofs that every acknowledgement follows one.
+pub trait SyncObserver: Send + Sync {
+    /// A batch is durable. Must not block: the writes are acknowledged after it returns.
+    fn synced(&self, report: &SyncReport);
+}
+
+/// How many syncs a store has completed. Readable from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct SyncCount(Arc<AtomicU64>);
+
+impl SyncCount {
+    /// The count.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The log of a node on RocksDB. See the [crate's guide](crate).
+pub struct RocksLog {
+    database: Arc<Database>,
+    evidence: Evidence,
+    quarantine: Quarantine,
+    health: Arc<Health>,
+    /// The groups that were read or written since the start.
+    groups: BTreeMap<GroupId, Group>,
+    syncs: SyncCount,
+    observer: Option<Arc<dyn SyncObserver>>,
+    /// Kept for its capacity.
+    record: Vec<u8>,
+}
+
+impl RocksLog {
+    /// Whether there is a log in `directory`, whole or in part.
+    #[must_use]
+    pub fn exists(directory: impl AsRef<Path>) -> bool {
+        let directory = directory.as_ref();
+        Evidence::exists(directory) || Database::exists(&database_path(directory))
+    }
+
+    /// Opens the log in `directory`, or makes one. A log that holds less than it once acknowledged takes term and vote
+    /// from its evidence, is marked, and says so in [`Recovered::lost`] until it has caught up.
+    ///
+    /// # Errors
+    /// When the disk fails, when the database or the evidence is damaged, or when there are entries and no evidence.
+    pub fn open(directory: impl AsRef<Path>, options: LogOptions) -> Result<Self, StoreError> {
+        let directory = directory.as_ref();
+        small_file::create_directory(directory)?;
+        small_file::create_directory(&database_path(directory))?;
+        let database = Database::open(&database_path(directory), &options)?;
+        if !Evidence::exists(directory) {
+            // The evidence is made before the first batch is written, so that only a blank database may have none.
+            if !database.groups()?.is_empty() {
+                let place = directory.join("EVIDENCE").display().to_string();
+                return Err(StoreError::Damaged { place, reason: evidence::remedy("it is missing") });
+            }
+            Evidence::create(directory)?;
+        }
+        let health = Arc::new(Health::default());
+        let mut log = Self {
+            database: Arc::new(database),
+            evidence: Evidence::open(directory, options.evidence_sync_interval, Arc::clone(&health))?,
+            quarantine: Quarantine::open(directory)?,
+            health,
+            groups: BTreeMap::new(),
+            syncs: SyncCount::default(),
+            observer: options.observer,
+            record: Vec::new(),
+        };
+        log.compare_with_evidence()?;
+        Ok(log)
+    }
+
+    /// The count of completed syncs. It has risen when [`LogStore::write`] returns from a write that was not empty.
+    #[must_use]
+    pub fn completed_syncs(&self) -> SyncCount {
+        self.syncs.clone()
+    }
+
+    /// Looks for groups that hold less than the evidence says, then for marks that a log has reached already (the
+    /// process ended before it took them off).
+    fn compare_with_evidence(&mut self) -> Result<(), StoreError> {
+        for (id, witness) in self.evidence.witnesses() {
+            let group = self.group(id)?;
+            if let Some(repair) = group.judge(&witness) {
+                self.repair(id, &witness, &repair)?;
+            }
+        }
+        for id in self.quarantine.groups() {
+            let last = self.group(id)?.last().index;
+            self.quarantine.release(id, last)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over from the evidence what the database has lost. The mark first: should the process end before the batch
+    /// is durable, the next start finds the same loss again; after it, the mark is all that tells of it.
+    fn repair(&mut self, id: GroupId, witness: &Witness, repair: &Repair) -> Result<(), StoreError> {
+        let group = self.groups.get_mut(&id).expect("the caller has loaded it");
+        let held = group.last();
+        tracing::error!(
+            group = %id, %held, acknowledged = %witness.last, lost = repair.lost.is_some(),
+            "the log has lost batches that were synced and acknowledged; the disk or the file system is not to be trusted"
+        );
+        if let Some(end) = repair.lost {
+            self.quarantine.mark(id, end)?;
+        }
+        let mut batch = WriteBatch::default();
+        if let Some(from) = repair.truncate_from {
+            group.truncate(from);
+            for index in from.0..=held.index.0 {
+                batch.delete_cf(self.database.entries(), entry_key(id, Index(index)));
+            }
+        }
+        group.hard_state = repair.hard_state;
+        group.commit = group.commit.min(group.last().index);
+        group.sequence = witness.sequence;
+        self.commit_batch(batch, &BTreeSet::from([id]), &[])
+    }
+
+    /// The group's log, read and checked if it was not yet.
+    fn group(&mut self, id: GroupId) -> Result<&mut Group, StoreError> {
+        if !self.groups.contains_key(&id) {
+            let scan = self.database.scan(id)?;
+            self.groups.insert(id, scan.group);
+        }
+        Ok(self.groups.get_mut(&id).expect("just put there"))
+    }
+
+    fn write_all(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        let mut changed = BTreeSet::new();
+        for write in writes {
+            let id = write.group;
+            if !write.is_empty() {
+                if !self.evidence.admits(id) || changed.len() == evidence::GROUPS_MAX {
+                    let reason = format!("{id} is one more than the {} groups that a log holds", evidence::GROUPS_MAX);
+                    return Err(StoreError::Refused { reason });
+                }
+                changed.insert(id);
+            }
+            // One by one and not as a range: a range tombstone burdens every read until it is flushed, and these keys
+            // are those that the next entries are written to.
+            for index in self.group(id)?.stage(write)? {
+                batch.delete_cf(self.database.entries(), entry_key(id, Index(index)));
+            }
+            for entry in &write.entries {
+                encode_entry(id, entry, &mut self.record);
+                batch.put_cf(self.database.entries(), entry_key(id, entry.id.index), &self.record);
+            }
+        }
+        if changed.is_empty() {
+            // Nothing to make durable, and everything before is.
+            return Ok(());
+        }
+        self.commit_batch(batch, &changed, writes)
+    }
+
+    /// Makes a batch durable together with the states of the groups that it changes, then notes it in the evidence.
+    fn commit_batch(
+        &mut self,
+        mut batch: WriteBatch,
+        changed: &BTreeSet<GroupId>,
+        writes: &[LogWrite],
+    ) -> Result<(), StoreError> {
+        let mut witnesses = Vec::with_capacity(changed.len());
+        for id in changed {
+            let group = self.groups.get_mut(id).expect("a group that changes was loaded");
+            group.sequence += 1;
+            batch.put_cf(self.database.state(), state_key(*id), encode_state(*id, &group.state()));
+            witnesses.push((*id, group.witness()));
+        }
+        let bytes = batch.size_in_bytes();
+        let started = Instant::now();
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.database.db().write_opt(batch, &options).map_err(|error| failed("writing a batch to the log", &error))?;
+        let number = self.syncs.0.fetch_add(1, Ordering::AcqRel) + 1;
+        if let Some(observer) = &self.observer {
+            let entries = writes.iter().map(|write| write.entries.len()).sum();
+            let report = SyncReport { number, duration: started.elapsed(), writes: writes.len(), entries, bytes };
+            observer.synced(&report);
+        }
+        self.evidence.record(witnesses.iter().copied())?;
+        for (id, witness) in witnesses {
+            self.quarantine.release(id, witness.last.index)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the store with the first error, whatever it is.
+    fn finally<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            self.health.fail(error.to_string());
+        }
+        result
+    }
+}
+
+impl LogStore for RocksLog {
+    fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
+        self.health.check("recovering the log")?;
+        let scan = self.finally(self.database.scan(group))?;
+        let known = self.groups.entry(group).or_insert_with(|| scan.group.clone());
+        // Only the commit index may be ahead of the disk: it is written with the batch that comes next.
+        assert_eq!((known.state().last, known.sequence), (scan.group.last(), scan.group.sequence), "{group} on disk");
+        Ok(Recovered {
+            hard_state: scan.group.hard_state,
+            commit: scan.group.commit.min(scan.group.last().index),
+            lost: self.quarantine.lost(group),
+            runs: scan.group.runs,
+            batches: scan.batches,
+        })
+    }
+
+    fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
+        self.health.check("writing to the log")?;
+        let result = self.write_all(writes);
+        self.finally(result)
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::new(RocksLogReader::new(Arc::clone(&self.database)))
+    }
+}
+
+fn database_path(directory: &Path) -> PathBuf {
+    directory.join("db")
+}
