@@ -275,7 +275,14 @@ fn dependencies(manifest: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for line in manifest.lines().map(str::trim) {
         if let Some(header) = line.strip_prefix('[') {
-            section = header.trim_end_matches(']').rsplit('.').next().unwrap().to_owned();
+            let mut parts: Vec<_> = header.trim_end_matches(']').split('.').collect();
+            // `[dependencies.name]` is another way to write `name = { .. }`.
+            if let [.., table, name] = parts[..]
+                && table.ends_with("dependencies")
+            {
+                found.push((name.to_owned(), table.to_owned()));
+            }
+            section = parts.pop().unwrap().to_owned();
         } else if section.ends_with("dependencies") && !line.starts_with('#') && line.contains('=') {
             let name = line.split(['.', ' ', '=']).next().unwrap().trim_matches('"');
             found.push((name.to_owned(), section.clone()));
@@ -420,8 +427,8 @@ fn source_text_is_read_as_rust() {
     assert_eq!(blank_comments_and_strings("r#\"a\"b\"# c '\\'' d b'\"' e"), "         c      d b    e");
     assert_eq!(words("LogIdData_maxInfo"), ["log", "id", "data", "max", "info"]);
     assert_eq!(ids("// Raft §5.4.2 [F2-LEADER-COMMIT], \\[TH-NOOP\\]"), ["F2-LEADER-COMMIT", "TH-NOOP"]);
-    assert_eq!(
-        dependencies("[dependencies]\nraft-core.workspace = true\n[x.dev-dependencies]\n\"a\" = \"1\""),
-        [("raft-core".to_owned(), "dependencies".to_owned()), ("a".to_owned(), "dev-dependencies".to_owned())]
-    );
+    let manifest = "[dependencies]\nb.workspace = true\n[x.dev-dependencies]\n\"a\" = \"1\"\n[dependencies.c]\nd = 1\n";
+    let (normal, dev) = ("dependencies".to_owned(), "dev-dependencies".to_owned());
+    let expected = [("b".to_owned(), normal.clone()), ("a".to_owned(), dev), ("c".to_owned(), normal)];
+    assert_eq!(dependencies(manifest), expected);
 }
