@@ -38,7 +38,12 @@ const fn field(key: &'static str, kind: Kind, default: Option<&'static str>, mea
 pub const FIELDS: &[Field] = &[
     field("name", Kind::Text, None, "This node's name; its certificate names it too. Required."),
     field("cluster", Kind::Text, Some("raft"), "The cluster's name, as certificates give it."),
-    field("data_dir", Kind::Path, None, "Where this node keeps its log and its state. One node per directory. Required."),
+    field(
+        "data_dir",
+        Kind::Path,
+        None,
+        "Where this node keeps its log and its state. One node per directory. Required.",
+    ),
     field("client.listen", Kind::Address, Some("127.0.0.1:7080"), "Where clients are served."),
     field(
         "client.advertise",
@@ -46,7 +51,12 @@ pub const FIELDS: &[Field] = &[
         None,
         "Where clients reach this node; what other nodes send them to. The address it listens on, unless set.",
     ),
-    field("client.tls.cert", Kind::Path, None, "Certificate chain (PEM) for clients. With it, clients are served over TLS only."),
+    field(
+        "client.tls.cert",
+        Kind::Path,
+        None,
+        "Certificate chain (PEM) for clients. With it, clients are served over TLS only.",
+    ),
     field("client.tls.key", Kind::Path, None, "Private key (PEM) of client.tls.cert."),
     field("client.tls.client_ca", Kind::Path, None, "Certificates (PEM) of which one must have signed a client's own."),
     field("ops.listen", Kind::Address, Some("127.0.0.1:7081"), "Where probes and metrics are served, in plain HTTP."),
@@ -83,9 +93,19 @@ pub const FIELDS: &[Field] = &[
     field("limits.batch_operations_max", Kind::Count, Some("128"), "Most operations in one batch."),
     field("limits.batch_bytes_max", Kind::Size, Some("2MiB"), "Longest keys and values of one batch together."),
     field("limits.requests_in_flight_max", Kind::Count, Some("4096"), "Requests served at a time; more get 429."),
-    field("limits.bytes_in_flight_max", Kind::Size, Some("64MiB"), "Bytes of request bodies held at a time; more get 429."),
+    field(
+        "limits.bytes_in_flight_max",
+        Kind::Size,
+        Some("64MiB"),
+        "Bytes of request bodies held at a time; more get 429.",
+    ),
     field("limits.connections_max", Kind::Count, Some("8192"), "Client connections; more wait to be accepted."),
-    field("limits.header_read_timeout", Kind::Duration, Some("15s"), "How long a client may take over its request's head."),
+    field(
+        "limits.header_read_timeout",
+        Kind::Duration,
+        Some("15s"),
+        "How long a client may take over its request's head.",
+    ),
     field("limits.request_timeout", Kind::Duration, Some("5s"), "Deadline of a request that names none."),
     field("limits.request_timeout_max", Kind::Duration, Some("60s"), "Longest deadline that a request may name."),
     field("limits.log_entries_max", Kind::Count, Some("1000"), "Most entries in one answer of /v1/node/log."),
@@ -113,19 +133,19 @@ pub const FIELDS: &[Field] = &[
         Some("1.5MiB"),
         "Longest value that the cluster takes. Replicated: the file only seeds it at founding.",
     ),
-    field(
-        "shutdown_timeout",
-        Kind::Duration,
-        Some("10s"),
-        "How long a stopping node lets requests in flight finish.",
-    ),
+    field("shutdown_timeout", Kind::Duration, Some("10s"), "How long a stopping node lets requests in flight finish."),
     field(
         "runtime.threads",
         Kind::Count,
         Some("1"),
         "Threads that serve HTTP, peers and the driver. 1 keeps them on one core, without wake-ups between cores.",
     ),
-    field("log.filter", Kind::Text, Some("info"), "What is logged: a level, or target=level pairs. RAFT_LOG is short for it."),
+    field(
+        "log.filter",
+        Kind::Text,
+        Some("info"),
+        "What is logged: a level, or target=level pairs. RAFT_LOG is short for it.",
+    ),
     field("log.format", Kind::Text, Some("text"), "How it is logged to stderr: text or json."),
 ];
 

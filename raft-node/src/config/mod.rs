@@ -11,6 +11,5 @@ mod value;
 pub use fields::{FIELDS, Field, find};
 pub use layers::{ConfigRefused, Layers, Origin, Problem};
 pub use settings::{ClientSettings, Founder, Limits, LogFormat, PeerSettings, Seeds, Settings, TlsFiles};
-pub use value::{Kind, Value};
 pub(crate) use value::parse_duration;
-
+pub use value::{Kind, Value};

@@ -309,7 +309,11 @@ impl Reader<'_> {
 
     fn refuse_unspecified(&mut self, key: &str, address: &str) {
         if address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified()) {
-            self.refuse(key, format!("is {address}, which reaches nobody"), "set the address under which others reach this node");
+            self.refuse(
+                key,
+                format!("is {address}, which reaches nobody"),
+                "set the address under which others reach this node",
+            );
         }
     }
 
@@ -320,7 +324,11 @@ impl Reader<'_> {
             match item.split_once('=').map(|(name, address)| (name.trim(), parse_address(address.trim()))) {
                 Some((name, Ok(address))) if !name.is_empty() => {
                     if founders.iter().any(|founder| founder.name.as_str() == name || founder.address == address) {
-                        self.refuse("bootstrap", format!("names `{item}` twice"), "give each founder one name and one address");
+                        self.refuse(
+                            "bootstrap",
+                            format!("names `{item}` twice"),
+                            "give each founder one name and one address",
+                        );
                     }
                     founders.push(Founder { name: NodeName::new(name), address });
                 }
@@ -368,7 +376,11 @@ impl Reader<'_> {
             self.refuse("name", format!("is `{name}`"), "write at most 128 letters, digits, `-`, `_` and `.`");
         }
         if !settings.cluster.bytes().all(is_name_byte) {
-            self.refuse("cluster", format!("is `{}`", settings.cluster), "write letters, digits, `-`, `_` and `.` only");
+            self.refuse(
+                "cluster",
+                format!("is `{}`", settings.cluster),
+                "write letters, digits, `-`, `_` and `.` only",
+            );
         }
         if !settings.bootstrap.is_empty() && !settings.bootstrap.iter().any(|founder| founder.name == settings.name) {
             self.refuse("bootstrap", format!("does not name this node, `{name}`"), "list every founder, this node too");

@@ -50,7 +50,8 @@ pub fn decode(raw: &str) -> Result<Bytes, KeyError> {
 pub fn encode(key: &[u8]) -> String {
     let mut path = String::with_capacity(key.len());
     for (position, byte) in key.iter().enumerate() {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || (*byte == b'.' && position > 0);
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || (*byte == b'.' && position > 0);
         if plain {
             path.push(char::from(*byte));
         } else {

@@ -1,0 +1,173 @@
+//! Query parameters and headers of requests. What a route does not know is refused, so that a typing error in
+//! `consistency` is never a weaker read.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, Uri};
+
+use crate::config::{Limits, parse_duration};
+use crate::handle::Consistency;
+use crate::http::problem::{Code, Problem};
+
+/// The modes of reading that this version serves.
+pub(crate) const CONSISTENCIES: [&str; 2] = ["linearizable", "local"];
+
+/// The decoded query of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Parameters {
+    pairs: Vec<(String, String)>,
+}
+
+impl Parameters {
+    /// Reads the query of `uri`, which may hold the `known` parameters, each once.
+    pub(crate) fn read(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        let mut parameters = Self::default();
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name)?, decode(value)?);
+            if !known.contains(&name.as_str()) {
+                let detail = match known {
+                    [] => format!("`{name}` is unknown here; this route takes no parameters"),
+                    _ => format!("`{name}` is unknown here; this route takes {}", known.join(", ")),
+                };
+                return Err(Problem::new(Code::MalformedParameter, detail));
+            }
+            if parameters.text(&name).is_some() {
+                return Err(malformed(&name, "is given twice", "give it once"));
+            }
+            parameters.pairs.push((name, value));
+        }
+        Ok(parameters)
+    }
+
+    /// The text of a parameter, if given.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a parameter is given, as `?verbose`, `?verbose=true` or `?verbose=1`.
+    pub(crate) fn switch(&self, name: &str) -> Result<bool, Problem> {
+        match self.text(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(other) => Err(malformed(name, &format!("is `{other}`"), "write true or false")),
+        }
+    }
+
+    /// A whole number, if given.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        self.text(name)
+            .map(|text| text.parse().map_err(|_| malformed(name, &format!("is `{text}`"), "write a whole number")))
+            .transpose()
+    }
+
+    /// A time, if given.
+    pub(crate) fn duration(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        self.text(name)
+            .map(|text| parse_duration(text).map_err(|problem| malformed(name, &problem, "write it like 500ms or 2s")))
+            .transpose()
+    }
+
+    /// How long the client waits.
+    pub(crate) fn timeout(&self, limits: &Limits) -> Result<Duration, Problem> {
+        let Some(timeout) = self.duration("timeout")? else { return Ok(limits.request_timeout) };
+        if timeout.is_zero() || timeout > limits.request_timeout_max {
+            let most = humantime::format_duration(limits.request_timeout_max);
+            let problem = format!("is {}", humantime::format_duration(timeout));
+            let remedy = format!("set more than zero and at most {most} (limits.request_timeout_max)");
+            return Err(malformed("timeout", &problem, &remedy));
+        }
+        Ok(timeout)
+    }
+
+    /// What the read may be behind.
+    pub(crate) fn consistency(&self) -> Result<Consistency, Problem> {
+        match self.text("consistency") {
+            None | Some("linearizable") => Ok(Consistency::Linearizable),
+            Some("local") => Ok(Consistency::Local),
+            Some(other) => Err(Problem::new(
+                Code::UnknownConsistency,
+                format!("`{other}` is no consistency; choose one of {}", CONSISTENCIES.join(", ")),
+            )),
+        }
+    }
+
+    /// Whether a node that does not lead may pass the request on.
+    pub(crate) fn forward(&self) -> Result<bool, Problem> {
+        match self.text("forward") {
+            None | Some("auto") => Ok(true),
+            Some("never") => Ok(false),
+            Some(other) => Err(malformed("forward", &format!("is `{other}`"), "write never, or leave it out")),
+        }
+    }
+}
+
+/// The name of a consistency in parameters and headers.
+pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Linearizable => CONSISTENCIES[0],
+        Consistency::Local => CONSISTENCIES[1],
+    }
+}
+
+/// The text of a header, if given.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+    headers
+        .get(name)
+        .map(|value| {
+            value.to_str().map_err(|_| malformed(name, "holds other bytes than printable ASCII", "write text"))
+        })
+        .transpose()
+}
+
+pub(crate) fn malformed(name: &str, problem: &str, remedy: &str) -> Problem {
+    Problem::new(Code::MalformedParameter, format!("`{name}` {problem}; {remedy}"))
+}
+
+/// Decodes one part of a query: `+` is a space here, unlike in a path.
+fn decode(part: &str) -> Result<String, Problem> {
+    if !part.contains(['%', '+']) {
+        return Ok(part.into());
+    }
+    let wrong = || Problem::new(Code::MalformedParameter, format!("`{part}` is not percent-encoded text"));
+    let bytes = super::key::decode(&part.replace('+', " ")).map_err(|_| wrong())?;
+    String::from_utf8(bytes.into()).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop
+    use super::*;
+
+    fn read(query: &str) -> Result<Parameters, Problem> {
+        Parameters::read(&format!("/?{query}").parse().unwrap(), &["consistency", "timeout", "verbose", "forward"])
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused_with_those_that_exist() {
+        let problem = read("consistancy=local").unwrap_err();
+        assert_eq!(problem.code(), Code::MalformedParameter);
+        assert!(problem.body().detail.contains("consistency, timeout"), "{}", problem.body().detail);
+        assert!(read("timeout=1s&timeout=2s").is_err());
+        assert!(read("timeout=%zz").is_err());
+    }
+
+    #[test]
+    fn an_unknown_consistency_is_refused_with_those_that_exist() {
+        let problem = read("consistency=eventual").unwrap().consistency().unwrap_err();
+        assert_eq!(problem.code(), Code::UnknownConsistency);
+        assert!(problem.body().detail.contains("linearizable, local"), "{}", problem.body().detail);
+        assert_eq!(read("consistency=local").unwrap().consistency().unwrap(), Consistency::Local);
+        assert_eq!(read("").unwrap().consistency().unwrap(), Consistency::Linearizable);
+    }
+
+    #[test]
+    fn values_are_decoded_and_checked() {
+        let parameters = read("timeout=1%73&verbose&forward=never").unwrap();
+        assert_eq!(parameters.duration("timeout").unwrap(), Some(Duration::from_secs(1)));
+        assert!(parameters.switch("verbose").unwrap());
+        assert!(!parameters.forward().unwrap());
+        assert!(read("timeout=5").unwrap().duration("timeout").is_err());
+        assert!(read("forward=sometimes").unwrap().forward().is_err());
+    }
+}

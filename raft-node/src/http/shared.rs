@@ -1,0 +1,208 @@
+//! What all handlers share: the node, the bounds at the door, and the headers that every answer carries.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use raft_core::types::{ClusterId, LogId, NodeName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Limits;
+use crate::handle::NodeHandle;
+use crate::http::problem::{Code, Problem};
+use crate::http::token::Token;
+
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("raft-revision");
+pub(crate) const TERM: HeaderName = HeaderName::from_static("raft-term");
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("raft-token");
+pub(crate) const LEADER: HeaderName = HeaderName::from_static("raft-leader");
+pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("raft-served-by");
+pub(crate) const CONSISTENCY: HeaderName = HeaderName::from_static("raft-consistency");
+pub(crate) const STALENESS: HeaderName = HeaderName::from_static("raft-staleness-ms");
+
+/// What the routers need to know beside the node.
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// What is let in.
+    pub limits: Limits,
+    /// Whether writes wait for the disk; shown in `/v1/node`.
+    pub storage_sync: bool,
+}
+
+/// The node behind the handlers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) node: NodeHandle,
+    pub(crate) name: NodeName,
+    pub(crate) options: HttpOptions,
+    cluster: OnceLock<ClusterId>,
+    requests: Semaphore,
+    bytes: Arc<Semaphore>,
+    requests_total: IntCounterVec,
+    request_duration: HistogramVec,
+}
+
+impl Shared {
+    pub(crate) fn new(node: NodeHandle, options: HttpOptions) -> Result<Arc<Self>, prometheus::Error> {
+        let requests_total = IntCounterVec::new(
+            Opts::new("raft_http_requests_total", "Requests answered, by route and status"),
+            &["route", "status"],
+        )?;
+        let request_duration = HistogramVec::new(
+            HistogramOpts::new("raft_http_request_duration_seconds", "From a request's head to its answer's, by route")
+                .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?),
+            &["route"],
+        )?;
+        node.metrics().registry().register(Box::new(requests_total.clone()))?;
+        node.metrics().registry().register(Box::new(request_duration.clone()))?;
+        Ok(Arc::new(Self {
+            name: node.status().name,
+            cluster: OnceLock::new(),
+            requests: Semaphore::new(options.limits.requests_in_flight_max),
+            bytes: Arc::new(Semaphore::new(options.limits.bytes_in_flight_max)),
+            node,
+            options,
+            requests_total,
+            request_duration,
+        }))
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// The cluster, once founded.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        if let Some(cluster) = self.cluster.get() {
+            return Some(*cluster);
+        }
+        let cluster = self.node.status().cluster?;
+        Some(*self.cluster.get_or_init(|| cluster))
+    }
+
+    /// The token of a log position of this cluster.
+    pub(crate) fn token(&self, id: LogId) -> Option<Token> {
+        // No restore and no forced recovery has rewritten this history.
+        self.cluster().map(|cluster| Token { cluster, epoch: 0, id })
+    }
+
+    /// Says which log position an answer reflects.
+    pub(crate) fn set_position(&self, headers: &mut HeaderMap, id: LogId) {
+        headers.insert(REVISION, id.index.0.into());
+        headers.insert(TERM, id.term.0.into());
+        if let Some(token) = self.token(id).and_then(|token| HeaderValue::from_str(&token.to_string()).ok()) {
+            headers.insert(TOKEN, token);
+        }
+    }
+
+    /// Reads a body of at most `bytes_max`, before `deadline`. The permit counts its bytes until it is dropped.
+    pub(crate) async fn body(
+        &self,
+        body: Body,
+        bytes_max: usize,
+        too_large: impl Fn() -> Problem,
+        deadline: Instant,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+        let announced =
+            body.size_hint().upper().map_or(bytes_max, |upper| usize::try_from(upper).unwrap_or(usize::MAX));
+        if announced > bytes_max {
+            return Err(too_large());
+        }
+        let count = u32::try_from(announced).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.bytes).try_acquire_many_owned(count).map_err(|_| {
+            let max = self.limits().bytes_in_flight_max;
+            Problem::new(Code::Overloaded, format!("{max} bytes of bodies are in flight (limits.bytes_in_flight_max)"))
+        })?;
+        match tokio::time::timeout_at(deadline.into(), read_bounded(body, bytes_max)).await {
+            Ok(Ok(Some(bytes))) => Ok((bytes, permit)),
+            Ok(Ok(None)) => Err(too_large()),
+            Ok(Err(error)) => Err(Problem::new(Code::MalformedBody, format!("the body broke off: {error}"))),
+            Err(_) => Err(Problem::new(Code::Deadline, "the body did not arrive before the deadline")),
+        }
+    }
+}
+
+/// The whole body, or `None` when it is longer than `bytes_max`. A body of one piece is not copied.
+async fn read_bounded(mut body: Body, bytes_max: usize) -> Result<Option<Bytes>, axum::Error> {
+    let mut first = Bytes::new();
+    let mut joined: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame?.into_data() else { continue };
+        let length = joined.as_ref().map_or(first.len(), BytesMut::len) + piece.len();
+        if length > bytes_max {
+            return Ok(None);
+        }
+        match &mut joined {
+            Some(joined) => joined.extend_from_slice(&piece),
+            None if first.is_empty() => first = piece,
+            None => {
+                let mut both = BytesMut::with_capacity(bytes_max.min(length * 2));
+                both.extend_from_slice(&first);
+                both.extend_from_slice(&piece);
+                joined = Some(both);
+            }
+        }
+    }
+    Ok(Some(joined.map_or(first, BytesMut::freeze)))
+}
+
+/// Around every request to the client listener: the bound on requests, the headers of every answer, the metrics.
+pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let mut response = match shared.requests.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => {
+            let max = shared.limits().requests_in_flight_max;
+            let problem =
+                Problem::new(Code::Overloaded, format!("{max} requests are in flight (limits.requests_in_flight_max)"));
+            let safe = request.method().is_safe();
+            (if safe { problem } else { problem.of_write() }).into_response()
+        }
+    };
+    let position = shared.node.position();
+    let headers = response.headers_mut();
+    if !headers.contains_key(TERM) {
+        shared.set_position(headers, position.applied);
+        headers.insert(TERM, position.term.0.into());
+    }
+    if !headers.contains_key(SERVED_BY) {
+        insert_name(headers, SERVED_BY, &shared.name);
+    }
+    if let Some(leader) = &position.leader {
+        insert_name(headers, LEADER, leader);
+    }
+    shared.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
+    shared.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());
+    response
+}
+
+pub(crate) fn insert_name(headers: &mut HeaderMap, header: HeaderName, name: &NodeName) {
+    if let Ok(name) = HeaderValue::from_str(name.as_str()) {
+        headers.insert(header, name);
+    }
+}
+
+/// What is left until `deadline`; at least a millisecond, so that what is late is answered as late by who knows why.
+pub(crate) fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A JSON answer.
+pub(crate) fn json(view: &impl serde::Serialize) -> Response {
+    let mut response = Body::from(serde_json::to_vec(view).unwrap_or_default()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
