@@ -32,7 +32,7 @@ demo: setup
 	$(CARGO) run $(PROFILE) -p raft-node --bin raft-node -- demo
 
 test: setup-test
-	$(CARGO) test $(PROFILE) $(EVERYTHING)
+	$(CARGO) test $(PROFILE) $(EVERYTHING) --no-fail-fast
 
 verify: fmt lint test doc deny
 
