@@ -1,1 +1,18 @@
-//! raft-net-quic
+//! guide
+#![forbid(unsafe_code)]
+
+mod config;
+mod handshake;
+mod lane;
+mod link;
+mod refusals;
+mod request;
+mod session;
+mod shared;
+mod socket;
+mod tls;
+mod transport;
+mod wire;
+
+pub use config::{Limits, QuicConfig, SetupError, Timing, TlsFiles};
+pub use transport::QuicTransport;

@@ -1,0 +1,211 @@
+//! One peer as this node sees it: its settings, its connection of the moment, its lanes and counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use raft_core::ports::{LocalIdentity, Peer, PeerStatus, RemoteIdentity};
+use raft_core::types::{NodeId, NodeName};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::lane::Lane;
+use crate::wire::StreamKind;
+use crate::wire::close_code;
+use crate::wire::hello::Refusal;
+
+/// A connection that passed the handshake.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Unique over the process; never zero.
+    pub(crate) number: u64,
+    pub(crate) connection: quinn::Connection,
+    pub(crate) remote: RemoteIdentity,
+    /// The process life of the other side.
+    pub(crate) process: u64,
+    /// Whether the node with the lesser name dialed. Of two connections between the same two processes that one stays.
+    pub(crate) dialed_by_lesser: bool,
+    /// The ids at both ends when Raft messages may travel here: both are of one cluster and know each other's id.
+    pub(crate) raft: Option<RaftEnds>,
+    /// Ends the tasks of the session.
+    pub(crate) over: CancellationToken,
+}
+
+/// The two ends of a session that carries Raft messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RaftEnds {
+    pub(crate) local: NodeId,
+    pub(crate) remote: NodeId,
+}
+
+impl Session {
+    /// Closes the connection; the other side is told `code` and `reason`.
+    pub(crate) fn close(&self, code: u32, reason: &str) {
+        self.over.cancel();
+        self.connection.close(code.into(), reason.as_bytes());
+    }
+}
+
+/// What a handshake is judged by. It may be outdated when the handshake ends; [`PeerLink::register`] finds out.
+#[derive(Clone, Debug)]
+pub(crate) struct Expectation {
+    pub(crate) local: LocalIdentity,
+    pub(crate) peer: Peer,
+    epoch: u64,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct PeerLink {
+    pub(crate) name: NodeName,
+    expectation: Mutex<Expectation>,
+    session: watch::Sender<Option<Arc<Session>>>,
+    control: Lane,
+    append: Lane,
+    /// The session whose messages are delivered. Held while a batch is delivered, so that nothing of an earlier
+    /// connection comes after something of a later one.
+    gate: Mutex<u64>,
+    sent_bytes: AtomicU64,
+    last_error: Mutex<Option<String>>,
+    /// One permit per request that may be unanswered.
+    pub(crate) requests: Semaphore,
+    /// Set when the peer is no longer one.
+    pub(crate) removed: CancellationToken,
+}
+
+impl PeerLink {
+    pub(crate) fn new(local: LocalIdentity, peer: Peer, limits: &Limits) -> Self {
+        Self {
+            name: peer.name.clone(),
+            expectation: Mutex::new(Expectation { local, peer, epoch: 0 }),
+            session: watch::Sender::new(None),
+            control: Lane::new(limits.control_lane_messages_max, usize::MAX),
+            append: Lane::new(limits.append_lane_messages_max, limits.append_lane_bytes_max),
+            gate: Mutex::new(0),
+            sent_bytes: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+            requests: Semaphore::new(limits.requests_max),
+            removed: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn expectation(&self) -> Expectation {
+        self.expectation.lock().clone()
+    }
+
+    /// Takes new settings. When they differ, the connection is closed and made again with them.
+    pub(crate) fn update(&self, local: &LocalIdentity, peer: Peer) {
+        let mut expectation = self.expectation.lock();
+        if expectation.local == *local && expectation.peer == peer {
+            return;
+        }
+        let epoch = expectation.epoch + 1;
+        *expectation = Expectation { local: local.clone(), peer, epoch };
+        self.close_session(close_code::PEERS_CHANGED, "identity or peers have changed");
+    }
+
+    /// Ends the link for good.
+    pub(crate) fn remove(&self) {
+        self.removed.cancel();
+        let mut expectation = self.expectation.lock();
+        // No handshake that is under way may register any more.
+        expectation.epoch += 1;
+        self.close_session(close_code::PEERS_CHANGED, "this node is no peer any more");
+    }
+
+    /// Closes the connection of the moment. Its end is noticed as any other's.
+    pub(crate) fn close_session(&self, code: u32, reason: &str) {
+        if let Some(session) = self.session.borrow().as_ref() {
+            session.close(code, reason);
+        }
+    }
+
+    /// Makes `session` the connection of this link.
+    ///
+    /// Both sides dial, so that whoever comes back is connected at once; two connections may come about at the same
+    /// time. The one that the lesser name dialed stays, on both sides. A connection of an earlier life of the other
+    /// process is dead, whatever QUIC still thinks of it.
+    pub(crate) fn register(&self, session: &Arc<Session>, expected: &Expectation) -> Result<(), Refusal> {
+        let expectation = self.expectation.lock();
+        if expectation.epoch != expected.epoch || self.removed.is_cancelled() {
+            return Err(Refusal::NotReady);
+        }
+        let before = self.session.borrow().clone();
+        if let Some(before) = before {
+            let alive = before.process == session.process && before.connection.close_reason().is_none();
+            if alive && before.dialed_by_lesser && !session.dialed_by_lesser {
+                return Err(Refusal::Duplicate);
+            }
+            before.close(close_code::REPLACED, "another connection is used");
+        }
+        *self.gate.lock() = session.number;
+        if session.raft.is_some() {
+            self.control.open(session.number);
+            self.append.open(session.number);
+        }
+        self.session.send_replace(Some(session.clone()));
+        *self.last_error.lock() = None;
+        Ok(())
+    }
+
+    /// Forgets `session`. True when it was the connection of this link, false when another has taken over.
+    pub(crate) fn unregister(&self, session: &Session) -> bool {
+        let _expectation = self.expectation.lock();
+        self.control.close(session.number);
+        self.append.close(session.number);
+        self.session.send_if_modified(|current| {
+            let ours = current.as_ref().is_some_and(|current| current.number == session.number);
+            if ours {
+                *current = None;
+            }
+            ours
+        })
+    }
+
+    /// Calls `deliver` unless a later connection has taken over. False when it has.
+    pub(crate) fn deliver(&self, session: &Session, deliver: impl FnOnce()) -> bool {
+        let gate = self.gate.lock();
+        if *gate != session.number || session.over.is_cancelled() {
+            return false;
+        }
+        deliver();
+        true
+    }
+
+    pub(crate) fn lane(&self, kind: StreamKind) -> &Lane {
+        match kind {
+            StreamKind::Append => &self.append,
+            StreamKind::Control | StreamKind::Handshake | StreamKind::Request => &self.control,
+        }
+    }
+
+    /// The connection of the moment, and its changes.
+    pub(crate) fn sessions(&self) -> watch::Receiver<Option<Arc<Session>>> {
+        self.session.subscribe()
+    }
+
+    pub(crate) fn count_sent(&self, bytes: u64) {
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_error(&self, text: impl Into<String>) {
+        *self.last_error.lock() = Some(text.into());
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    pub(crate) fn status(&self) -> PeerStatus {
+        let session = self.session.borrow().clone();
+        let live = session.filter(|session| session.connection.close_reason().is_none());
+        PeerStatus {
+            connected: live.is_some(),
+            rtt: live.map(|session| session.connection.rtt()),
+            sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
+            dropped: self.control.dropped() + self.append.dropped(),
+            last_error: self.last_error(),
+        }
+    }
+}

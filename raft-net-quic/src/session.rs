@@ -1,0 +1,344 @@
+//! The tasks of a connection: accepting, dialing again, writing the lanes, reading the streams.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn::{ConnectionError, RecvStream};
+use raft_core::message::PeerMessage;
+use tokio::sync::Semaphore;
+
+use crate::handshake::{self, LinkError};
+use crate::lane::Pushed;
+use crate::link::{PeerLink, RaftEnds, Session};
+use crate::request;
+use crate::shared::{Shared, random};
+use crate::wire::message::{self, Batch};
+use crate::wire::{self, Frame, Malformed, PREFACE_LEN, StreamKind, close_code};
+
+/// Priorities of streams: QUIC sends what waits in a higher one first.
+pub(crate) const CONTROL_PRIORITY: i32 = 20;
+pub(crate) const REQUEST_PRIORITY: i32 = 10;
+const APPEND_PRIORITY: i32 = 0;
+/// Bytes of messages that a writer takes from its lane at once.
+const BATCH_BYTES: usize = 256 << 10;
+/// Pieces that a reader takes from QUIC at once.
+const READ_PIECES: usize = 64;
+/// First size of a read buffer. Payloads of many small frames share one.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// A connection that lived this long was a good one: the next pause is short again.
+const GOOD_LIFE: Duration = Duration::from_secs(1);
+
+/// Takes connections in until the endpoint is closed.
+pub(crate) async fn accept_connections(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
+    let permits = Arc::new(Semaphore::new(shared.config.limits.handshakes_max));
+    while let Some(incoming) = endpoint.accept().await {
+        let from = incoming.remote_address().ip();
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            let text = "peer.handshakes_max connections are in the middle of their handshake";
+            shared.refusals.record(&from, "too_many_handshakes", &text);
+            incoming.refuse();
+            continue;
+        };
+        // Under load a stranger has to show first that it receives what is sent to its address.
+        let busy = permits.available_permits() < shared.config.limits.handshakes_max / 2;
+        if busy && !incoming.remote_address_validated() {
+            // It fails only for those that have shown it already.
+            let _ = incoming.retry();
+            continue;
+        }
+        let task = shared.clone();
+        shared.spawn(async move {
+            handshake::accept(&task, incoming).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Dials a peer whenever there is no connection to it, until it is no peer any more.
+pub(crate) async fn keep_connected(shared: Arc<Shared>, link: Arc<PeerLink>) {
+    tokio::select! {
+        () = shared.stopping.cancelled() => {}
+        () = link.removed.cancelled() => {}
+        () = dial_for_ever(&shared, &link) => {}
+    }
+}
+
+async fn dial_for_ever(shared: &Arc<Shared>, link: &Arc<PeerLink>) {
+    let timing = &shared.config.timing;
+    let mut sessions = link.sessions();
+    let mut pause = timing.backoff_min;
+    let mut attempt = 0;
+    loop {
+        let since = Instant::now();
+        let connected = sessions.borrow().is_some();
+        if connected {
+            // The link outlives this task, so the wait ends with a change only.
+            let _ = sessions.wait_for(Option::is_none).await;
+            if since.elapsed() >= GOOD_LIFE {
+                pause = timing.backoff_min;
+            }
+        } else {
+            match handshake::dial(shared, link, attempt).await {
+                Ok(()) => continue,
+                Err(error) => report(shared, link, &error),
+            }
+            attempt = attempt.wrapping_add(1);
+        }
+        // The other side may connect meanwhile.
+        let _ = tokio::time::timeout(jittered(pause), sessions.wait_for(Option::is_some)).await;
+        pause = (pause * 2).min(timing.backoff_max);
+    }
+}
+
+/// A duration from the upper half of `pause`.
+fn jittered(pause: Duration) -> Duration {
+    let half = pause / 2;
+    let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1);
+    half + Duration::from_nanos(random() % nanos)
+}
+
+fn report(shared: &Shared, link: &PeerLink, error: &LinkError) {
+    match error.reason() {
+        Some(reason) => {
+            link.set_error(error.to_string());
+            shared.refusals.record(&link.name, reason, error);
+        }
+        None => {
+            // An expected refusal must not hide why there was no connection before it.
+            if matches!(error, LinkError::Unreachable(_)) {
+                link.set_error(error.to_string());
+            }
+            tracing::debug!(peer = %link.name, %error, "no connection");
+        }
+    }
+}
+
+/// Looks the host up anew and picks one of its addresses, another one at each attempt.
+pub(crate) async fn resolve(shared: &Shared, address: &str, attempt: usize) -> Result<SocketAddr, LinkError> {
+    let found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| LinkError::Unreachable(format!("{address} cannot be resolved: {error}")))?;
+    let v4_only = shared.local_address().is_some_and(|local| local.is_ipv4());
+    let usable: Vec<SocketAddr> = found.filter(|found| found.is_ipv4() || !v4_only).collect();
+    match usable.len() {
+        0 => Err(LinkError::Unreachable(format!("{address} has no address that peer.listen can reach"))),
+        count => Ok(usable[attempt % count]),
+    }
+}
+
+/// Starts the tasks of a connection that passed the handshake. All of them end with it.
+pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Session>) {
+    tracing::info!(
+        peer = %link.name,
+        address = %session.connection.remote_address(),
+        raft = session.raft.is_some(),
+        "connected"
+    );
+    shared.spawn(watch(shared.clone(), link.clone(), session.clone()));
+    if session.raft.is_some() {
+        for (kind, priority) in [(StreamKind::Control, CONTROL_PRIORITY), (StreamKind::Append, APPEND_PRIORITY)] {
+            shared.spawn(write_lane(shared.clone(), link.clone(), session.clone(), kind, priority));
+        }
+    }
+    shared.spawn(accept_lanes(shared.clone(), link.clone(), session.clone()));
+    shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
+}
+
+/// Waits for the end of the connection and cleans up after it.
+async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
+    let error = session.connection.closed().await;
+    session.over.cancel();
+    let was_current = link.unregister(&session);
+    if let ConnectionError::ApplicationClosed(close) = &error
+        && [close_code::REFUSED, close_code::MALFORMED].map(quinn::VarInt::from).contains(&close.error_code)
+    {
+        let text = format!("refused by the other side: {}", String::from_utf8_lossy(&close.reason));
+        shared.refusals.record(&link.name, "refused_by_peer", &text);
+        link.set_error(text);
+    } else if was_current && !matches!(error, ConnectionError::LocallyClosed) {
+        link.set_error(error.to_string());
+    }
+    tracing::info!(peer = %link.name, %error, "disconnected");
+    if let (Some(ends), Some(inbound)) = (session.raft, shared.inbound()) {
+        // Also when another connection took over: what was on its way here may be lost.
+        inbound.unreachable(ends.remote);
+    }
+}
+
+/// Tells the node that a lane has begun to drop.
+pub(crate) fn note_dropped(shared: &Shared, to: raft_core::types::NodeId, pushed: Pushed) {
+    if pushed == Pushed::DroppedFirst
+        && let Some(inbound) = shared.inbound()
+    {
+        inbound.unreachable(to);
+    }
+}
+
+/// Empties a lane into its stream: whatever waits goes out in one write.
+async fn write_lane(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>, kind: StreamKind, priority: i32) {
+    let lane = link.lane(kind);
+    let Ok(mut stream) = session.connection.open_uni().await else {
+        return;
+    };
+    // It fails for closed streams only, and then the first write says so.
+    let _ = stream.set_priority(priority);
+    let mut failed = stream.write_all(&kind.preface()).await.err();
+    let mut messages = Vec::new();
+    while failed.is_none() {
+        let more = tokio::select! {
+            more = lane.take(session.number, BATCH_BYTES, &mut messages) => more,
+            () = session.over.cancelled() => false,
+        };
+        if !more {
+            return;
+        }
+        let (mut pieces, bytes) = encode(&shared, &link, kind, &messages);
+        failed = stream.write_all_chunks(&mut pieces).await.err();
+        match failed {
+            None => link.count_sent(bytes),
+            Some(_) => lane.count_dropped(messages.len() as u64),
+        }
+        messages.clear();
+    }
+    if let Some(quinn::WriteError::Stopped(_)) = failed {
+        // The other side takes no Raft messages on this connection: it does not know this node's id yet.
+        shared.refusals.record(&link.name, "lane_stopped", &"the peer does not take raft messages from this node yet");
+        lane.close(session.number);
+    }
+}
+
+fn encode(shared: &Shared, link: &PeerLink, kind: StreamKind, messages: &[PeerMessage]) -> (Vec<Bytes>, u64) {
+    let mut batch = Batch::default();
+    for message in messages {
+        if !batch.push(message, &shared.config.limits) {
+            link.lane(kind).count_dropped(1);
+            let name = message.envelope.message.name();
+            let text = format!("{name} breaks peer.frame_bytes_max, control_bytes_max or frame_entries_max; not sent");
+            shared.refusals.record(&link.name, "message_too_large", &text);
+        }
+    }
+    batch.finish()
+}
+
+/// Takes the other side's lanes in.
+async fn accept_lanes(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
+    let taken = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    while let Ok(stream) = session.connection.accept_uni().await {
+        let (task, link, session, taken) = (shared.clone(), link.clone(), session.clone(), taken.clone());
+        shared.spawn(async move {
+            if let Err(LinkError::Malformed(malformed)) = read_lane(&task, &link, &session, &taken, stream).await {
+                close_malformed(&task, &link, &session, malformed);
+            }
+        });
+    }
+}
+
+/// Refuses what is no frame of this protocol, and the connection that it came on.
+pub(crate) fn close_malformed(shared: &Shared, link: &PeerLink, session: &Session, malformed: Malformed) {
+    shared.refusals.record(&link.name, malformed.reason(), &malformed);
+    link.set_error(malformed.to_string());
+    session.close(close_code::MALFORMED, &malformed.to_string());
+}
+
+async fn read_lane(
+    shared: &Arc<Shared>,
+    link: &PeerLink,
+    session: &Session,
+    taken: &[AtomicBool; 2],
+    mut stream: RecvStream,
+) -> Result<(), LinkError> {
+    let mut preface = [0; PREFACE_LEN];
+    handshake::read_preface(&mut stream, &mut preface).await?;
+    let kind = StreamKind::from_preface(preface)?;
+    let seen = match kind {
+        Some(StreamKind::Control) => &taken[0],
+        Some(StreamKind::Append) => &taken[1],
+        Some(StreamKind::Handshake | StreamKind::Request) => return Err(Malformed::OutOfPlace.into()),
+        None => {
+            shared.refusals.record(&link.name, "unknown_stream", &"a stream of a kind that this build does not know");
+            let _ = stream.stop(close_code::NOT_TAKEN.into());
+            return Ok(());
+        }
+    };
+    let (Some(ends), Some(kind)) = (session.raft, kind) else {
+        let text = "raft messages came on a connection on which the two nodes are not known members of one cluster";
+        shared.refusals.record(&link.name, "not_a_member", &text);
+        let _ = stream.stop(close_code::NOT_TAKEN.into());
+        return Ok(());
+    };
+    // A second stream of a lane could overtake the first.
+    if seen.swap(true, Ordering::Relaxed) {
+        return Err(Malformed::OutOfPlace.into());
+    }
+    let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
+    let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
+    let mut messages = Vec::new();
+    loop {
+        let Some(count) = stream.read_chunks(&mut pieces).await? else {
+            return if buffer.is_empty() { Ok(()) } else { Err(Malformed::Truncated.into()) };
+        };
+        for piece in &mut pieces[..count] {
+            buffer.extend_from_slice(piece);
+            *piece = Bytes::new();
+        }
+        let outcome = take_messages(shared, link, kind, ends, &mut buffer, &mut messages);
+        // What came before a malformed frame is sound.
+        let current = messages.is_empty()
+            || link.deliver(session, || {
+                if let Some(inbound) = shared.inbound() {
+                    messages.drain(..).for_each(|message| inbound.receive(message));
+                }
+            });
+        outcome?;
+        if !current {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes all whole frames off `buffer`.
+fn take_messages(
+    shared: &Shared,
+    link: &PeerLink,
+    kind: StreamKind,
+    ends: RaftEnds,
+    buffer: &mut BytesMut,
+    messages: &mut Vec<PeerMessage>,
+) -> Result<(), Malformed> {
+    while let Some(frame) = wire::take_frame(buffer, &shared.config.limits)? {
+        match take_message(shared, frame, kind, ends) {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => {
+                let text = "a message of a type that this build does not know was dropped";
+                shared.refusals.record(&link.name, "unknown_message", &text);
+            }
+            Err(malformed) if malformed.is_fatal() => return Err(malformed),
+            Err(malformed) => shared.refusals.record(&link.name, malformed.reason(), &malformed),
+        }
+    }
+    Ok(())
+}
+
+fn take_message(
+    shared: &Shared,
+    frame: Frame,
+    kind: StreamKind,
+    ends: RaftEnds,
+) -> Result<Option<PeerMessage>, Malformed> {
+    let Some(message) = message::decode(frame, &shared.config.limits)? else {
+        return Ok(None);
+    };
+    if message.envelope.from != ends.remote {
+        return Err(Malformed::Sender);
+    }
+    if message.envelope.to != ends.local {
+        return Err(Malformed::Recipient);
+    }
+    if message::lane_of(&message.envelope.message) != kind {
+        return Err(Malformed::OutOfPlace);
+    }
+    Ok(Some(message))
+}

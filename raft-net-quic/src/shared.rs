@@ -1,0 +1,303 @@
+//! What all tasks of a transport share.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use quinn::congestion::CubicConfig;
+use quinn::{
+    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig, VarInt,
+};
+use quinn_proto::HashedConnectionIdGenerator;
+use raft_core::ports::{Inbound, LocalIdentity, Peer};
+use raft_core::types::{NodeId, NodeName};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{QuicConfig, SetupError};
+use crate::handshake::LinkError;
+use crate::link::PeerLink;
+use crate::refusals::Refusals;
+use crate::session;
+use crate::socket::{self, WatchedSocket};
+use crate::tls::{Credentials, SERVER_NAME};
+use crate::wire::close_code;
+
+/// Bytes of one stream that may be on their way. Also what bulk can occupy of the connection's buffers.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Bytes of one connection that may be on their way or unread: enough that appends and requests at their bounds leave
+/// room for votes and heartbeats.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Streams of one direction that a peer may have open: one per lane, and room for a version that has more.
+const UNI_STREAMS_MAX: u32 = 8;
+/// Bytes that may be sent before the first acknowledgement. Peers are few and near.
+const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
+/// Assumed round trip before the first is measured: decides how soon a lost first packet is sent again.
+const INITIAL_RTT: Duration = Duration::from_millis(25);
+/// Packets of connections that wait to be accepted, in bytes, each and together.
+const INCOMING_BYTES_MAX: (u64, u64) = (64 << 10, 4 << 20);
+/// How long a stop waits for the last packets, and for the port to be free again.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// Who we are and whom we know; replaced as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    ready: bool,
+    by_name: BTreeMap<NodeName, Arc<PeerLink>>,
+    by_id: BTreeMap<NodeId, Arc<PeerLink>>,
+}
+
+/// What exists once the transport is started.
+struct Running {
+    handle: Handle,
+    endpoint: Mutex<Option<Endpoint>>,
+    local_address: SocketAddr,
+    socket: Weak<dyn AsyncUdpSocket>,
+    inbound: Arc<dyn Inbound>,
+    client: quinn::ClientConfig,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) config: QuicConfig,
+    credentials: Credentials,
+    /// Drawn at every start of the process.
+    pub(crate) process: u64,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    members: RwLock<Arc<Members>>,
+    /// Held while members change or the transport starts.
+    changing: Mutex<()>,
+    running: OnceLock<Running>,
+    sessions: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(config: QuicConfig, credentials: Credentials) -> Self {
+        Self {
+            config,
+            credentials,
+            process: random(),
+            refusals: Arc::default(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            members: RwLock::default(),
+            changing: Mutex::new(()),
+            running: OnceLock::new(),
+            sessions: AtomicU64::new(1),
+        }
+    }
+
+    /// Binds the port and starts to accept and to dial.
+    pub(crate) fn start(self: &Arc<Self>, inbound: Arc<dyn Inbound>) -> Result<(), SetupError> {
+        let _changing = self.changing.lock();
+        if self.running.get().is_some() {
+            return Err(SetupError::new("peer.listen", "is in use by this transport already", "start it once"));
+        }
+        let (endpoint, socket) = self.open_endpoint()?;
+        let handle = Handle::current();
+        let mut client = quinn::ClientConfig::new(self.credentials.client.clone());
+        client.transport_config(self.transport_config());
+        let running = Running {
+            local_address: endpoint.local_addr().map_err(|error| unusable(&error))?,
+            handle,
+            endpoint: Mutex::new(Some(endpoint.clone())),
+            socket: Arc::downgrade(&socket),
+            inbound,
+            client,
+        };
+        let running = self.running.get_or_init(|| running);
+        running.handle.spawn(self.tasks.track_future(session::accept_connections(self.clone(), endpoint)));
+        for link in self.members().by_name.values() {
+            self.keep_connected(running, link);
+        }
+        Ok(())
+    }
+
+    fn open_endpoint(&self) -> Result<(Endpoint, Arc<dyn AsyncUdpSocket>), SetupError> {
+        let credentials = &self.credentials;
+        let key = credentials.connection_id_key;
+        let mut config = EndpointConfig::new(Arc::new(credentials.reset_key.clone()));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+        // With the fixed bit always set, garbage can be told from QUIC.
+        config.grease_quic_bit(false);
+        let mut server = quinn::ServerConfig::with_crypto(credentials.server.clone());
+        server.transport_config(self.transport_config());
+        server.migration(false);
+        server.max_incoming(self.config.limits.handshakes_max * 4);
+        server.incoming_buffer_size(INCOMING_BYTES_MAX.0);
+        server.incoming_buffer_size_total(INCOMING_BYTES_MAX.1);
+        let inner =
+            TokioRuntime.wrap_udp_socket(socket::bind(self.config.listen)?).map_err(|error| unusable(&error))?;
+        let ours = HashedConnectionIdGenerator::from_key(key);
+        let socket: Arc<dyn AsyncUdpSocket> = Arc::new(WatchedSocket::new(inner, ours, self.refusals.clone()));
+        let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket.clone(), Arc::new(TokioRuntime))
+            .map_err(|error| unusable(&error))?;
+        Ok((endpoint, socket))
+    }
+
+    fn transport_config(&self) -> Arc<TransportConfig> {
+        let timing = &self.config.timing;
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(INITIAL_CONGESTION_WINDOW);
+        // The config bounds the idle timeout to an hour, which QUIC can express.
+        let idle_ms = u32::try_from(timing.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+        // The config bounds requests_max to 10,000.
+        let requests = u32::try_from(self.config.limits.requests_max).unwrap_or(u32::MAX);
+        let mut transport = TransportConfig::default();
+        transport
+            .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+            // One more for the handshake's stream, until both sides have forgotten it.
+            .max_concurrent_bidi_streams(requests.saturating_add(1).into())
+            .stream_receive_window(STREAM_WINDOW.into())
+            .receive_window(CONNECTION_WINDOW.into())
+            .send_window(CONNECTION_WINDOW.into())
+            .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
+            .keep_alive_interval(Some(timing.keep_alive))
+            .initial_rtt(INITIAL_RTT)
+            .datagram_receive_buffer_size(None)
+            .congestion_controller_factory(Arc::new(congestion));
+        Arc::new(transport)
+    }
+
+    /// Replaces who we are and whom we know.
+    pub(crate) fn set_peers(self: &Arc<Self>, local: &LocalIdentity, peers: Vec<Peer>) {
+        let _changing = self.changing.lock();
+        let before = self.members();
+        let mut by_name = BTreeMap::new();
+        let mut by_id = BTreeMap::new();
+        let mut new = Vec::new();
+        for peer in peers.into_iter().filter(|peer| peer.name != local.name) {
+            let id = peer.id;
+            let link = match before.by_name.get(&peer.name) {
+                Some(link) => {
+                    link.update(local, peer);
+                    link.clone()
+                }
+                None => {
+                    let link = Arc::new(PeerLink::new(local.clone(), peer, &self.config.limits));
+                    new.push(link.clone());
+                    link
+                }
+            };
+            if let Some(id) = id {
+                by_id.insert(id, link.clone());
+            }
+            by_name.insert(link.name.clone(), link);
+        }
+        let removed = before.by_name.values().filter(|link| !by_name.contains_key(&link.name)).cloned();
+        let removed: Vec<_> = removed.collect();
+        *self.members.write() = Arc::new(Members { ready: true, by_name, by_id });
+        for link in removed {
+            link.remove();
+        }
+        if let Some(running) = self.running.get() {
+            for link in &new {
+                self.keep_connected(running, link);
+            }
+        }
+    }
+
+    fn keep_connected(self: &Arc<Self>, running: &Running, link: &Arc<PeerLink>) {
+        let dialing = session::keep_connected(self.clone(), link.clone());
+        running.handle.spawn(self.tasks.track_future(dialing));
+    }
+
+    /// Starts a task on the runtime that the transport was started on.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(running) = self.running.get() {
+            running.handle.spawn(self.tasks.track_future(task));
+        }
+    }
+
+    /// Closes everything and waits until the port is free.
+    pub(crate) async fn stop(&self) {
+        self.stopping.cancel();
+        let Some(running) = self.running.get() else {
+            return;
+        };
+        self.close();
+        self.tasks.close();
+        let closed = async {
+            self.tasks.wait().await;
+            let endpoint = running.endpoint.lock().take();
+            if let Some(endpoint) = endpoint {
+                endpoint.wait_idle().await;
+            }
+            while running.socket.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
+            tracing::warn!("peer.listen is still in use {STOP_WAIT:?} after the stop");
+        }
+    }
+
+    /// Closes all connections at once; peers are told.
+    pub(crate) fn close(&self) {
+        self.stopping.cancel();
+        if let Some(running) = self.running.get()
+            && let Some(endpoint) = running.endpoint.lock().as_ref()
+        {
+            endpoint.close(close_code::STOPPING.into(), b"the node stops");
+        }
+    }
+
+    pub(crate) fn connect(&self, address: SocketAddr) -> Result<quinn::Connecting, LinkError> {
+        let gone = || LinkError::Unreachable("the transport is not running".into());
+        let running = self.running.get().ok_or_else(gone)?;
+        let endpoint = running.endpoint.lock().clone().ok_or_else(gone)?;
+        endpoint
+            .connect_with(running.client.clone(), address, SERVER_NAME)
+            .map_err(|error| LinkError::Unreachable(error.to_string()))
+    }
+
+    pub(crate) fn inbound(&self) -> Option<&Arc<dyn Inbound>> {
+        self.running.get().map(|running| &running.inbound)
+    }
+
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.running.get().map(|running| running.local_address)
+    }
+
+    fn members(&self) -> Arc<Members> {
+        self.members.read().clone()
+    }
+
+    /// Whether this node knows who it is.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.members.read().ready
+    }
+
+    pub(crate) fn link(&self, name: &NodeName) -> Option<Arc<PeerLink>> {
+        self.members.read().by_name.get(name).cloned()
+    }
+
+    pub(crate) fn link_by_id(&self, id: NodeId) -> Option<Arc<PeerLink>> {
+        self.members.read().by_id.get(&id).cloned()
+    }
+
+    pub(crate) fn links(&self) -> Vec<Arc<PeerLink>> {
+        self.members.read().by_name.values().cloned().collect()
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn unusable(error: &io::Error) -> SetupError {
+    SetupError::new("peer.listen", format!("cannot be used: {error}"), "set another address")
+}
+
+/// Random bits: for jitter, and to tell process lives apart. Hashers are keyed from the system's randomness.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

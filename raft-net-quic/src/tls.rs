@@ -1,0 +1,248 @@
+//! Who may talk to whom: certificates, and what they must name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use raft_core::types::NodeName;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::config::{SetupError, TlsFiles};
+use crate::wire::ALPN;
+use crate::wire::hello::Refusal;
+
+/// The name that dialers send as SNI. Nothing depends on it: who answers is checked by [`check_name`].
+pub(crate) const SERVER_NAME: &str = "raft-peer.invalid";
+
+/// What a node's files hold, ready to be used for connections both ways.
+pub(crate) struct Credentials {
+    pub(crate) server: Arc<quinn::crypto::rustls::QuicServerConfig>,
+    pub(crate) client: Arc<quinn::crypto::rustls::QuicClientConfig>,
+    /// Keys of the endpoint, derived from the private key: a restarted node can so tell its peers that it no longer
+    /// knows their connections (RFC 9000, section 10.3).
+    pub(crate) reset_key: hmac::Key,
+    /// Marks connection ids as ours.
+    pub(crate) connection_id_key: u64,
+}
+
+impl Credentials {
+    /// Reads and checks the files.
+    pub(crate) fn load(files: &TlsFiles) -> Result<Self, SetupError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = Arc::new(load_roots(&files.ca)?);
+        let chain = load_certificates("peer.tls.cert", &files.cert)?;
+        let key =
+            PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unreadable("peer.tls.key", &files.key, &error))?;
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
+        let own = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
+            SetupError::new(
+                "peer.tls.key",
+                format!("{} does not belong to peer.tls.cert: {error}", files.key.display()),
+                "give the key that the certificate was issued for",
+            )
+        })?;
+        check_own_chain(&own, &roots, &provider, files)?;
+        Self::build(provider, roots, own, &secret)
+            .map_err(|error| SetupError::new("peer.tls.cert", error, "issue the certificates anew"))
+    }
+
+    fn build(
+        provider: Arc<CryptoProvider>,
+        roots: Arc<RootCertStore>,
+        own: CertifiedKey,
+        secret: &hmac::Key,
+    ) -> Result<Self, String> {
+        let own = Arc::new(OwnCertificate(Arc::new(own)));
+        let algorithms = provider.signature_verification_algorithms;
+        let peers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(|error| error.to_string())?;
+        let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .with_client_cert_verifier(peers)
+            .with_cert_resolver(own.clone());
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // Neither resumption nor early data: every connection proves who its ends are, and nothing can be replayed.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        server.max_early_data_size = 0;
+        let mut client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ChainVerifier { roots, algorithms }))
+            .with_client_cert_resolver(own);
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        client.enable_early_data = false;
+        let derive = |label: &[u8]| hmac::sign(secret, label);
+        let mut connection_id_key = [0; 8];
+        connection_id_key.copy_from_slice(&derive(b"raft peer connection ids").as_ref()[..8]);
+        let server = quinn::crypto::rustls::QuicServerConfig::try_from(server).map_err(|error| error.to_string())?;
+        let client = quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(|error| error.to_string())?;
+        Ok(Self {
+            server: Arc::new(server),
+            client: Arc::new(client),
+            reset_key: hmac::Key::new(hmac::HMAC_SHA256, derive(b"raft peer stateless reset").as_ref()),
+            connection_id_key: u64::from_be_bytes(connection_id_key),
+        })
+    }
+}
+
+fn unreadable(setting: &'static str, path: &Path, error: &rustls::pki_types::pem::Error) -> SetupError {
+    let problem = format!("{} cannot be read as PEM: {error}", path.display());
+    SetupError::new(setting, problem, "give the path of a readable PEM file, or make certificates with `init-certs`")
+}
+
+fn load_certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unreadable(setting, path, &error))?;
+    if certificates.is_empty() {
+        return Err(unreadable(setting, path, &rustls::pki_types::pem::Error::NoItemsFound));
+    }
+    Ok(certificates)
+}
+
+fn load_roots(path: &Path) -> Result<RootCertStore, SetupError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in load_certificates("peer.tls.ca", path)? {
+        roots.add(certificate).map_err(|error| {
+            let problem = format!("{} holds what is no certificate: {error}", path.display());
+            SetupError::new("peer.tls.ca", problem, "give the certificates of the authority")
+        })?;
+    }
+    Ok(roots)
+}
+
+/// A certificate that its own authority would refuse is found at the start, not by every peer.
+fn check_own_chain(
+    own: &CertifiedKey,
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+    files: &TlsFiles,
+) -> Result<(), SetupError> {
+    let checked = own.end_entity_cert().and_then(ParsedCertificate::try_from).and_then(|leaf| {
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, &own.cert[1..], UnixTime::now(), algorithms)
+    });
+    checked.map_err(|error| {
+        let problem = format!("{} does not hold against peer.tls.ca: {error}", files.cert.display());
+        SetupError::new("peer.tls.cert", problem, "issue one that is valid now, by that authority")
+    })
+}
+
+/// Gives the same certificate to whoever asks, whichever side this node is.
+#[derive(Debug)]
+struct OwnCertificate(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Checks on the dialer's side that the acceptor's certificate chains to the roots. Its names are checked by
+/// [`check_name`] before anything is sent: TLS knows DNS names only.
+#[derive(Debug)]
+struct ChainVerifier {
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ChainVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The URI that a node's certificate may carry.
+pub(crate) fn node_uri(cluster_name: &str, name: &NodeName) -> String {
+    format!("raft://{cluster_name}/{name}")
+}
+
+/// Whether the certificate at the other end of `connection` names `name`: by its URI, or by a DNS name equal to the
+/// host of the node's configured address. A wildcard is equal to no host.
+pub(crate) fn check_name(
+    connection: &quinn::Connection,
+    cluster_name: &str,
+    name: &NodeName,
+    address: &str,
+) -> Result<(), Refusal> {
+    let uri = node_uri(cluster_name, name);
+    let refuse = |found: String| Err(Refusal::CertificateName { name: name.clone(), uri: uri.clone(), found });
+    let Some(chain) = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+    else {
+        return refuse("nothing: there is none".into());
+    };
+    let Some(leaf) = chain.first().and_then(|leaf| webpki::EndEntityCert::try_from(leaf).ok()) else {
+        return refuse("nothing readable".into());
+    };
+    let host = host_of(address);
+    let by_uri = leaf.valid_uri_names().any(|found| found == uri);
+    // DNS names compare without case; a wildcard name would need a wildcard host, which no address has.
+    let by_host = leaf.valid_dns_names().any(|found| !found.contains('*') && found.eq_ignore_ascii_case(host));
+    if by_uri || by_host {
+        return Ok(());
+    }
+    let found: Vec<&str> = leaf.valid_uri_names().chain(leaf.valid_dns_names()).take(8).collect();
+    refuse(found.join(", "))
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}

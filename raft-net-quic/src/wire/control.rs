@@ -1,0 +1,151 @@
+//! Control parts of Raft messages and requests. Fields are only ever added, under new tags; a reader skips those that
+//! it does not know. Tags that `docs/wire.md` reserves stay unused here.
+
+/// [`raft_core::message::Message::PreVote`] and `Vote`. Tag 6 is reserved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Ask {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) last_index: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) last_term: u64,
+}
+
+/// `PreVoteResponse` and `VoteResponse`. Tag 5 is reserved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AskAnswer {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(bool, tag = "4")]
+    pub(crate) granted: bool,
+}
+
+/// `Append`. The entries follow `prev` without a gap; list `i` of each kind belongs to entry `prev_index + 1 + i`, and
+/// its payload is the next `lengths[i]` bytes of the body.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Append {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) prev_index: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) prev_term: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) commit: u64,
+    #[prost(uint64, repeated, tag = "7")]
+    pub(crate) terms: Vec<u64>,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub(crate) kinds: bytes::Bytes,
+    #[prost(uint32, repeated, tag = "9")]
+    pub(crate) lengths: Vec<u32>,
+    #[prost(fixed32, repeated, tag = "10")]
+    pub(crate) checksums: Vec<u32>,
+}
+
+/// `AppendAccepted`. Tags 5 and 6 are reserved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AppendAccepted {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) matched: u64,
+}
+
+/// `AppendRejected`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AppendRejected {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) prev: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) hint_index: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) hint_term: u64,
+}
+
+/// `Heartbeat`. Tag 6 is reserved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Heartbeat {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) commit: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) round: u64,
+}
+
+/// `HeartbeatResponse`. Tags 7 and 8 are reserved.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HeartbeatResponse {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) round: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) verified: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) matched: u64,
+}
+
+/// `ReadIndex`, and `ReadIndexResponse`, whose `index` is zero in the question.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ReadIndex {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) number: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) index: u64,
+}
+
+/// Goes before the body of a request: how long the asker waits.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Request {
+    #[prost(uint64, tag = "1")]
+    pub(crate) timeout_ms: u64,
+}
+
+/// Goes before the body of an answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Answer {}
+
+/// The request was not given to the node; it has no effect.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct NotRun {
+    #[prost(string, tag = "1")]
+    pub(crate) reason: String,
+}

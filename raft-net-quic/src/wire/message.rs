@@ -1,0 +1,259 @@
+//! Raft messages as frames.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use raft_core::message::{Envelope, Message, PeerMessage};
+use raft_core::runs::Span;
+use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
+
+use super::control;
+use super::{Frame, Malformed, StreamKind, frame_type, put_head};
+use crate::config::Limits;
+
+/// Payloads up to this many bytes are copied into the batch's buffer. Every piece that is handed to QUIC apart costs a
+/// search through all unacknowledged pieces whenever a packet is made, which for small payloads is dearer than the
+/// copy; larger ones are handed on as they are.
+pub(crate) const COPY_BYTES_MAX: usize = 4096;
+
+/// The lane that a message travels in. Appends keep their order; everything else is small and must not wait for them.
+pub(crate) fn lane_of(message: &Message) -> StreamKind {
+    match message {
+        Message::Append { .. } => StreamKind::Append,
+        _ => StreamKind::Control,
+    }
+}
+
+/// What a message counts against the bounds of its lane.
+pub(crate) fn cost(message: &PeerMessage) -> usize {
+    let entries: u64 = message.entries.iter().map(Entry::size).sum();
+    128 + usize::try_from(entries).unwrap_or(usize::MAX / 2)
+}
+
+/// Frames of one batch, as pieces to be written in order.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    buffer: BytesMut,
+    pieces: Vec<Bytes>,
+}
+
+impl Batch {
+    /// Appends a frame. Returns false, with nothing appended, when the message breaks the limits.
+    pub(crate) fn push(&mut self, message: &PeerMessage, limits: &Limits) -> bool {
+        let Envelope { from, to, term, message: content } = &message.envelope;
+        let (from, to, term) = (from.0, to.0, term.0);
+        let group = message.group.0;
+        let buffer = &mut self.buffer;
+        let mut put = |kind, control: &dyn PutHead| control.put(buffer, kind, group, 0, limits);
+        match content {
+            Message::PreVote { last } => put(frame_type::PRE_VOTE, &ask(from, to, term, *last)),
+            Message::Vote { last } => put(frame_type::VOTE, &ask(from, to, term, *last)),
+            Message::PreVoteResponse { granted } => {
+                put(frame_type::PRE_VOTE_RESPONSE, &control::AskAnswer { from, to, term, granted: *granted })
+            }
+            Message::VoteResponse { granted } => {
+                put(frame_type::VOTE_RESPONSE, &control::AskAnswer { from, to, term, granted: *granted })
+            }
+            Message::AppendAccepted { matched } => {
+                put(frame_type::APPEND_ACCEPTED, &control::AppendAccepted { from, to, term, matched: matched.0 })
+            }
+            Message::AppendRejected { prev, hint } => put(
+                frame_type::APPEND_REJECTED,
+                &control::AppendRejected {
+                    from,
+                    to,
+                    term,
+                    prev: prev.0,
+                    hint_index: hint.index.0,
+                    hint_term: hint.term.0,
+                },
+            ),
+            Message::Heartbeat { commit, round } => {
+                put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit: commit.0, round: *round })
+            }
+            Message::HeartbeatResponse { round, verified, matched } => put(
+                frame_type::HEARTBEAT_RESPONSE,
+                &control::HeartbeatResponse { from, to, term, round: *round, verified: verified.0, matched: matched.0 },
+            ),
+            Message::ReadIndex { number } => {
+                put(frame_type::READ_INDEX, &control::ReadIndex { from, to, term, number: *number, index: 0 })
+            }
+            Message::ReadIndexResponse { number, index } => put(
+                frame_type::READ_INDEX_RESPONSE,
+                &control::ReadIndex { from, to, term, number: *number, index: index.0 },
+            ),
+            Message::Append { entries, commit } => self.push_append(message, entries, *commit, limits),
+        }
+    }
+
+    fn push_append(&mut self, message: &PeerMessage, span: &Span, commit: Index, limits: &Limits) -> bool {
+        let entries = &message.entries;
+        let body_len = entries.iter().fold(0usize, |sum, entry| sum.saturating_add(entry.payload.bytes().len()));
+        if entries.len() > limits.frame_entries_max || body_len > limits.frame_bytes_max {
+            return false;
+        }
+        let control = control::Append {
+            from: message.envelope.from.0,
+            to: message.envelope.to.0,
+            term: message.envelope.term.0,
+            prev_index: span.prev.index.0,
+            prev_term: span.prev.term.0,
+            commit: commit.0,
+            terms: entries.iter().map(|entry| entry.id.term.0).collect(),
+            kinds: entries.iter().map(|entry| entry.kind.code()).collect(),
+            lengths: entries.iter().map(|entry| entry.payload.bytes().len() as u32).collect(),
+            checksums: entries.iter().map(|entry| entry.payload.checksum()).collect(),
+        };
+        if !put_head(&mut self.buffer, frame_type::APPEND, message.group.0, &control, body_len, limits) {
+            return false;
+        }
+        for entry in entries {
+            let payload = entry.payload.bytes();
+            if payload.len() <= COPY_BYTES_MAX {
+                self.buffer.extend_from_slice(payload);
+            } else {
+                self.pieces.push(self.buffer.split().freeze());
+                self.pieces.push(payload.clone());
+            }
+        }
+        true
+    }
+
+    /// The pieces to write, in order, and their bytes.
+    pub(crate) fn finish(mut self) -> (Vec<Bytes>, u64) {
+        if !self.buffer.is_empty() {
+            self.pieces.push(self.buffer.freeze());
+        }
+        let bytes = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        (self.pieces, bytes)
+    }
+}
+
+/// [`put_head`] for any control part, so that one closure serves them all.
+trait PutHead {
+    fn put(&self, buffer: &mut BytesMut, kind: u8, group: u64, body_len: usize, limits: &Limits) -> bool;
+}
+
+impl<M: prost::Message> PutHead for M {
+    fn put(&self, buffer: &mut BytesMut, kind: u8, group: u64, body_len: usize, limits: &Limits) -> bool {
+        put_head(buffer, kind, group, self, body_len, limits)
+    }
+}
+
+fn ask(from: u64, to: u64, term: u64, last: LogId) -> control::Ask {
+    control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0 }
+}
+
+/// Reads a frame of a lane. `None` when its type is not known to this version.
+pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage>, Malformed> {
+    let group = GroupId(frame.group);
+    if frame.kind == frame_type::APPEND {
+        return decode_append(frame, limits).map(Some);
+    }
+    let kind = frame.kind;
+    let (from, to, term, message) = match kind {
+        frame_type::PRE_VOTE | frame_type::VOTE => {
+            let ask: control::Ask = parse(&frame)?;
+            let last = log_id(ask.last_index, ask.last_term)?;
+            let message = if kind == frame_type::VOTE { Message::Vote { last } } else { Message::PreVote { last } };
+            (ask.from, ask.to, ask.term, message)
+        }
+        frame_type::PRE_VOTE_RESPONSE | frame_type::VOTE_RESPONSE => {
+            let control::AskAnswer { from, to, term, granted } = parse(&frame)?;
+            let message = if kind == frame_type::VOTE_RESPONSE {
+                Message::VoteResponse { granted }
+            } else {
+                Message::PreVoteResponse { granted }
+            };
+            (from, to, term, message)
+        }
+        frame_type::APPEND_ACCEPTED => {
+            let control::AppendAccepted { from, to, term, matched } = parse(&frame)?;
+            (from, to, term, Message::AppendAccepted { matched: index(matched)? })
+        }
+        frame_type::APPEND_REJECTED => {
+            let control::AppendRejected { from, to, term, prev, hint_index, hint_term } = parse(&frame)?;
+            (from, to, term, Message::AppendRejected { prev: index(prev)?, hint: log_id(hint_index, hint_term)? })
+        }
+        frame_type::HEARTBEAT => {
+            let control::Heartbeat { from, to, term, commit, round } = parse(&frame)?;
+            (from, to, term, Message::Heartbeat { commit: index(commit)?, round })
+        }
+        frame_type::HEARTBEAT_RESPONSE => {
+            let control::HeartbeatResponse { from, to, term, round, verified, matched } = parse(&frame)?;
+            let (verified, matched) = (index(verified)?, index(matched)?);
+            (from, to, term, Message::HeartbeatResponse { round, verified, matched })
+        }
+        frame_type::READ_INDEX => {
+            let control::ReadIndex { from, to, term, number, index: _ } = parse(&frame)?;
+            (from, to, term, Message::ReadIndex { number })
+        }
+        frame_type::READ_INDEX_RESPONSE => {
+            let control::ReadIndex { from, to, term, number, index: at } = parse(&frame)?;
+            (from, to, term, Message::ReadIndexResponse { number, index: index(at)? })
+        }
+        frame_type::HELLO | frame_type::WELCOME | frame_type::REFUSAL => return Err(Malformed::OutOfPlace),
+        frame_type::REQUEST | frame_type::ANSWER | frame_type::NOT_RUN => return Err(Malformed::OutOfPlace),
+        _ => return Ok(None),
+    };
+    let envelope = Envelope { from: NodeId(from), to: NodeId(to), term: checked_term(term)?, message };
+    Ok(Some(PeerMessage { group, envelope, entries: Vec::new() }))
+}
+
+/// The control part of a message that has no body.
+fn parse<M: prost::Message + Default>(frame: &Frame) -> Result<M, Malformed> {
+    if !frame.body.is_empty() {
+        return Err(Malformed::UnexpectedBody);
+    }
+    M::decode(&frame.control[..]).map_err(|_| Malformed::Control)
+}
+
+fn decode_append(frame: Frame, limits: &Limits) -> Result<PeerMessage, Malformed> {
+    let append = control::Append::decode(frame.control).map_err(|_| Malformed::Control)?;
+    let count = append.terms.len();
+    if count > limits.frame_entries_max {
+        return Err(Malformed::TooManyEntries);
+    }
+    let lengths_sum: u64 = append.lengths.iter().map(|length| u64::from(*length)).sum();
+    if append.kinds.len() != count
+        || append.lengths.len() != count
+        || append.checksums.len() != count
+        || lengths_sum != frame.body.len() as u64
+    {
+        return Err(Malformed::EntryLists);
+    }
+    let prev = log_id(append.prev_index, append.prev_term)?;
+    let mut body = frame.body;
+    let mut entries = Vec::with_capacity(count);
+    let mut sound = true;
+    for (position, term) in append.terms.iter().enumerate() {
+        // The payloads stay where they were read: each is a view of the read buffer.
+        let payload =
+            Payload::with_checksum(body.split_to(append.lengths[position] as usize), append.checksums[position]);
+        sound &= payload.verify();
+        entries.push(Entry {
+            id: LogId::new(prev.index.plus(position as u64 + 1), Term(*term)),
+            kind: EntryKind::from_code(append.kinds[position]),
+            payload,
+        });
+    }
+    let span = Span::of(prev, &entries).map_err(|_| Malformed::EntrySpan)?;
+    if !sound {
+        return Err(Malformed::PayloadChecksum);
+    }
+    let message = Message::Append { entries: span, commit: index(append.commit)? };
+    let envelope =
+        Envelope { from: NodeId(append.from), to: NodeId(append.to), term: checked_term(append.term)?, message };
+    Ok(PeerMessage { group: GroupId(frame.group), envelope, entries })
+}
+
+fn index(number: u64) -> Result<Index, Malformed> {
+    if Index(number) >= Index::LIMIT { Err(Malformed::BeyondLimit) } else { Ok(Index(number)) }
+}
+
+fn checked_term(number: u64) -> Result<Term, Malformed> {
+    if Term(number) >= Term::LIMIT { Err(Malformed::BeyondLimit) } else { Ok(Term(number)) }
+}
+
+fn log_id(at: u64, term: u64) -> Result<LogId, Malformed> {
+    Ok(LogId::new(index(at)?, checked_term(term)?))
+}
