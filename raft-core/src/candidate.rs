@@ -75,7 +75,8 @@ impl Candidate {
     /// How the poll stands. Raft Figure 2 \[F2-CAND-WIN\].
     pub(crate) fn poll(&self, member: &Member) -> Poll {
         let founders = &member.config.founders;
-        if self.granted.len() >= founders.quorum() {
+        // The own vote is one of them, and counts once it is durable: the others' may come sooner.
+        if self.granted.len() >= founders.quorum() && self.granted.contains(&member.id()) {
             Poll::Won
         } else if self.refused.len() > founders.voters().len() - founders.quorum() {
             Poll::Lost

@@ -100,7 +100,8 @@ impl Follower {
     ) {
         self.hear(member, from);
         member.commit_to(commit.min(self.verified));
-        let answer = Message::HeartbeatResponse { round, verified: self.verified };
+        let matched = self.verified.min(member.durable_index);
+        let answer = Message::HeartbeatResponse { round, verified: self.verified, matched };
         member.say(from, answer, Index::ZERO, effects);
         self.ask_for_reads(member, effects);
     }

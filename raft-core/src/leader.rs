@@ -139,11 +139,11 @@ impl Leader {
             return;
         }
         let Some(progress) = self.heard(member, from) else { return };
-        if progress.accepted(matched) {
+        let news = matched > progress.match_index;
+        progress.accepted(matched);
+        replicate(member, from, progress, effects);
+        if news {
             self.advance_commit(member, effects);
-        }
-        if let Some(progress) = self.progress.get_mut(&from) {
-            replicate(member, from, progress, effects);
         }
     }
 
@@ -162,6 +162,11 @@ impl Leader {
             return;
         }
         member.counters.append_rejections += 1;
+        // It once acknowledged this entry and holds it no more: its disk lost it. What it had must not be counted
+        // for what comes; what is committed stays so.
+        if prev <= progress.match_index {
+            progress.match_index = hint.index.min(prev.prev());
+        }
         let next = match member.config.log_repair {
             LogRepair::StepBack => prev,
             LogRepair::TermHints => {
@@ -199,7 +204,7 @@ impl Leader {
     /// What was sent to this follower may be lost: ask where it stands.
     pub(crate) fn on_unreachable(&mut self, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
-            progress.probe_from(progress.match_index.next(), false);
+            progress.lost_contact();
         }
     }
 

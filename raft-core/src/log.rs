@@ -193,7 +193,7 @@ impl Log {
         let bytes_before = begin.checked_sub(1).map_or(0, |before| self.batches[before].bytes_to);
         let fits = self.batches.partition_point(|batch| batch.bytes_to <= bytes_before + bytes_max);
         let end = fits.saturating_sub(1).max(begin);
-        let last = self.batches[end].last.min(first.plus(entries_max.max(1) - 1));
+        let last = self.batches[end].last.min(Index(first.0.saturating_add(entries_max.max(1) - 1)));
         (last, self.batches[end].bytes_to - bytes_before)
     }
 

@@ -79,6 +79,8 @@ pub enum Message {
         /// The last index of the follower's log that it has verified against this leader in this term, durable or
         /// not. A leader that sent more, and sees this stand still, sends it again.
         verified: Index,
+        /// As much of it as is durable: the same promise as [`Message::AppendAccepted`], in case that one was lost.
+        matched: Index,
     },
     /// A follower asks for an index at which it may serve linearizable reads. Thesis 6.4.
     ReadIndex {

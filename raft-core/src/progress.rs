@@ -120,12 +120,9 @@ impl Progress {
         }
     }
 
-    /// The peer has everything up to `matched`, durably. Returns whether that is news.
-    /// Raft Figure 2 \[F2-LEADER-MATCH\].
-    pub(crate) fn accepted(&mut self, matched: Index) -> bool {
-        let news = matched > self.match_index;
+    /// The peer has everything up to `matched`, durably. Raft Figure 2 \[F2-LEADER-MATCH\].
+    pub(crate) fn accepted(&mut self, matched: Index) {
         self.match_index = self.match_index.max(matched);
-        self.next_index = self.next_index.max(matched.next());
         match &mut self.state {
             // An old answer must not end the search: only one that covers what the probe asked.
             State::Probe { .. } => {
@@ -135,7 +132,7 @@ impl Progress {
             }
             State::Replicate { inflights, .. } => inflights.free_to(matched),
         }
-        news
+        self.next_index = self.next_index.max(matched.next());
     }
 
     /// Whether a rejection of an append after `prev` answers what is out now, and is not an old or repeated one.
@@ -152,6 +149,14 @@ impl Progress {
         // Where all before is known to match there is nothing to search for.
         let bare = bare && self.next_index.prev() > self.match_index;
         self.state = State::Probe { asked_at: None, bare };
+    }
+
+    /// What is on its way may be lost: a search goes on where it is, a pipeline begins anew after what is acknowledged.
+    pub(crate) fn lost_contact(&mut self) {
+        match &mut self.state {
+            State::Probe { asked_at, .. } => *asked_at = None,
+            State::Replicate { .. } => self.probe_from(self.match_index.next(), false),
+        }
     }
 
     /// What an answer to a heartbeat tells about lost appends. `verified` is what the follower holds of this leader's

@@ -210,7 +210,7 @@ impl Raft {
         if envelope.to != self.member.id() || from == self.member.id() || from == NodeId(0) {
             return self.refuse(from, "a message with wrong addresses", effects);
         }
-        if envelope.term >= Term::LIMIT {
+        if envelope.term.0 > self.member.term.0 + Term::JUMP_MAX {
             return self.refuse(from, "a term beyond what is accepted", effects);
         }
         if let Message::PreVote { last } = envelope.message {
@@ -305,7 +305,11 @@ impl Raft {
         match envelope.message {
             Message::AppendAccepted { matched } => leader.on_accepted(member, from, matched, effects),
             Message::AppendRejected { prev, hint } => leader.on_rejected(member, from, prev, hint, effects),
-            Message::HeartbeatResponse { round, verified } => {
+            Message::HeartbeatResponse { round, verified, matched } => {
+                if matched > verified {
+                    return self.refuse(from, "more durable than verified", effects);
+                }
+                leader.on_accepted(member, from, matched, effects);
                 leader.on_heartbeat_response(member, from, round, verified, effects);
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
@@ -313,7 +317,8 @@ impl Raft {
         }
     }
 
-    /// A grant names the term that would be campaigned in; it counts only for the asking that is under way.
+    /// A grant names the term that would be campaigned in. One that answers an earlier asking for the same term counts
+    /// too: it promises nothing, and the votes decide.
     fn on_pre_vote_granted(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
         if envelope.term != self.member.term.next() {
             return;
@@ -330,7 +335,9 @@ impl Raft {
         let (member, from) = (&mut self.member, envelope.from);
         let answer = match &envelope.message {
             Message::Append { entries, .. } => Message::AppendRejected { prev: entries.prev.index, hint: LogId::ZERO },
-            Message::Heartbeat { round, .. } => Message::HeartbeatResponse { round: *round, verified: Index::ZERO },
+            Message::Heartbeat { round, .. } => {
+                Message::HeartbeatResponse { round: *round, verified: Index::ZERO, matched: Index::ZERO }
+            }
             Message::Vote { .. } => Message::VoteResponse { granted: false },
             _ => return,
         };

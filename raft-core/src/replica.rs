@@ -234,6 +234,7 @@ struct Waiting<W> {
 struct ConfirmedRead {
     ticket: Ticket,
     index: Index,
+    term: Term,
 }
 
 /// Callers that may wait at a time, writes and reads together; more are rejected as overloaded.
@@ -475,10 +476,11 @@ impl<W> Replica<W> {
 
     /// The leader has confirmed the read; it is served once everything up to `index` is applied here.
     fn confirm_read(&mut self, ticket: Ticket, index: Index, out: &mut Vec<Output<W>>) {
+        let read = ConfirmedRead { ticket, index, term: self.raft.term() };
         if self.raft.applied_index() >= index {
-            self.answer_read(ConfirmedRead { ticket, index }, out);
+            self.answer_read(read, out);
         } else {
-            self.confirmed_reads.push_back(ConfirmedRead { ticket, index });
+            self.confirmed_reads.push_back(read);
         }
     }
 
@@ -495,8 +497,7 @@ impl<W> Replica<W> {
 
     fn answer_read(&mut self, read: ConfirmedRead, out: &mut Vec<Output<W>>) {
         if let Some(waiting) = self.waiting.remove(&read.ticket) {
-            let term = self.raft.term();
-            let answer = Answer::ReadReady { index: read.index, term };
+            let answer = Answer::ReadReady { index: read.index, term: read.term };
             out.push(Output::Answer { waiter: waiting.waiter, answer });
         }
     }
@@ -552,8 +553,12 @@ impl<W> Replica<W> {
         if token.index > self.raft.applied_index() || token.index == Index::ZERO {
             return Outcome::NotKnownYet;
         }
-        // What is applied is committed, and a committed entry never changes.
-        if self.raft.term_at(token.index) == Some(token.term) { Outcome::Applied } else { Outcome::NotApplied }
+        // What is applied is committed, and a committed entry never changes. A log that lost its end cannot tell.
+        match self.raft.term_at(token.index) {
+            None => Outcome::NotKnownYet,
+            Some(term) if term == token.term => Outcome::Applied,
+            Some(_) => Outcome::NotApplied,
+        }
     }
 
     /// How many callers wait.

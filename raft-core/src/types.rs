@@ -53,9 +53,11 @@ impl GroupId {
 impl Term {
     /// Before the first election.
     pub const ZERO: Self = Self(0);
-    /// The highest term that is taken from a peer. A buggy or hostile peer that sends more is refused, so that the
-    /// term can always still grow.
+    /// Terms in entries are below this, so that no sum of them overflows.
     pub const LIMIT: Self = Self(1 << 62);
+    /// How far ahead of its own term a node lets a peer's message lift it: more than centuries of elections, and so
+    /// little that one wrong message leaves terms to go on with.
+    pub const JUMP_MAX: u64 = 1 << 40;
 
     /// The term after this one.
     #[must_use]
@@ -67,7 +69,7 @@ impl Term {
 impl Index {
     /// Before the first entry.
     pub const ZERO: Self = Self(0);
-    /// The highest index that is taken from a peer; see [`Term::LIMIT`].
+    /// Indexes from peers are below this; see [`Term::LIMIT`].
     pub const LIMIT: Self = Self(1 << 62);
 
     /// The index after this one.

@@ -1,1 +1,364 @@
+#![allow(clippy::unwrap_used)] // A test stops where it fails.
 
+use proptest::prelude::*;
+use raft_core::message::{Envelope, Message, PeerMessage};
+use raft_core::ports::LocalIdentity;
+use raft_core::runs::Span;
+use raft_core::types::{
+    ClusterId, Entry, EntryKind, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Payload, Term,
+};
+
+use super::hello::{self, Hello, Refusal, Reply};
+use super::message::{Batch, COPY_BYTES_MAX, decode};
+use super::*;
+
+fn entry(index: u64, term: u64, payload: impl Into<Bytes>) -> Entry {
+    Entry {
+        id: LogId::new(Index(index), Term(term)),
+        kind: EntryKind::Command,
+        payload: Payload::new(payload.into()),
+    }
+}
+
+fn message(term: u64, message: Message, entries: Vec<Entry>) -> PeerMessage {
+    let envelope = Envelope { from: NodeId(1), to: NodeId(2), term: Term(term), message };
+    PeerMessage { group: GroupId(7), envelope, entries }
+}
+
+fn append(prev: LogId, entries: Vec<Entry>) -> PeerMessage {
+    let span = Span::of(prev, &entries).unwrap();
+    message(9, Message::Append { entries: span, commit: Index(3) }, entries)
+}
+
+fn every_message() -> Vec<PeerMessage> {
+    let last = LogId::new(Index(5), Term(4));
+    let plain = [
+        Message::PreVote { last },
+        Message::PreVoteResponse { granted: true },
+        Message::Vote { last },
+        Message::VoteResponse { granted: false },
+        Message::AppendAccepted { matched: Index(12) },
+        Message::AppendRejected { prev: Index(12), hint: last },
+        Message::Heartbeat { commit: Index(2), round: 77 },
+        Message::HeartbeatResponse { round: 77, verified: Index(9) },
+        Message::ReadIndex { number: u64::MAX },
+        Message::ReadIndexResponse { number: u64::MAX, index: Index(8) },
+    ];
+    let mut all: Vec<_> = plain.into_iter().map(|content| message(4, content, Vec::new())).collect();
+    all.push(append(last, Vec::new()));
+    let large = vec![7u8; COPY_BYTES_MAX + 1];
+    let mut noop = entry(7, 5, "");
+    noop.kind = EntryKind::Noop;
+    let mut unknown = entry(8, 5, "later");
+    unknown.kind = EntryKind::Unknown(200);
+    all.push(append(last, vec![entry(6, 4, "small"), noop, unknown, entry(9, 6, large), entry(10, 6, "")]));
+    all
+}
+
+fn bytes_of(messages: &[PeerMessage]) -> Vec<u8> {
+    let mut batch = Batch::default();
+    for message in messages {
+        assert!(batch.push(message, &Limits::default()));
+    }
+    batch.finish().0.concat()
+}
+
+fn decode_all(bytes: &[u8], limits: &Limits) -> Result<Vec<PeerMessage>, Malformed> {
+    let mut buffer = BytesMut::from(bytes);
+    let mut messages = Vec::new();
+    while let Some(frame) = take_frame(&mut buffer, limits)? {
+        messages.extend(decode(frame, limits)?);
+    }
+    Ok(messages)
+}
+
+/// A frame of any type around any control part and body.
+fn frame(kind: u8, control: &impl prost::Message, body: &[u8]) -> Vec<u8> {
+    let mut buffer = BytesMut::new();
+    assert!(put_head(&mut buffer, kind, 7, control, body.len(), &Limits::default()));
+    buffer.extend_from_slice(body);
+    buffer.to_vec()
+}
+
+/// Makes a changed header's checksum fit again, so that only the change is at fault.
+fn reseal(bytes: &mut [u8]) {
+    let checksum = crc32c::crc32c(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&checksum.to_be_bytes());
+}
+
+#[test]
+fn every_message_comes_back_as_it_was() {
+    let messages = every_message();
+    assert_eq!(decode_all(&bytes_of(&messages), &Limits::default()).unwrap(), messages);
+}
+
+#[test]
+fn the_bytes_of_a_heartbeat_never_change() {
+    let bytes = bytes_of(&[message(4, Message::Heartbeat { commit: Index(2), round: 77 }, Vec::new())]);
+    let expected = [
+        0x52, 0x51, 1, 23, 0, 0, 0, 0, // magic, header version, type, flags and reserved
+        0, 0, 0, 0, 0, 0, 0, 7, // group
+        0, 0, 0, 10, 0, 0, 0, 0, // control and body length
+    ];
+    assert_eq!(bytes[..24], expected);
+    assert_eq!(bytes[HEADER_LEN..], [8, 1, 16, 2, 24, 4, 32, 2, 40, 77]);
+    assert_eq!(bytes[24..28], crc32c::crc32c(&bytes[HEADER_LEN..]).to_be_bytes());
+    assert_eq!(bytes[28..32], crc32c::crc32c(&bytes[..28]).to_be_bytes());
+}
+
+#[test]
+fn a_prefix_of_any_length_waits_for_more_and_loses_nothing() {
+    let messages = every_message();
+    let bytes = bytes_of(&messages);
+    for cut in 0..bytes.len() {
+        let mut buffer = BytesMut::from(&bytes[..cut]);
+        let mut seen = Vec::new();
+        for rest in [&[][..], &bytes[cut..]] {
+            buffer.extend_from_slice(rest);
+            while let Some(frame) = take_frame(&mut buffer, &Limits::default()).unwrap() {
+                seen.extend(decode(frame, &Limits::default()).unwrap());
+            }
+        }
+        assert_eq!(seen, messages, "cut at {cut}");
+    }
+}
+
+#[test]
+fn payloads_are_views_of_the_read_buffer_and_large_ones_are_not_copied_out() {
+    let large = Bytes::from(vec![1u8; COPY_BYTES_MAX + 1]);
+    let sent = append(LogId::ZERO, vec![entry(1, 1, large.clone())]);
+    let mut batch = Batch::default();
+    assert!(batch.push(&sent, &Limits::default()));
+    let (pieces, bytes) = batch.finish();
+    assert_eq!(bytes, pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
+    assert_eq!(pieces.iter().filter(|piece| piece.as_ptr() == large.as_ptr()).count(), 1);
+
+    let mut buffer = BytesMut::from(&pieces.concat()[..]);
+    let range = buffer.as_ptr_range();
+    let frame = take_frame(&mut buffer, &Limits::default()).unwrap().unwrap();
+    let received = decode(frame, &Limits::default()).unwrap().unwrap();
+    assert!(range.contains(&received.entries[0].payload.bytes().as_ptr()));
+}
+
+#[test]
+fn a_frame_beyond_the_limits_is_neither_read_nor_written() {
+    let limits = Limits::default();
+    let sent = append(LogId::ZERO, vec![entry(1, 1, vec![0u8; 100])]);
+    let bytes = bytes_of(std::slice::from_ref(&sent));
+    let exact = Limits { frame_bytes_max: bytes.len(), ..limits.clone() };
+    assert!(decode_all(&bytes, &exact).is_ok());
+    let smaller = Limits { frame_bytes_max: bytes.len() - 1, ..limits.clone() };
+    assert_eq!(decode_all(&bytes, &smaller).unwrap_err(), Malformed::TooLong);
+    assert!(!Batch::default().push(&sent, &smaller));
+    // Refused by the header alone: no more than the header ever came, and nothing was reserved.
+    for (at, length) in [(16, u32::MAX), (20, u32::MAX), (16, limits.control_bytes_max as u32 + 1)] {
+        let mut head = bytes[..HEADER_LEN].to_vec();
+        head[at..at + 4].copy_from_slice(&length.to_be_bytes());
+        reseal(&mut head);
+        let mut buffer = BytesMut::from(&head[..]);
+        let capacity = buffer.capacity();
+        assert_eq!(take_frame(&mut buffer, &limits).unwrap_err(), Malformed::TooLong);
+        assert_eq!(buffer.capacity(), capacity);
+    }
+}
+
+#[test]
+fn unknown_versions_flags_and_broken_checksums_are_told_apart() {
+    let good = bytes_of(&[message(4, Message::ReadIndex { number: 1 }, Vec::new())]);
+    let broken = |at: usize, sealed: bool| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x10;
+        if sealed {
+            reseal(&mut bytes);
+        }
+        decode_all(&bytes, &Limits::default()).unwrap_err()
+    };
+    assert_eq!(broken(0, true), Malformed::Magic);
+    assert_eq!(broken(2, true), Malformed::HeaderVersion);
+    assert_eq!(broken(4, true), Malformed::Flags);
+    assert_eq!(broken(7, true), Malformed::Flags);
+    assert_eq!(broken(9, false), Malformed::HeaderChecksum);
+    assert_eq!(broken(24, true), Malformed::ControlChecksum);
+    assert_eq!(broken(HEADER_LEN + 1, false), Malformed::ControlChecksum);
+}
+
+#[test]
+fn a_type_that_is_not_known_is_no_error() {
+    let bytes = frame(200, &control::Answer {}, b"whatever");
+    assert_eq!(decode_all(&bytes, &Limits::default()).unwrap(), []);
+}
+
+#[test]
+fn a_handshake_or_request_frame_in_a_lane_is_refused() {
+    for kind in [frame_type::HELLO, frame_type::REFUSAL, frame_type::REQUEST, frame_type::NOT_RUN] {
+        let bytes = frame(kind, &control::Answer {}, b"");
+        assert_eq!(decode_all(&bytes, &Limits::default()).unwrap_err(), Malformed::OutOfPlace);
+    }
+}
+
+fn append_control(count: usize) -> control::Append {
+    control::Append {
+        from: 1,
+        to: 2,
+        term: 3,
+        prev_index: 10,
+        prev_term: 2,
+        commit: 0,
+        terms: vec![3; count],
+        kinds: vec![2; count].into(),
+        lengths: vec![1; count],
+        checksums: vec![crc32c::crc32c(b"x"); count],
+    }
+}
+
+#[test]
+fn appends_whose_parts_do_not_fit_are_refused_by_name() {
+    let limits = Limits { frame_entries_max: 4, ..Limits::default() };
+    let refused = |change: &dyn Fn(&mut control::Append), body: &[u8]| {
+        let mut control = append_control(2);
+        change(&mut control);
+        decode_all(&frame(frame_type::APPEND, &control, body), &limits).map(|_| ()).unwrap_err()
+    };
+    assert!(decode_all(&frame(frame_type::APPEND, &append_control(2), b"xx"), &limits).is_ok());
+    assert_eq!(refused(&|append| append.kinds = vec![2].into(), b"xx"), Malformed::EntryLists);
+    assert_eq!(refused(&|append| append.lengths = vec![2], b"xx"), Malformed::EntryLists);
+    assert_eq!(refused(&|append| append.lengths = vec![u32::MAX, u32::MAX], b"xx"), Malformed::EntryLists);
+    assert_eq!(refused(&|append| append.checksums = vec![0; 3], b"xx"), Malformed::EntryLists);
+    assert_eq!(refused(&|_| {}, b"x"), Malformed::EntryLists);
+    assert_eq!(refused(&|_| {}, b"xxx"), Malformed::EntryLists);
+    assert_eq!(refused(&|append| append.terms = vec![3, 2], b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.terms = vec![0, 0], b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.terms = vec![1, 3], b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.terms = vec![3, u64::MAX], b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.kinds = vec![1, 2].into(), b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.prev_index = u64::MAX, b"xx"), Malformed::BeyondLimit);
+    assert_eq!(refused(&|append| append.prev_index = Index::LIMIT.0 - 1, b"xx"), Malformed::EntrySpan);
+    assert_eq!(refused(&|append| append.commit = u64::MAX, b"xx"), Malformed::BeyondLimit);
+    assert_eq!(refused(&|append| append.term = u64::MAX, b"xx"), Malformed::BeyondLimit);
+    assert_eq!(refused(&|_| {}, b"xy"), Malformed::PayloadChecksum);
+    assert_eq!(refused(&|append| *append = append_control(5), b"xxxxx"), Malformed::TooManyEntries);
+}
+
+#[test]
+fn ten_million_entries_do_not_fit_into_a_control_part() {
+    let mut head = frame(frame_type::APPEND, &append_control(0), b"");
+    head[16..20].copy_from_slice(&70_000_000u32.to_be_bytes());
+    reseal(&mut head);
+    assert_eq!(decode_all(&head, &Limits::default()).unwrap_err(), Malformed::TooLong);
+}
+
+#[test]
+fn a_body_where_none_belongs_is_refused() {
+    let mut bytes = bytes_of(&[message(4, Message::ReadIndex { number: 1 }, Vec::new())]);
+    bytes[23] = 1;
+    reseal(&mut bytes);
+    bytes.push(0);
+    assert_eq!(decode_all(&bytes, &Limits::default()).unwrap_err(), Malformed::UnexpectedBody);
+}
+
+fn local() -> LocalIdentity {
+    LocalIdentity {
+        name: NodeName::new("n1"),
+        incarnation: Incarnation(u128::MAX - 5),
+        cluster: Some(ClusterId(17)),
+        id: Some(NodeId(3)),
+    }
+}
+
+#[test]
+fn a_hello_comes_back_as_it_was() {
+    let mut hello = Hello::of(&local(), "demo", 99);
+    hello.protocol = 1;
+    let mut buffer = BytesMut::from(&hello.encode_welcome(&Limits::default())[..]);
+    let frame = take_frame(&mut buffer, &Limits::default()).unwrap().unwrap();
+    assert_eq!(hello::decode_reply(&frame).unwrap(), Reply::Welcome(hello.clone()));
+    let remote = hello.identity().unwrap();
+    let LocalIdentity { name, incarnation, cluster, id } = local();
+    assert_eq!((remote.name, remote.incarnation, remote.cluster, remote.id), (name, incarnation, cluster, id));
+    // A blank node.
+    let blank = Hello::of(&LocalIdentity { cluster: None, id: None, ..local() }, "demo", 99).identity().unwrap();
+    assert_eq!((blank.cluster, blank.id), (None, None));
+}
+
+#[test]
+fn a_hello_with_an_odd_identity_is_refused() {
+    let hello = Hello::of(&local(), "demo", 99);
+    let odd = [
+        Hello { cluster: Bytes::from_static(b"short"), ..hello.clone() },
+        Hello { incarnation: Bytes::new(), ..hello.clone() },
+        Hello { name: String::new(), ..hello.clone() },
+        Hello { name: "n".repeat(254), ..hello },
+    ];
+    for hello in odd {
+        assert_eq!(hello.identity().unwrap_err(), Malformed::Control);
+    }
+}
+
+#[test]
+fn the_newest_common_version_is_spoken() {
+    let hello = Hello::of(&local(), "demo", 99);
+    let with = |protocol_min, protocol_max| Hello { protocol_min, protocol_max, ..hello.clone() }.common_protocol();
+    assert_eq!(with(1, 1), Ok(1));
+    assert_eq!(with(0, 9), Ok(1));
+    assert_eq!(with(2, 9), Err(Refusal::Version { min: 2, max: 9 }));
+    assert_eq!(with(0, 0), Err(Refusal::Version { min: 0, max: 0 }));
+}
+
+#[test]
+fn prefaces_are_checked() {
+    for kind in [StreamKind::Handshake, StreamKind::Control, StreamKind::Append, StreamKind::Request] {
+        assert_eq!(StreamKind::from_preface(kind.preface()), Ok(Some(kind)));
+    }
+    assert_eq!(StreamKind::from_preface([0x52, 0x51, 99, 1]), Ok(None));
+    assert_eq!(StreamKind::from_preface([0x52, 0x51, 2, 2]), Err(Malformed::HeaderVersion));
+    assert_eq!(StreamKind::from_preface(*b"GET "), Err(Malformed::Magic));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_or_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = decode_all(&bytes, &Limits::default());
+    }
+
+    #[test]
+    fn any_control_part_is_refused_or_read_without_a_panic(
+        kind in any::<u8>(),
+        control in proptest::collection::vec(any::<u8>(), 0..200),
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let control = Bytes::from(control);
+        let frame = Frame { kind, group: 1, control, body: body.into() };
+        let _ = hello::decode_reply(&frame);
+        let _ = Hello::decode(&frame).map(|hello| hello.identity());
+        let _ = decode(frame, &Limits::default());
+    }
+
+    #[test]
+    fn one_flipped_bit_in_head_or_control_part_is_noticed(position in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let sent = append(LogId::ZERO, vec![entry(1, 1, "some payload"), entry(2, 1, "another")]);
+        let mut bytes = bytes_of(std::slice::from_ref(&sent));
+        let position = position.index(bytes.len());
+        bytes[position] ^= 1 << bit;
+        // Either it is refused, or the length grew and more bytes are waited for: never another message.
+        prop_assert_ne!(decode_all(&bytes, &Limits::default()).unwrap_or_default(), vec![sent]);
+        prop_assert!(decode_all(&bytes, &Limits::default()).unwrap_or_default().is_empty());
+    }
+
+    #[test]
+    fn any_append_comes_back_as_it_was(
+        prev in 0..1000u64,
+        lengths in proptest::collection::vec((0..3u64, 0..6000usize), 0..20),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut term = 1;
+        let entries: Vec<_> = lengths.iter().zip(prev + 1..).map(|((step, length), index)| {
+            term += step;
+            entry(index, term, vec![index as u8; *length])
+        }).collect();
+        let sent = append(LogId::new(Index(prev), Term(1)), entries);
+        let bytes = bytes_of(std::slice::from_ref(&sent));
+        prop_assert_eq!(decode_all(&bytes, &Limits::default()).unwrap(), vec![sent]);
+        let part = &bytes[..cut.index(bytes.len())];
+        prop_assert_eq!(decode_all(part, &Limits::default()).unwrap(), vec![]);
+    }
+}
