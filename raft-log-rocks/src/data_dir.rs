@@ -26,7 +26,7 @@ pub const FOUNDING_RECORD_BYTES_MAX: usize = 1 << 20;
 const LOCK: &str = "LOCK";
 const FORMAT: Kind = Kind { file_name: "FORMAT", tag: *b"FORM", body_bytes_max: 8 };
 const IDENTITY: Kind = Kind { file_name: "IDENTITY", tag: *b"IDEN", body_bytes_max: 18 + NAME_BYTES_MAX };
-const START: Kind = Kind { file_name: "START", tag: *b"STRT", body_bytes_max: 24 };
+const START: Kind = Kind { file_name: "START", tag: *b"STRT", body_bytes_max: 25 };
 const FOUNDING: Kind = Kind { file_name: "FOUNDING", tag: *b"FOUN", body_bytes_max: 28 + FOUNDING_RECORD_BYTES_MAX };
 const LOG_MADE: Kind = Kind { file_name: "LOG_MADE", tag: *b"LOGM", body_bytes_max: 0 };
 /// What a file system itself may put at the top of a fresh volume.
@@ -182,8 +182,8 @@ impl DataDir {
         let lock = lock(path)?;
         open_format(path)?;
         let incarnation = open_identity(path, name)?;
-        let start = count_start(path)?;
         let founding = read_founding(path)?;
+        let start = count_start(path, founding.is_some())?;
         Ok(Self { path: path.to_owned(), name: name.clone(), incarnation, start, founding, _lock: lock })
     }
 
@@ -271,6 +271,8 @@ impl DataDir {
         body.extend_from_slice(&(record.len() as u32).to_be_bytes());
         body.extend_from_slice(&record);
         FOUNDING.replace(&self.path, &body)?;
+        // A crash before this only means that the next start notes it.
+        write_start(&self.path, self.start, true)?;
         self.founding = Some(Founding { cluster, id, record });
         Ok(())
     }
@@ -370,25 +372,34 @@ fn open_identity(path: &Path, name: &NodeName) -> Result<Incarnation, DataDirErr
     Ok(incarnation)
 }
 
-fn count_start(path: &Path) -> Result<StartRecord, DataDirError> {
+/// Counts this start, and notes whether there is a founding record by now, so that one that goes missing is noticed.
+fn count_start(path: &Path, founded: bool) -> Result<StartRecord, DataDirError> {
     let before = match START.read(path)? {
         Some(body) => {
             let parse = || {
                 let mut fields = Fields::new(&body);
-                let record = StartRecord { count: fields.u64()?, nonce: fields.u128()? };
+                let (count, _nonce, was_founded) = (fields.u64()?, fields.u128()?, fields.u8()?);
                 fields.finish()?;
-                Ok::<_, String>(record)
+                Ok::<_, String>((count, was_founded != 0))
             };
-            parse().map_err(|reason| START.damaged(path, reason))?.count
+            let (count, was_founded) = parse().map_err(|reason| START.damaged(path, reason))?;
+            if was_founded && !founded {
+                return Err(FOUNDING.damaged(path, "it is missing, and this node belonged to a cluster").into());
+            }
+            count
         }
-        None if LOG_MADE.path(path).exists() || FOUNDING.path(path).exists() => {
+        None if LOG_MADE.path(path).exists() || founded => {
             return Err(START.damaged(path, "it is missing, and the directory was in use before").into());
         }
         None => 0,
     };
     let start = StartRecord { count: before.saturating_add(1), nonce: random(path)? };
-    START.replace(path, &[&start.count.to_be_bytes()[..], &start.nonce.to_be_bytes()].concat())?;
+    write_start(path, start, founded)?;
     Ok(start)
+}
+
+fn write_start(path: &Path, start: StartRecord, founded: bool) -> Result<(), SmallFileError> {
+    START.replace(path, &[&start.count.to_be_bytes()[..], &start.nonce.to_be_bytes(), &[u8::from(founded)]].concat())
 }
 
 fn read_founding(path: &Path) -> Result<Option<Founding>, DataDirError> {

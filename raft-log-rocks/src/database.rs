@@ -117,7 +117,8 @@ impl Database {
         Ok(groups)
     }
 
-    fn group_state(&self, group: GroupId) -> Result<GroupState, StoreError> {
+    /// How the newest batch left `group`.
+    pub(crate) fn group_state(&self, group: GroupId) -> Result<GroupState, StoreError> {
         let place = format!("the state of {group}");
         match self.db.get_pinned_cf(self.state(), state_key(group)) {
             Ok(Some(record)) => decode_state(group, &record).map_err(|reason| damaged(&place, reason)),

@@ -1,0 +1,268 @@
+//! Whose directory it is, who may open it, and what is refused.
+
+// A test that cannot set itself up has to stop at once.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bytes::Bytes;
+use raft_core::ports::LogStore as _;
+use raft_core::types::{ClusterId, NodeId, NodeName};
+use raft_log_rocks::{DataDir, DataDirError, FOUNDING_RECORD_BYTES_MAX, LogOptions};
+use tempfile::TempDir;
+
+mod common;
+use common::*;
+
+fn name() -> NodeName {
+    NodeName::new("node-a")
+}
+
+fn open_directory(path: &Path) -> Result<DataDir, DataDirError> {
+    DataDir::open(path, &name())
+}
+
+fn refused(path: &Path) -> DataDirError {
+    open_directory(path).err().expect("the directory was opened")
+}
+
+/// A directory that was in use: founded, with a log.
+fn used() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let mut opened = open_directory(directory.path()).unwrap();
+    opened.accept_founding(ClusterId(77), NodeId(2), Bytes::from_static(b"the founders")).unwrap();
+    opened.open_log(LogOptions::default()).unwrap().write(&[append(1, 1, 1)]).unwrap();
+    directory
+}
+
+#[test]
+fn a_directory_keeps_its_identity_and_counts_its_starts() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("several/levels/down");
+    let first = open_directory(&path).unwrap();
+    let (incarnation, start) = (first.incarnation(), first.start());
+    assert_eq!(start.count, 1);
+    assert_eq!((first.path(), first.name()), (path.as_path(), &name()));
+    drop(first);
+    let second = open_directory(&path).unwrap();
+    assert_eq!(second.incarnation(), incarnation);
+    assert_eq!(second.start().count, 2);
+    assert_ne!(second.start().nonce, start.nonce);
+    let other = open_directory(&parent.path().join("other")).unwrap();
+    assert_ne!(other.incarnation(), incarnation);
+    assert!(second.log_path() != second.state_path());
+}
+
+#[test]
+fn a_founding_record_is_accepted_once() {
+    let directory = TempDir::new().unwrap();
+    let mut opened = open_directory(directory.path()).unwrap();
+    assert_eq!(opened.founding(), None);
+    let long = Bytes::from(vec![0; FOUNDING_RECORD_BYTES_MAX + 1]);
+    assert!(matches!(
+        opened.accept_founding(ClusterId(1), NodeId(1), long),
+        Err(DataDirError::FoundingRecordLength { .. })
+    ));
+    let record = Bytes::from(vec![7; FOUNDING_RECORD_BYTES_MAX]);
+    let founding = (ClusterId(5), NodeId(2), record.clone());
+    opened.accept_founding(ClusterId(5), NodeId(2), record.clone()).unwrap();
+    assert_eq!(opened.founding(), Some(founding.clone()));
+    drop(opened);
+    let mut opened = open_directory(directory.path()).unwrap();
+    assert_eq!(opened.founding(), Some(founding.clone()));
+    opened.accept_founding(ClusterId(5), NodeId(2), record.clone()).unwrap();
+    for (cluster, id, other) in [(6, 2, record.clone()), (5, 3, record.clone()), (5, 2, Bytes::new())] {
+        let error = opened.accept_founding(ClusterId(cluster), NodeId(id), other).unwrap_err();
+        assert!(matches!(error, DataDirError::Founded { id: NodeId(2), .. }), "{error}");
+        assert!(error.to_string().contains("already belongs to cluster 00000000000000000000000000000005 as n2"));
+    }
+    assert_eq!(opened.founding(), Some(founding));
+}
+
+#[test]
+fn another_nodes_directory_is_refused_with_both_names() {
+    let directory = used();
+    let before = fs::read(directory.path().join("START")).unwrap();
+    let error = DataDir::open(directory.path(), &NodeName::new("node-b")).err().unwrap();
+    assert!(matches!(error, DataDirError::OtherNode { .. }));
+    let text = error.to_string();
+    assert!(text.contains("belongs to node node-a, and this node is node-b") && text.contains("data_dir"), "{text}");
+    assert_eq!(fs::read(directory.path().join("START")).unwrap(), before, "nothing was written");
+}
+
+#[test]
+fn a_directory_that_holds_other_files_is_refused_and_left_as_it_was() {
+    let directory = TempDir::new().unwrap();
+    fs::create_dir(directory.path().join("lost+found")).unwrap();
+    drop(open_directory(directory.path()).unwrap());
+
+    let foreign = TempDir::new().unwrap();
+    fs::write(foreign.path().join("thesis.tex"), "work of years").unwrap();
+    let error = refused(foreign.path());
+    assert!(matches!(error, DataDirError::Foreign { .. }));
+    assert!(error.to_string().contains("thesis.tex") && error.to_string().contains("data_dir"), "{error}");
+    let left: Vec<_> = fs::read_dir(foreign.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["thesis.tex"]);
+}
+
+#[test]
+fn a_newer_format_is_refused_unless_it_says_that_this_binary_can_read_it() {
+    let directory = used();
+    let path = directory.path().join("FORMAT");
+    let write = |format: u32, reader_min: u32| {
+        let body = [format.to_be_bytes(), reader_min.to_be_bytes()].concat();
+        fs::write(&path, frame(*b"FORM", 1, &body)).unwrap();
+    };
+    write(3, 1);
+    drop(open_directory(directory.path()).unwrap());
+    write(3, 2);
+    let error = refused(directory.path());
+    assert!(matches!(error, DataDirError::UnknownFormat { found: 3, reader_min: 2, .. }));
+    assert!(error.to_string().contains("format 3") && error.to_string().contains("run a newer one"), "{error}");
+    // A frame of an unknown version says so too.
+    fs::write(&path, frame(*b"FORM", 2, &[])).unwrap();
+    assert!(refused(directory.path()).to_string().contains("version 2"));
+}
+
+/// A small file as `docs/storage-format.md` describes it.
+fn frame(tag: [u8; 4], version: u16, body: &[u8]) -> Vec<u8> {
+    let mut head = [&b"RAFT"[..], &tag, &version.to_be_bytes(), &[0, 0], &(body.len() as u32).to_be_bytes()].concat();
+    let mut covered = head.clone();
+    covered.extend_from_slice(body);
+    // CRC-32C, bit by bit: a twin of the code under test.
+    let checksum = !covered.iter().fold(u32::MAX, |checksum, byte| {
+        (0..8).fold(checksum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 * (sum & 1)))
+    });
+    head.extend_from_slice(&checksum.to_be_bytes());
+    head.extend_from_slice(body);
+    head
+}
+
+#[test]
+fn every_flipped_bit_of_every_small_file_is_found() {
+    let directory = used();
+    for file in ["FORMAT", "IDENTITY", "START", "FOUNDING", "LOG_MADE"] {
+        let path = directory.path().join(file);
+        let whole = fs::read(&path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &flipped).unwrap();
+            let error = match open_directory(directory.path()) {
+                Err(error) => error.to_string(),
+                // Looked at when the log is opened.
+                Ok(opened) => opened.open_log(LogOptions::default()).err().expect(file).to_string(),
+            };
+            assert!(error.contains(file) && error.contains("damaged"), "{file}, bit {bit}: {error}");
+            // Opening syncs a new start record, which is not what is under test here.
+            fs::write(&path, &whole).unwrap();
+        }
+    }
+    open_directory(directory.path()).unwrap().open_log(LogOptions::default()).unwrap();
+}
+
+#[test]
+fn a_missing_file_is_noticed() {
+    for file in ["FORMAT", "IDENTITY", "START", "FOUNDING"] {
+        let directory = used();
+        fs::remove_file(directory.path().join(file)).unwrap();
+        let error = refused(directory.path());
+        assert!(matches!(error, DataDirError::Damaged { .. }) && error.to_string().contains(file), "{error}");
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_as_a_whole_is_refused() {
+    let directory = used();
+    let opened = open_directory(directory.path()).unwrap();
+    fs::remove_dir_all(opened.log_path()).unwrap();
+    let error = opened.open_log(LogOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("the log that was here is gone"), "{error}");
+}
+
+#[test]
+fn a_first_start_that_was_interrupted_anywhere_is_finished_by_the_next() {
+    // The files in the order of their making; each prefix is a crash.
+    let order = ["LOCK", "FORMAT", "IDENTITY", "START"];
+    let made = TempDir::new().unwrap();
+    drop(open_directory(made.path()).unwrap());
+    let names: BTreeSet<_> = fs::read_dir(made.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, order.iter().map(Into::into).collect());
+    for kept in 0..=order.len() {
+        let directory = TempDir::new().unwrap();
+        for file in &order[..kept] {
+            fs::copy(made.path().join(file), directory.path().join(file)).unwrap();
+        }
+        if let Some(next) = order.get(kept) {
+            fs::write(directory.path().join(format!("{next}.tmp")), b"RAF").unwrap();
+        }
+        // The lock is written in place.
+        let _ = fs::remove_file(directory.path().join("LOCK.tmp"));
+        let opened = open_directory(directory.path()).unwrap();
+        assert_eq!(opened.start().count, if kept == order.len() { 2 } else { 1 }, "{kept} files");
+    }
+}
+
+#[test]
+fn a_name_that_does_not_fit_is_refused() {
+    let directory = TempDir::new().unwrap();
+    for bad in [String::new(), "n".repeat(1025)] {
+        let error = DataDir::open(directory.path(), &NodeName::new(bad)).err().unwrap();
+        assert!(matches!(error, DataDirError::NameLength { .. }), "{error}");
+    }
+    let longest = NodeName::new("n".repeat(1024));
+    drop(DataDir::open(directory.path(), &longest).unwrap());
+    assert_eq!(DataDir::open(directory.path(), &longest).unwrap().start().count, 2);
+}
+
+#[test]
+fn a_path_that_cannot_be_a_directory_is_refused_by_its_name() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("file");
+    fs::write(&path, "").unwrap();
+    let error = refused(&path.join("below"));
+    assert!(matches!(&error, DataDirError::Io { path: named, .. } if named.starts_with(&path)), "{error}");
+    assert!(matches!(refused(&path), DataDirError::Io { .. }));
+}
+
+/// Not a test by itself: the other process of the next one.
+#[test]
+fn holder_of_the_lock() {
+    let Some(path) = std::env::var_os("RAFT_TEST_HOLD_LOCK").map(PathBuf::from) else {
+        return;
+    };
+    let _held = open_directory(&path).unwrap();
+    eprintln!("held");
+    // Until the parent closes its end, or dies.
+    std::io::stdin().lines().for_each(drop);
+}
+
+#[test]
+fn a_second_process_is_refused_with_the_first_ones_pid_until_that_is_gone() {
+    let directory = TempDir::new().unwrap();
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "holder_of_the_lock", "--nocapture"])
+        .env("RAFT_TEST_HOLD_LOCK", directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("held")), "the other process never got the lock");
+
+    let error = refused(directory.path());
+    assert!(matches!(error, DataDirError::InUse { holder: Some(pid), .. } if pid == holder.id()), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains(directory.path().to_str().unwrap()), "{text}");
+    assert!(text.contains(&format!("process {}", holder.id())) && text.contains("stop that process"), "{text}");
+
+    // Killed, so that nothing of ours gives the lock back.
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(open_directory(directory.path()).unwrap().start().count, 2);
+}

@@ -1,0 +1,231 @@
+//! A log that comes back with less than it acknowledged is noticed, whatever RocksDB says of it.
+
+// A test that cannot set itself up has to stop at once.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, OpenOptions};
+
+use raft_core::ports::LogStore as _;
+use raft_core::types::{Index, LogId, Term};
+use tempfile::TempDir;
+
+mod common;
+use common::*;
+
+fn id(index: u64, term: u64) -> LogId {
+    LogId::new(Index(index), Term(term))
+}
+
+#[test]
+fn a_flipped_bit_in_the_middle_of_the_wal_is_a_loss_that_stays_until_the_log_has_caught_up() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 5, 3);
+    let wal = wal(directory.path());
+    let mut content = fs::read(&wal).unwrap();
+    let third = b"3@3:";
+    let at = content.windows(third.len()).position(|window| window == third).unwrap();
+    content[at + 100] ^= 1;
+    fs::write(&wal, &content).unwrap();
+
+    let recovered = recover(directory.path());
+    assert_eq!(recovered.last(), id(2, 3), "RocksDB keeps what comes before the flipped bit");
+    assert_eq!(recovered.lost, Some(id(5, 3)));
+    assert_eq!(recovered.hard_state, vote(3, 2));
+    assert_eq!(recover(directory.path()).lost, Some(id(5, 3)), "the mark outlives a restart");
+
+    let mut log = open(directory.path());
+    log.write(&[append(3, 4, 4)]).unwrap();
+    assert_eq!(log.recover(GROUP).unwrap().lost, Some(id(5, 3)), "one entry is still missing");
+    drop(log);
+    assert_eq!(recover(directory.path()).lost, Some(id(5, 3)));
+    let mut log = open(directory.path());
+    log.write(&[append(5, 5, 4)]).unwrap();
+    assert_eq!(log.recover(GROUP).unwrap().lost, None, "the lost end is reached");
+    drop(log);
+    let recovered = recover(directory.path());
+    assert_eq!((recovered.lost, recovered.last()), (None, id(5, 4)));
+}
+
+#[test]
+fn a_wal_cut_at_a_record_boundary_is_a_loss() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 4, 1);
+    let mut log = open(directory.path());
+    log.write(&[append(5, 5, 1)]).unwrap();
+    let wal = wal(directory.path());
+    let boundary = fs::metadata(&wal).unwrap().len();
+    log.write(&[append(6, 6, 1)]).unwrap();
+    drop(log);
+    assert!(fs::metadata(&wal).unwrap().len() > boundary);
+    OpenOptions::new().write(true).open(&wal).unwrap().set_len(boundary).unwrap();
+    let recovered = recover(directory.path());
+    assert_eq!((recovered.last(), recovered.lost), (id(5, 1), Some(id(6, 1))));
+}
+
+#[test]
+fn every_cut_of_the_wal_that_loses_a_batch_is_noticed() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 3, 1);
+    let length = fs::metadata(wal(directory.path())).unwrap().len();
+    for cut in (0..length).step_by(101) {
+        let copied = TempDir::new().unwrap();
+        copy(directory.path(), copied.path());
+        OpenOptions::new().write(true).open(wal(copied.path())).unwrap().set_len(cut).unwrap();
+        let recovered = recover(copied.path());
+        assert!(recovered.last().index < Index(3), "cut at {cut} of {length}");
+        assert_eq!(recovered.lost, Some(id(3, 1)), "cut at {cut} of {length}");
+        assert_eq!(recovered.hard_state, vote(1, 2), "cut at {cut} of {length}");
+    }
+}
+
+#[test]
+fn a_batch_that_was_not_acknowledged_is_no_loss_whether_it_is_there_or_torn() {
+    let (directory, before) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write_one_by_one(directory.path(), 4, 1);
+    copy(directory.path(), before.path());
+    let mut log = open(directory.path());
+    let wal = wal(directory.path());
+    let acknowledged = fs::metadata(&wal).unwrap().len();
+    log.write(&[append(5, 5, 1)]).unwrap();
+    drop(log);
+    // As if the process had died between the sync of the batch and the evidence.
+    put_back(before.path(), directory.path(), "EVIDENCE");
+    let recovered = recover(directory.path());
+    assert_eq!((recovered.last(), recovered.lost), (id(5, 1), None));
+
+    let torn = TempDir::new().unwrap();
+    put_back(before.path(), torn.path(), "db");
+    put_back(before.path(), torn.path(), "EVIDENCE");
+    let mut log = open(torn.path());
+    log.write(&[append(5, 5, 1)]).unwrap();
+    drop(log);
+    put_back(before.path(), torn.path(), "EVIDENCE");
+    OpenOptions::new().write(true).open(common::wal(torn.path())).unwrap().set_len(acknowledged + 200).unwrap();
+    let recovered = recover(torn.path());
+    assert_eq!((recovered.last(), recovered.lost), (id(4, 1), None));
+}
+
+#[test]
+fn a_truncation_that_the_evidence_does_not_know_yet_is_no_loss() {
+    let (directory, before) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write_one_by_one(directory.path(), 4, 3);
+    copy(directory.path(), before.path());
+    let mut log = open(directory.path());
+    // A leader whose log has an entry of an older term than ours at this index: our end gets shorter and older.
+    log.write(&[replace(1, 1, 2)]).unwrap();
+    drop(log);
+    put_back(before.path(), directory.path(), "EVIDENCE");
+    let recovered = recover(directory.path());
+    assert_eq!((recovered.last(), recovered.lost), (id(1, 2), None));
+}
+
+#[test]
+fn a_lost_vote_comes_back_from_the_evidence_for_good() {
+    let (directory, before) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write_one_by_one(directory.path(), 4, 1);
+    copy(directory.path(), before.path());
+    open(directory.path()).write(&[set(vote(7, 3))]).unwrap();
+    put_back(before.path(), directory.path(), "db");
+    for life in 0..2 {
+        let recovered = recover(directory.path());
+        assert_eq!(recovered.hard_state, vote(7, 3), "life {life}");
+        assert_eq!((recovered.last(), recovered.lost), (id(4, 1), None), "no entry is lost, life {life}");
+    }
+    let error = open(directory.path()).write(&[set(vote(7, 2))]).unwrap_err();
+    assert!(error.to_string().contains("n3 has it"), "{error}");
+}
+
+#[test]
+fn a_lost_replacement_of_a_suffix_cannot_be_mistaken_for_the_longer_log_before_it() {
+    let (directory, before) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write_one_by_one(directory.path(), 9, 1);
+    copy(directory.path(), before.path());
+    let mut log = open(directory.path());
+    log.write(&[set(vote(2, 1)), replace(4, 6, 2)]).unwrap();
+    drop(log);
+    put_back(before.path(), directory.path(), "db");
+    for _ in 0..2 {
+        let recovered = recover(directory.path());
+        // 7 to 9 are known to be gone by then, and 6 is another entry.
+        assert_eq!((recovered.last(), recovered.lost), (id(5, 1), Some(id(6, 2))));
+        assert_eq!(recovered.hard_state, vote(2, 1));
+    }
+    let mut log = open(directory.path());
+    log.write(&[replace(4, 6, 3)]).unwrap();
+    assert_eq!(log.recover(GROUP).unwrap().lost, None);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_the_repair_finds_the_same_loss_again() {
+    let (directory, before, found) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    write_one_by_one(directory.path(), 2, 1);
+    copy(directory.path(), before.path());
+    let mut log = open(directory.path());
+    log.write(&[append(3, 5, 1)]).unwrap();
+    drop(log);
+    put_back(before.path(), directory.path(), "db");
+    copy(directory.path(), found.path());
+    let lost = recover(directory.path()).lost;
+    assert_eq!(lost, Some(id(5, 1)));
+    // The mark is there and the batch that belongs to it is not.
+    put_back(found.path(), directory.path(), "db");
+    put_back(found.path(), directory.path(), "EVIDENCE");
+    assert_eq!(recover(directory.path()).lost, lost);
+    // A second loss on the way back leaves the farther mark.
+    copy(directory.path(), found.path());
+    open(directory.path()).write(&[append(3, 3, 2)]).unwrap();
+    put_back(found.path(), directory.path(), "db");
+    assert_eq!(recover(directory.path()).lost, lost);
+}
+
+#[test]
+fn a_database_that_is_gone_as_a_whole_is_a_loss() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 3, 2);
+    fs::remove_dir_all(directory.path().join("db")).unwrap();
+    let recovered = recover(directory.path());
+    assert_eq!((recovered.last(), recovered.lost), (LogId::ZERO, Some(id(3, 2))));
+    assert_eq!(recovered.hard_state, vote(2, 2));
+}
+
+#[test]
+fn missing_evidence_is_refused_with_the_remedy_unless_the_log_is_blank() {
+    let directory = TempDir::new().unwrap();
+    drop(open(directory.path()));
+    fs::remove_file(directory.path().join("EVIDENCE")).unwrap();
+    write_one_by_one(directory.path(), 1, 1);
+    fs::remove_file(directory.path().join("EVIDENCE")).unwrap();
+    let error = refusal(directory.path());
+    assert!(error.contains("EVIDENCE") && error.contains("it is missing"), "{error}");
+    assert!(error.contains("let this node join as a new one"), "{error}");
+}
+
+#[test]
+fn damaged_evidence_is_refused_with_the_remedy() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 1, 1);
+    let path = directory.path().join("EVIDENCE");
+    let mut content = fs::read(&path).unwrap();
+    content.iter_mut().step_by(64).for_each(|byte| *byte ^= 0x10);
+    fs::write(&path, content).unwrap();
+    let error = refusal(directory.path());
+    assert!(error.contains("EVIDENCE") && error.contains("slot 2"), "{error}");
+    assert!(error.contains("let this node join as a new one"), "{error}");
+}
+
+#[test]
+fn every_flipped_bit_of_a_mark_is_found() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 3, 2);
+    fs::remove_dir_all(directory.path().join("db")).unwrap();
+    recover(directory.path());
+    let path = directory.path().join("QUARANTINE");
+    let whole = fs::read(&path).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, flipped).unwrap();
+        let error = refusal(directory.path());
+        assert!(error.contains("QUARANTINE"), "bit {bit}: {error}");
+    }
+}
