@@ -1,15 +1,23 @@
 //! All that HTTP, the command line and embedders see of a running node.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::ports::{QueryError, ReadError};
 use raft_core::replica::Outcome;
-use raft_core::types::{Entry, Index, LogId, NodeName, Term};
+use raft_core::types::{Entry, GroupId, Index, LogId, NodeName, Term};
 
 use crate::metrics::Metrics;
-use crate::status::{ClusterStatus, Member, NodeStatus};
+use crate::queue::Event;
+use crate::shared::{Readers, Shared, deadline_after, describe};
+use crate::status::{ClusterStatus, Member, NodeStatus, Phase};
+use crate::{cluster_view, reads, writes};
+
+/// Bytes of entries in one answer of [`NodeHandle::entries`].
+const ENTRIES_BYTES_MAX: u64 = 4 << 20;
 
 /// How a write is to be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,17 +198,32 @@ pub struct Position {
 }
 
 /// A running node. Cheap to clone; all clones are the same node.
-#[derive(Clone, Debug)]
-pub struct NodeHandle {}
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("name", &self.shared.name)
+            .field("phase", &self.shared.phase.borrow().name())
+            .finish_non_exhaustive()
+    }
+}
 
 impl NodeHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Applies a command: proposes it here when this node leads, else passes it on to the leader. Returns after the
     /// command was applied by the node that proposed it.
     ///
     /// # Errors
     /// Says for sure that it was not applied, or that this is unknown.
     pub async fn write(&self, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
-        unimplemented!("{command:?} {options:?}")
+        writes::write(&self.shared, command, options).await
     }
 
     /// Answers a query of the state machine's own format.
@@ -213,50 +236,67 @@ impl NodeHandle {
         consistency: Consistency,
         timeout: Duration,
     ) -> Result<ReadAnswer, ReadFailure> {
-        unimplemented!("{query:?} {consistency:?} {timeout:?}")
+        reads::read(&self.shared, query, consistency, timeout).await
     }
 
     /// What became of a write whose outcome was unknown: from this node's log, else the leader's.
     pub async fn outcome(&self, token: LogId, timeout: Duration) -> OutcomeAnswer {
-        unimplemented!("{token:?} {timeout:?}")
+        writes::outcome(&self.shared, token, timeout).await
     }
 
     /// This node's own view: cheap, and there in every phase.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
-        unimplemented!()
+        self.shared.status()
     }
 
     /// Term, leader and last applied entry, cheaper than [`NodeHandle::status`].
     #[must_use]
     pub fn position(&self) -> Position {
-        unimplemented!()
+        let leadership = *self.shared.leadership.borrow();
+        Position {
+            term: leadership.term,
+            leader: leadership.leader.and_then(|id| self.shared.member(id)).map(|member| member.name.clone()),
+            applied: self.shared.readers.get().map(|readers| readers.state.applied()).unwrap_or_default(),
+        }
     }
 
     /// The leader's view of the cluster, asked over the network when this node does not lead; its own view, with the
     /// reason, when there is none to ask.
     pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
-        unimplemented!("{timeout:?}")
+        cluster_view::cluster_status(&self.shared, timeout).await
     }
 
-    /// Up to `limit` entries of this node's log as they stand here, committed or not, from `from` on.
+    /// Up to `limit` entries of this node's log as they stand here, committed or not, from `from` on; fewer when they
+    /// are more than 4 MiB.
     ///
     /// # Errors
     /// When the first entry is not there or cannot be read.
     pub async fn entries(&self, from: Index, limit: usize) -> Result<Vec<Entry>, ReadError> {
-        unimplemented!("{from:?} {limit:?}")
+        let Some(Readers { log, .. }) = self.shared.readers.get().cloned() else {
+            return Err(ReadError::Missing { group: GroupId::FIRST, index: from });
+        };
+        let end = self.shared.view().status.durable_index;
+        let last = end.min(Index(from.0.saturating_add(limit as u64).saturating_sub(1)));
+        if from == Index::ZERO || last < from {
+            return Err(ReadError::Missing { group: GroupId::FIRST, index: from });
+        }
+        let read = move || log.read(GroupId::FIRST, from, last, ENTRIES_BYTES_MAX);
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|error| Err(ReadError::Io { reason: error.to_string() }))
     }
 
-    /// The node's metrics; register more with [`Metrics::registry`].
+    /// The node's metrics. With the feature `metrics`, more can be registered with its registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        unimplemented!()
+        &self.shared.metrics
     }
 
     /// All metrics as Prometheus text, after the gauges were brought up to date.
+    #[cfg(feature = "metrics")]
     #[must_use]
     pub fn metrics_text(&self) -> String {
-        unimplemented!()
+        self.shared.metrics.text(&self.status())
     }
 
     /// `/livez`: the driver and the storage thread are alive.
@@ -264,7 +304,7 @@ impl NodeHandle {
     /// # Errors
     /// What is not.
     pub fn live(&self) -> Result<(), String> {
-        unimplemented!()
+        self.shared.live()
     }
 
     /// `/startupz`: the storage is opened and replayed.
@@ -272,7 +312,10 @@ impl NodeHandle {
     /// # Errors
     /// What it still does.
     pub fn started(&self) -> Result<(), String> {
-        unimplemented!()
+        match &*self.shared.phase.borrow() {
+            Phase::Running | Phase::Stopping => Ok(()),
+            other => Err(describe(other)),
+        }
     }
 
     /// `/readyz`: it has a leader, is not draining and has once caught up since the start.
@@ -280,12 +323,43 @@ impl NodeHandle {
     /// # Errors
     /// What is missing.
     pub fn ready(&self) -> Result<(), String> {
-        unimplemented!()
+        let shared = &self.shared;
+        match &*shared.phase.borrow() {
+            Phase::Running => {}
+            other => return Err(describe(other)),
+        }
+        if shared.draining.load(Ordering::Acquire) {
+            return Err("the node is draining".into());
+        }
+        if shared.leadership.borrow().leader.is_none() {
+            return Err("no leader is known".into());
+        }
+        if !shared.caught_up.load(Ordering::Acquire) {
+            return Err("the node has not caught up with the leader since its start".into());
+        }
+        Ok(())
+    }
+
+    /// Returns when [`NodeHandle::ready`] holds.
+    ///
+    /// # Errors
+    /// When the node has stopped or failed, or what was missing when the time was over.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), String> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(5);
+        let deadline = deadline_after(timeout);
+        loop {
+            let Err(missing) = self.ready() else { return Ok(()) };
+            let over = matches!(&*self.shared.phase.borrow(), Phase::Stopped | Phase::Failed(_));
+            if over || Instant::now() >= deadline {
+                return Err(missing);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Refuses new requests from now on and fails readiness. What is in flight goes on, and so does Raft.
     pub async fn drain(&self) {
-        unimplemented!()
+        self.shared.draining.store(true, Ordering::Release);
     }
 
     /// Drains, finishes what is in flight (bounded by the configured grace), makes the state durable and closes
@@ -294,7 +368,16 @@ impl NodeHandle {
     /// # Errors
     /// When something could not be made durable, or the node had failed before.
     pub async fn stop(&self) -> Result<(), StopError> {
-        unimplemented!()
+        let shared = &self.shared;
+        self.drain().await;
+        shared.enter(Phase::Stopping);
+        let grace = shared.config.stop_grace;
+        if tokio::time::timeout(grace, shared.all_ended()).await.is_err() {
+            tracing::warn!(node = %shared.name, ?grace, "stopping with requests in flight; their outcome is unknown");
+        }
+        shared.stop_requested.send_replace(true);
+        shared.queue.complete(Event::Stop);
+        self.finished().await
     }
 
     /// Returns when the node has stopped or failed; `main` ends the process with an error then, unless it stopped by
@@ -303,6 +386,11 @@ impl NodeHandle {
     /// # Errors
     /// Why it failed.
     pub async fn finished(&self) -> Result<(), StopError> {
-        unimplemented!()
+        let mut phase = self.shared.phase.subscribe();
+        let ended = phase.wait_for(|phase| matches!(phase, Phase::Stopped | Phase::Failed(_))).await;
+        match ended.as_deref() {
+            Ok(Phase::Failed(reason)) => Err(StopError(reason.clone())),
+            _ => Ok(()),
+        }
     }
 }

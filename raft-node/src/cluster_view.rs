@@ -1,0 +1,176 @@
+//! The cluster in one answer for a person: what the leader sees, and what every member says of itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_core::status::{PeerProgress, Role, Status};
+use raft_core::types::{NodeId, NodeName};
+use tokio::task::JoinSet;
+
+use crate::requests::{NodeAnswer, NodeRequest, Report};
+use crate::shared::{Shared, describe};
+use crate::status::{ClusterStatus, Member, MemberStatus, Phase};
+
+/// How long one member is waited for.
+const REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// A member that is further behind than this is named as a reason for concern.
+const HEALTHY_LAG_ENTRIES_MAX: u64 = 10_000;
+
+/// This node by its own word.
+pub(crate) fn report(shared: &Shared) -> Report {
+    let view = shared.view();
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        process_id: std::process::id(),
+        phase: shared.phase.borrow().name().to_owned(),
+        role: view.status.role,
+        applied_index: view.status.applied_index,
+    }
+}
+
+/// See [`NodeHandle::cluster_status`](crate::handle::NodeHandle::cluster_status).
+pub(crate) async fn cluster_status(shared: &Arc<Shared>, timeout: Duration) -> ClusterStatus {
+    if shared.founded.get().is_none() || shared.leadership.borrow().leads {
+        return gather(shared, timeout, None).await;
+    }
+    let Some(Member { name, .. }) = shared.leader() else {
+        return gather(shared, timeout, Some("no leader is known".into())).await;
+    };
+    let request = NodeRequest::Cluster { timeout: timeout / 2 };
+    let reason = match shared.transport.request(&name, request.encode(), timeout / 2).await.map(NodeAnswer::decode) {
+        Ok(Ok(NodeAnswer::Cluster(status))) => return status,
+        Ok(Ok(NodeAnswer::Failure(why))) => why,
+        Ok(Ok(_)) => "it answered something else".into(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    gather(shared, timeout / 2, Some(format!("the leader {name} cannot be asked: {reason}"))).await
+}
+
+/// This node's view, completed by what every other member says of itself.
+pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: Option<String>) -> ClusterStatus {
+    let view = shared.view();
+    let status = &view.status;
+    let not_leader_view = not_leader.or_else(|| match &*shared.phase.borrow() {
+        phase @ (Phase::Founding { .. } | Phase::Failed(_)) => Some(describe(phase)),
+        _ if status.role != Role::Leader => Some("this node does not lead".into()),
+        _ => None,
+    });
+    let members = shared.founded.get().map(|founded| founded.record.members.clone()).unwrap_or_default();
+    let mut reports = ask_all(shared, &members, timeout.min(REPORT_TIMEOUT_MAX)).await;
+    reports.insert(shared.name.clone(), Ok(report(shared)));
+    let members: Vec<MemberStatus> =
+        members.into_iter().map(|member| member_status(status, member, &mut reports)).collect();
+
+    let leader = status.leader.and_then(|id| shared.member(id)).map(|member| member.name.clone());
+    let up = members.iter().filter(|member| member.voter && member.unreachable.is_none()).count();
+    let quorum = members.iter().filter(|member| member.voter).count() / 2 + 1;
+    let reasons = reasons(&members, leader.as_ref(), not_leader_view.as_deref(), up >= quorum);
+    ClusterStatus {
+        answered_by: shared.name.clone(),
+        not_leader_view,
+        cluster: shared.cluster(),
+        healthy: reasons.is_empty(),
+        reasons,
+        failure_tolerance: u32::try_from(up.saturating_sub(quorum)).unwrap_or(u32::MAX),
+        leader,
+        term: status.term,
+        commit_index: status.commit_index,
+        last: status.last,
+        members,
+    }
+}
+
+async fn ask_all(
+    shared: &Arc<Shared>,
+    members: &[Member],
+    timeout: Duration,
+) -> BTreeMap<NodeName, Result<Report, String>> {
+    let mut asking = JoinSet::new();
+    for name in members.iter().map(|member| member.name.clone()).filter(|name| *name != shared.name) {
+        let shared = shared.clone();
+        asking.spawn(async move {
+            let asked = shared.transport.request(&name, NodeRequest::Report.encode(), timeout).await;
+            let report = match asked.map(NodeAnswer::decode) {
+                Ok(Ok(NodeAnswer::Report(report))) => Ok(report),
+                Ok(Ok(NodeAnswer::Failure(why))) => Err(why),
+                Ok(Ok(_)) => Err("it answered something else".into()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            (name, report)
+        });
+    }
+    let mut reports = BTreeMap::new();
+    while let Some(asked) = asking.join_next().await {
+        if let Ok((name, report)) = asked {
+            reports.insert(name, report);
+        }
+    }
+    reports
+}
+
+fn member_status(
+    status: &Status,
+    member: Member,
+    reports: &mut BTreeMap<NodeName, Result<Report, String>>,
+) -> MemberStatus {
+    let leads = |id: NodeId| status.role == Role::Leader && id == status.id;
+    let progress: Option<&PeerProgress> = status.peers.iter().find(|peer| peer.id == member.id);
+    let (match_index, last_contact) = match progress {
+        Some(progress) => (Some(progress.match_index), progress.last_contact),
+        None if leads(member.id) => (Some(status.durable_index), Some(Duration::ZERO)),
+        None => (None, None),
+    };
+    let (report, unreachable) = match reports.remove(&member.name) {
+        Some(Ok(report)) => (Some(report), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, Some("it was not asked".into())),
+    };
+    MemberStatus {
+        voter: status.voters.contains(&member.id),
+        role: report.as_ref().map(|report| report.role),
+        match_index,
+        applied_index: report.as_ref().map(|report| report.applied_index),
+        lag_entries: match_index.map(|matched| status.last.index.since(matched)),
+        last_contact,
+        version: report.as_ref().map(|report| report.version.clone()),
+        process_id: report.as_ref().map(|report| report.process_id),
+        phase: report.map(|report| report.phase),
+        unreachable,
+        member,
+    }
+}
+
+/// What is wrong, one sentence each.
+fn reasons(
+    members: &[MemberStatus],
+    leader: Option<&NodeName>,
+    not_leader_view: Option<&str>,
+    quorum_up: bool,
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(why) = not_leader_view {
+        reasons.push(format!("this is not the leader's view: {why}"));
+    }
+    if leader.is_none() {
+        reasons.push("no leader is known, so nothing can be written".into());
+    }
+    if !quorum_up {
+        reasons.push("fewer members answer than a quorum needs".into());
+    }
+    for member in members {
+        let name = &member.member.name;
+        if let Some(why) = &member.unreachable {
+            reasons.push(format!("{name} does not answer: {why}"));
+        }
+        if let Some(lag) = member.lag_entries.filter(|lag| *lag > HEALTHY_LAG_ENTRIES_MAX) {
+            reasons.push(format!("{name} is {lag} entries behind"));
+        }
+        if let Some(phase) = member.phase.as_deref().filter(|phase| *phase != "running") {
+            reasons.push(format!("{name} is {phase}"));
+        }
+    }
+    reasons
+}

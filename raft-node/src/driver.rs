@@ -1,0 +1,288 @@
+//! The one task that owns the replica.
+//!
+//! It takes one event and whatever else waits (up to a bound), steps each with the time read after it was taken, then
+//! runs all effects, then waits. It never blocks: disk, state machine and missing entries have threads of their own.
+//!
+//! # Hand-offs of one put
+//!
+//! A wake-up of another core costs more than the work itself, so they are counted. On the leader, from the task that
+//! serves the client to its answer:
+//!
+//! 1. client's task → driver task ([`EventQueue::propose`](crate::queue::EventQueue::propose));
+//! 2. driver → log thread (one condition variable, for all writes of a round). The lanes of the transport are filled by
+//!    the driver itself at the same time, so the followers' way runs beside the leader's own sync;
+//! 3. log thread → driver (`Persisted`, one per batch), or 3'. a follower's acknowledgement: transport task → driver.
+//!    Whichever makes the quorum moves the commit index;
+//! 4. driver → applier thread (one per round);
+//! 5. applier thread → client's task (the answer).
+//!
+//! On a follower: a. transport task → driver, b. driver → log thread, c. log thread → transport (the acknowledgement
+//! leaves from there, not by way of the driver). Five on the leader, three on the follower beside those inside the
+//! transport; under load each carries a batch. On a runtime with one worker, 1 and 3' are no wake-ups of another core.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raft_core::replica::{Answer, Input, Output, Persist, Replica};
+use raft_core::status::Role;
+use raft_core::types::{Index, NodeId};
+
+use crate::applier::ApplyQueue;
+use crate::filler::FillQueue;
+use crate::log_writer::LogQueue;
+use crate::queue::{Event, Taken};
+use crate::shared::Shared;
+use crate::status::Phase;
+use crate::waiters::Waiter;
+
+/// Events and commands that are stepped before their effects are run: many enough to fill a batch, few enough that the
+/// first one's effects are not late.
+const ROUND_EVENTS_MAX: usize = 1024;
+/// The driver goes round at least this often, so that probes see it alive.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A warning about the same thing is not repeated sooner.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Kinds of nonsense from peers that are logged; more are only counted.
+const REFUSALS_LOGGED_MAX: usize = 1024;
+
+/// Where the driver's effects go.
+pub(crate) struct Threads {
+    pub(crate) log: Arc<LogQueue>,
+    pub(crate) apply: Arc<ApplyQueue>,
+    pub(crate) fill: Arc<FillQueue>,
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    replica: Replica<Waiter>,
+    threads: Threads,
+    /// Nothing is served before this is applied.
+    recovered_commit: Index,
+    catching_up: bool,
+    refusals_logged: BTreeSet<(NodeId, &'static str)>,
+    slow_rounds_warned: u64,
+    slow_round_warned_at: Option<Instant>,
+    outputs: Vec<Output<Waiter>>,
+    persists: Vec<Persist>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        replica: Replica<Waiter>,
+        threads: Threads,
+        recovered_commit: Index,
+    ) -> Self {
+        Self {
+            shared,
+            replica,
+            threads,
+            recovered_commit,
+            catching_up: false,
+            refusals_logged: BTreeSet::new(),
+            slow_rounds_warned: 0,
+            slow_round_warned_at: None,
+            outputs: Vec::new(),
+            persists: Vec::new(),
+        }
+    }
+
+    /// Runs until it is told to stop. Whoever waits then is told what is certain.
+    pub(crate) async fn run(mut self) {
+        let mut taken = Taken::default();
+        self.look();
+        loop {
+            let more = self.shared.queue.take(&mut taken, ROUND_EVENTS_MAX);
+            let go_on = self.round(&mut taken);
+            if !go_on {
+                break;
+            }
+            if more {
+                // Others on this worker get their turn between two rounds.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let now = self.shared.clock.now().monotonic;
+            let wake_at = self.replica.deadline().min(now + BEAT_INTERVAL);
+            let wake_at = self.shared.clock.instant(wake_at);
+            // Woken or timed out, the next round sees for itself.
+            let _ = tokio::time::timeout_at(wake_at.into(), self.shared.queue.wait()).await;
+        }
+        self.end();
+    }
+
+    /// Steps what was taken, then runs all effects. Returns whether to go on.
+    fn round(&mut self, taken: &mut Taken) -> bool {
+        let mut go_on = true;
+        while let Some(event) = taken.events.pop_front() {
+            go_on &= self.step_event(event);
+        }
+        if !taken.commands.is_empty() {
+            let commands = std::mem::take(&mut taken.commands);
+            self.step(Input::Propose(commands));
+        }
+        // After the events, so that a driver that was held up hears the waiting heartbeats before it campaigns.
+        let now = self.shared.clock.now();
+        let due = self.replica.deadline();
+        if now.monotonic >= due {
+            self.shared.metrics.tick_delayed(now.monotonic - due);
+            self.replica.step(now, Input::Tick, &mut self.outputs);
+        }
+        self.run_effects();
+        self.look();
+        self.catch_up();
+        go_on
+    }
+
+    fn step_event(&mut self, event: Event) -> bool {
+        match event {
+            Event::Receive(message) => self.step(Input::Receive(message)),
+            Event::Unreachable(peer) => self.step(Input::Unreachable(peer)),
+            Event::Persisted { writes, result } => {
+                for write in writes {
+                    self.step(Input::Persisted { write, result: result.clone() });
+                }
+            }
+            Event::Applied { index } => self.step(Input::Applied { index }),
+            Event::FillFailed { to } => self.step(Input::FillFailed { to }),
+            Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
+            Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
+            Event::Stop => return false,
+        }
+        true
+    }
+
+    fn step(&mut self, input: Input<Waiter>) {
+        let now = self.shared.clock.now();
+        self.replica.step(now, input, &mut self.outputs);
+    }
+
+    /// Hands every effect to whoever does it. Each receiver gets its own in their order.
+    fn run_effects(&mut self) {
+        let mut applies = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in &mut outputs.extract_if(.., |output| matches!(output, Output::Persist(_))) {
+            if let Output::Persist(persist) = output {
+                self.persists.push(persist);
+            }
+        }
+        if !self.persists.is_empty() {
+            // First, so that the disk works while the lanes are filled.
+            self.threads.log.put(&self.shared, self.persists.drain(..));
+        }
+        for output in outputs.drain(..) {
+            match output {
+                Output::Persist(_) => {}
+                Output::Send(message) => {
+                    let message = if message.entries.is_empty() {
+                        Some(message)
+                    } else {
+                        self.threads.fill.queue_behind(message)
+                    };
+                    if let Some(message) = message {
+                        self.shared.transport.send(message.envelope.to, message);
+                    }
+                }
+                Output::Fill(fill) => self.threads.fill.fill(fill),
+                Output::Apply(batch) => {
+                    for (_, waiter) in &batch.waiters {
+                        if let Waiter::Write { since, .. } = waiter {
+                            self.shared.metrics.committed(since.elapsed());
+                        }
+                    }
+                    applies.push(batch);
+                }
+                Output::Answer { waiter: Waiter::CaughtUp, answer } => self.caught_up(&answer),
+                Output::Answer { waiter, answer } => waiter.tell(answer),
+                Output::Refused { from, reason } => self.refused(from, reason),
+            }
+        }
+        self.outputs = outputs;
+        if !applies.is_empty() {
+            self.threads.apply.put(applies);
+        }
+    }
+
+    /// Shows everybody else what the replica is now.
+    fn look(&mut self) {
+        self.shared.beat();
+        let status = self.replica.status(self.shared.clock.now());
+        if status.applied_index >= self.recovered_commit && *self.shared.phase.borrow() == Phase::Replaying {
+            tracing::info!(node = %self.shared.name, applied = %status.applied_index, "the log is replayed");
+            self.shared.enter(Phase::Running);
+        }
+        if status.counters.slow_rounds > self.slow_rounds_warned {
+            self.warn_slow(status.counters.slow_rounds, status.broadcast_time);
+        }
+        self.shared.publish(status);
+    }
+
+    /// Raft §5.6: the broadcast time has to be far below the election timeout.
+    fn warn_slow(&mut self, slow_rounds: u64, broadcast_time: Option<Duration>) {
+        if self.slow_round_warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
+            return;
+        }
+        tracing::warn!(
+            node = %self.shared.name,
+            slow_rounds,
+            ?broadcast_time,
+            election_timeout = ?self.shared.config.raft.election_timeout,
+            "a quorum answers slowly for this election timeout; raise election_timeout, or look at network and disk"
+        );
+        self.slow_rounds_warned = slow_rounds;
+        self.slow_round_warned_at = Some(Instant::now());
+    }
+
+    /// Asks, once since the start, for a linearizable read of nothing: its answer proves that this node has applied all
+    /// that was committed when it asked. Heartbeats alone cannot say so, they never tell more than we hold.
+    fn catch_up(&mut self) {
+        let done = self.shared.caught_up.load(std::sync::atomic::Ordering::Acquire);
+        if done || self.catching_up || self.shared.leadership.borrow().leader.is_none() {
+            return;
+        }
+        self.catching_up = true;
+        let deadline = self.shared.clock.now().monotonic + self.shared.config.raft.election_timeout * 4;
+        self.step(Input::Read { deadline, waiter: Waiter::CaughtUp });
+        self.run_effects();
+    }
+
+    fn caught_up(&mut self, answer: &Answer) {
+        self.catching_up = false;
+        if matches!(answer, Answer::ReadReady { .. }) {
+            self.shared.caught_up.store(true, std::sync::atomic::Ordering::Release);
+        }
+    }
+
+    fn refused(&mut self, from: NodeId, reason: &'static str) {
+        self.shared.metrics.message_refused();
+        if self.refusals_logged.len() < REFUSALS_LOGGED_MAX && self.refusals_logged.insert((from, reason)) {
+            let role: Role = self.replica.status(self.shared.clock.now()).role;
+            tracing::warn!(node = %self.shared.name, peer = %from, role = role.name(), reason, "a peer sent nonsense");
+        }
+    }
+
+    /// Nobody waits for ever: what is queued was never appended, what was appended is unknown.
+    fn end(mut self) {
+        let left = self.shared.queue.close();
+        for command in left.commands {
+            command.waiter.tell(stopping());
+        }
+        for event in left.events {
+            if let Event::Read { waiter, .. } = event {
+                waiter.tell(stopping());
+            }
+        }
+        self.replica.abandon(&mut self.outputs);
+        for output in self.outputs.drain(..) {
+            if let Output::Answer { waiter, answer } = output {
+                waiter.tell(answer);
+            }
+        }
+    }
+}
+
+fn stopping() -> Answer {
+    Answer::Rejected { why: raft_core::replica::Rejection::Stopping, leader: None }
+}

@@ -1,0 +1,119 @@
+//! The asking of [`founding`](crate::founding), until this node belongs to a cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use raft_core::types::{ClusterId, NodeName};
+use tokio::task::JoinSet;
+
+use crate::founding::{BlankNode, Decision, FounderAnswer, FoundingRecord, decide};
+use crate::parts::{AcceptedFounding, IdentityStore};
+use crate::requests::{NodeAnswer, NodeRequest};
+use crate::shared::{Founded, Shared};
+use crate::status::Phase;
+
+/// How long one founder is waited for in one round of questions.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The pause between two rounds.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+
+/// This node as it shows itself while it is blank.
+pub(crate) fn blank_node(shared: &Shared) -> BlankNode {
+    let mut list: Vec<NodeName> = shared.config.bootstrap.iter().map(|founder| founder.name.clone()).collect();
+    list.sort();
+    BlankNode {
+        name: shared.name.clone(),
+        incarnation: shared.incarnation,
+        peer_address: shared.config.peer_address.clone(),
+        api_address: shared.config.api_address.clone(),
+        list,
+    }
+}
+
+/// Asks, waits and decides until a founding record is accepted, durably. Gives the identity back: it holds the lock of
+/// the data directory.
+///
+/// # Errors
+/// When the disk cannot take the record.
+pub(crate) async fn found(
+    shared: &Arc<Shared>,
+    mut identity: Box<dyn IdentityStore>,
+) -> Result<(Founded, Box<dyn IdentityStore>), String> {
+    let own = blank_node(shared);
+    loop {
+        let answers = ask_all(shared, &own).await;
+        let record = match decide(&own, &answers) {
+            Decision::Accept(record) => record,
+            Decision::Write(founders) => {
+                let cluster = ClusterId(uuid::Uuid::new_v4().as_u128());
+                tracing::info!(node = %own.name, %cluster, founders = founders.len(), "founding the cluster");
+                FoundingRecord::new(cluster, founders, shared.config.founding_settings.clone())
+            }
+            Decision::Wait(waiting_for) => {
+                wait(shared, waiting_for);
+                tokio::time::sleep(ROUND_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(member) = record.member(&own.name, own.incarnation) else {
+            return Err("the founding record does not name this disk".into());
+        };
+        let accepted = AcceptedFounding { cluster: record.cluster, id: member.id, record: record.encode() };
+        // From here on this node answers neither "blank" nor with the record, until the record is durable.
+        shared.accepting.store(true, Ordering::Release);
+        let id = accepted.id;
+        let stored = tokio::task::spawn_blocking(move || {
+            let result = identity.accept_founding(&accepted);
+            (identity, result)
+        });
+        let (returned, result) = stored.await.map_err(|error| format!("accepting the founding record: {error}"))?;
+        identity = returned;
+        result.map_err(|error| format!("accepting the founding record: {error}"))?;
+        tracing::info!(node = %own.name, cluster = %record.cluster, %id, "belongs to the cluster");
+        return Ok((Founded { id, record }, identity));
+    }
+}
+
+/// Shows for whom this node waits, and logs it when it changes.
+fn wait(shared: &Shared, waiting_for: Vec<(NodeName, crate::status::WaitReason)>) {
+    let next = Phase::Founding { waiting_for };
+    if *shared.phase.borrow() != next {
+        if let Phase::Founding { waiting_for } = &next {
+            for (name, reason) in waiting_for {
+                tracing::info!(node = %shared.name, "waits for {name}, which {reason}");
+            }
+        }
+        shared.enter(next);
+    }
+}
+
+async fn ask_all(shared: &Arc<Shared>, own: &BlankNode) -> BTreeMap<NodeName, FounderAnswer> {
+    let mut asking = JoinSet::new();
+    for name in own.list.iter().filter(|name| **name != own.name).cloned() {
+        let shared = shared.clone();
+        asking.spawn(async move {
+            let answer = ask(&shared, &name).await;
+            (name, answer)
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(answered) = asking.join_next().await {
+        if let Ok((name, answer)) = answered {
+            answers.insert(name, answer);
+        }
+    }
+    answers
+}
+
+async fn ask(shared: &Shared, name: &NodeName) -> FounderAnswer {
+    let answered = shared.transport.request(name, NodeRequest::Founding.encode(), ANSWER_TIMEOUT).await;
+    match answered.map(NodeAnswer::decode) {
+        Err(error) => FounderAnswer::Silent(error.to_string()),
+        Ok(Err(error)) => FounderAnswer::Unusable(error.to_string()),
+        Ok(Ok(NodeAnswer::Founding(answer))) => answer,
+        Ok(Ok(NodeAnswer::Failure(why))) => FounderAnswer::Unusable(why),
+        Ok(Ok(other)) => FounderAnswer::Unusable(format!("it answered something else: {other:?}")),
+    }
+}

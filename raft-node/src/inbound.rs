@@ -1,0 +1,80 @@
+//! What the transport calls: messages for the driver, and requests of other nodes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raft_core::message::PeerMessage;
+use raft_core::ports::{Inbound, RemoteIdentity};
+use raft_core::types::NodeId;
+
+use crate::cluster_view;
+use crate::founder;
+use crate::founding::FounderAnswer;
+use crate::queue::Refused;
+use crate::requests::{NodeAnswer, NodeRequest};
+use crate::shared::Shared;
+use crate::writes;
+
+/// See the module.
+pub(crate) struct NodeInbound(pub(crate) Arc<Shared>);
+
+#[async_trait]
+impl Inbound for NodeInbound {
+    fn receive(&self, message: PeerMessage) {
+        let shared = &self.0;
+        if shared.founded.get().is_none_or(|founded| founded.id != message.envelope.to) {
+            shared.metrics.inbound_dropped("not_for_this_node");
+            return;
+        }
+        let backlog = shared.log_backlog_bytes.load(Ordering::Acquire);
+        if let Err(Refused::Full(full)) = shared.queue.receive(message, backlog) {
+            shared.metrics.inbound_dropped(full.0);
+        }
+    }
+
+    fn unreachable(&self, peer: NodeId) {
+        // A transport may say so for every message that it drops.
+        self.0.queue.unreachable(peer);
+    }
+
+    async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
+        let answer = match NodeRequest::decode(request) {
+            Ok(request) => serve(&self.0, &from, request).await,
+            Err(error) => NodeAnswer::Failure(format!("the request is {error}")),
+        };
+        answer.encode()
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest) -> NodeAnswer {
+    if request == NodeRequest::Founding {
+        return founding_answer(shared);
+    }
+    // All else is between members of one cluster.
+    let member = from.id.and_then(|id| shared.member(id));
+    let known = member.is_some_and(|member| member.name == from.name && member.incarnation == from.incarnation);
+    if !known || from.cluster != shared.cluster() {
+        return NodeAnswer::Failure(format!("{} is no member of the cluster of {}", from.name, shared.name));
+    }
+    match request {
+        NodeRequest::Founding => founding_answer(shared),
+        NodeRequest::Write { command, timeout } => {
+            NodeAnswer::Write(writes::serve_forwarded(shared, command, timeout).await)
+        }
+        NodeRequest::Outcome(token) => NodeAnswer::Outcome(writes::outcome_here(shared, token).await),
+        NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
+        NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),
+    }
+}
+
+fn founding_answer(shared: &Shared) -> NodeAnswer {
+    if let Some(founded) = shared.founded.get() {
+        return NodeAnswer::Founding(FounderAnswer::Founded(founded.record.clone()));
+    }
+    if shared.accepting.load(Ordering::Acquire) {
+        return NodeAnswer::Failure("it is just accepting a founding record".into());
+    }
+    NodeAnswer::Founding(FounderAnswer::Blank(founder::blank_node(shared)))
+}

@@ -1,0 +1,205 @@
+//! A node's life: found, open, replay, serve, stop.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use raft_core::config::Config;
+use raft_core::ports::{LogStore, Recovered, StateMachine};
+use raft_core::replica::Replica;
+use raft_core::types::{GroupId, Index};
+
+use crate::applier::{self, ApplyQueue};
+use crate::driver::{Driver, Threads};
+use crate::filler::{self, FillQueue};
+use crate::founder;
+use crate::founding::FoundingRecord;
+use crate::handle::NodeHandle;
+use crate::inbound::NodeInbound;
+use crate::log_writer::{self, LogQueue};
+use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
+use crate::shared::{Founded, Readers, Shared, Who};
+use crate::status::Phase;
+use crate::waiters::Waiter;
+
+/// Where a node begins.
+#[derive(Debug)]
+pub struct Node;
+
+impl Node {
+    /// Starts a node from its parts, on the runtime that this is called on. Returns as soon as its peers can reach it;
+    /// founding and replaying go on behind the handle.
+    ///
+    /// # Errors
+    /// When a setting cannot work, the data directory cannot be used, or the peer listener cannot start.
+    pub async fn start(parts: Parts) -> Result<NodeHandle, StartError> {
+        let Parts { identity, log, state_machine, transport, config, metrics, stamp } = parts;
+        config.check()?;
+        let who =
+            Who { name: identity.name(), incarnation: identity.incarnation(), start_count: identity.start_count() };
+        let founded = identity.founding()?.map(|accepted| known(&*identity, accepted)).transpose()?;
+        if founded.is_none() && !config.bootstrap.iter().any(|founder| founder.name == who.name) {
+            return Err(StartError::NotAFounder { name: who.name });
+        }
+        let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp));
+        if let Some(founded) = founded {
+            belong(&shared, founded);
+        }
+        shared.transport.set_peers(shared.local_identity(), shared.peers());
+        let inbound = Arc::new(NodeInbound(shared.clone()));
+        shared.transport.start(inbound).await.map_err(StartError::Transport)?;
+        tokio::spawn(live(shared.clone(), identity, log, state_machine));
+        Ok(NodeHandle::new(shared))
+    }
+}
+
+/// Reads back what this disk accepted.
+fn known(identity: &dyn IdentityStore, accepted: AcceptedFounding) -> Result<Founded, StartError> {
+    let record = FoundingRecord::decode(&accepted.record).map_err(|error| StartError::Record(error.to_string()))?;
+    let member = record.member(&identity.name(), identity.incarnation());
+    if member.is_none_or(|member| member.id != accepted.id) || record.cluster != accepted.cluster {
+        return Err(StartError::Record(format!(
+            "it does not name {} with incarnation {} as {} of cluster {}",
+            identity.name(),
+            identity.incarnation(),
+            accepted.id,
+            accepted.cluster
+        )));
+    }
+    Ok(Founded { id: accepted.id, record })
+}
+
+/// From now on this node is a member; it serves nothing before its log is replayed.
+fn belong(shared: &Shared, founded: Founded) {
+    let first = shared.founded.set(founded).is_ok();
+    assert!(first, "a node belongs to one cluster, once");
+    shared.enter(Phase::Replaying);
+}
+
+/// Lives until it is told to stop or fails.
+async fn live(
+    shared: Arc<Shared>,
+    identity: Box<dyn IdentityStore>,
+    log: LogFactory,
+    state_machine: StateMachineFactory,
+) {
+    let result = run(&shared, identity, log, state_machine).await;
+    shared.queue.close();
+    shared.transport.stop().await;
+    match result {
+        Ok(()) => shared.enter(Phase::Stopped),
+        Err(reason) => shared.fail(reason),
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    mut identity: Box<dyn IdentityStore>,
+    log: LogFactory,
+    state_machine: StateMachineFactory,
+) -> Result<(), String> {
+    if shared.founded.get().is_none() {
+        let mut stop = shared.stop_requested.subscribe();
+        let founded;
+        (founded, identity) = tokio::select! {
+            founded = founder::found(shared, identity) => founded?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        belong(shared, founded);
+        shared.transport.set_peers(shared.local_identity(), shared.peers());
+    }
+    let Some(Founded { id, record }) = shared.founded.get().cloned() else {
+        return Err("the founding left no record".into());
+    };
+    let config =
+        Config { id, founders: record.configuration(), life: shared.start_count, ..shared.config.raft.clone() };
+    let opening = tokio::task::spawn_blocking(move || Opened::open(log, state_machine, &record));
+    let opened = opening.await.map_err(|error| format!("opening the stores: {error}"))??;
+    let served = serve(shared, config, opened).await;
+    // It holds the lock of the data directory, until nothing here writes there any more.
+    drop(identity);
+    served
+}
+
+/// The stores, open and read.
+struct Opened {
+    log: Box<dyn LogStore>,
+    recovered: Recovered,
+    machine: Box<dyn StateMachine>,
+}
+
+impl Opened {
+    fn open(log: LogFactory, state_machine: StateMachineFactory, record: &FoundingRecord) -> Result<Self, String> {
+        let mut log = log().map_err(|error| format!("opening the log: {error}"))?;
+        let recovered = log.recover(GroupId::FIRST).map_err(|error| format!("recovering the log: {error}"))?;
+        let machine = state_machine(record).map_err(|error| format!("opening the state machine: {error}"))?;
+        let applied = machine.applied().index;
+        if applied > recovered.last().index {
+            // Applying never runs ahead of the synced log, so the log has lost what it acknowledged.
+            return Err(format!(
+                "the state machine has applied up to {applied}, but the log ends at {}: the log has lost entries; \
+                 start this node with a blank data directory, so that it joins anew",
+                recovered.last().index
+            ));
+        }
+        Ok(Self { log, recovered, machine })
+    }
+}
+
+/// Starts the threads, drives until told to stop, and brings everything to a durable end.
+async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(), String> {
+    let Opened { log, recovered, machine } = opened;
+    let recovered_commit = recovered.commit;
+    let applied: Index = machine.applied().index;
+    let replica: Replica<Waiter> =
+        Replica::new(config, recovered, applied, shared.clock.now()).map_err(|error| error.to_string())?;
+    let readers = Readers { log: log.reader(), state: machine.reader() };
+    let threads = Running::start(shared, log, machine, &readers)?;
+    let _ = shared.readers.set(readers);
+    let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
+    // A task of its own, so that a broken invariant of the core ends in a named failure.
+    let driven = tokio::spawn(driver.run()).await;
+    let ended = tokio::task::spawn_blocking(move || threads.end()).await;
+    driven.map_err(|error| format!("the driver panicked; see the log above: {error}"))?;
+    ended.map_err(|error| format!("ending the threads: {error}"))?
+}
+
+/// The node's own threads.
+struct Running {
+    log: (Arc<LogQueue>, JoinHandle<()>),
+    apply: (Arc<ApplyQueue>, JoinHandle<Result<(), String>>),
+    fill: (Arc<FillQueue>, JoinHandle<()>),
+}
+
+impl Running {
+    fn start(
+        shared: &Arc<Shared>,
+        log: Box<dyn LogStore>,
+        machine: Box<dyn StateMachine>,
+        readers: &Readers,
+    ) -> Result<Self, String> {
+        let refused = |error: std::io::Error| format!("cannot start a thread: {error}");
+        let log_queue = Arc::<LogQueue>::default();
+        let apply_queue = Arc::<ApplyQueue>::default();
+        let fill_queue = Arc::<FillQueue>::default();
+        let log_thread = log_writer::spawn(log, log_queue.clone(), shared.clone()).map_err(refused)?;
+        let apply_thread =
+            applier::spawn(machine, readers.log.clone(), apply_queue.clone(), shared.clone()).map_err(refused)?;
+        let fill_thread = filler::spawn(readers.log.clone(), fill_queue.clone(), shared.clone()).map_err(refused)?;
+        Ok(Self { log: (log_queue, log_thread), apply: (apply_queue, apply_thread), fill: (fill_queue, fill_thread) })
+    }
+
+    fn queues(&self) -> Threads {
+        Threads { log: self.log.0.clone(), apply: self.apply.0.clone(), fill: self.fill.0.clone() }
+    }
+
+    /// Lets the threads finish what they were given; the state is flushed and the log closed then.
+    fn end(self) -> Result<(), String> {
+        self.fill.0.close();
+        self.apply.0.close();
+        self.log.0.close();
+        let filled = self.fill.1.join().map_err(|_| "the filler panicked".to_owned());
+        let applied = self.apply.1.join().map_err(|_| "the applier panicked".to_owned());
+        let logged = self.log.1.join().map_err(|_| "the log thread panicked".to_owned());
+        filled.and(logged).and(applied?)
+    }
+}

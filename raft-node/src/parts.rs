@@ -1,0 +1,205 @@
+//! What a node is made of. `main` builds these from RocksDB and QUIC; tests and embedders build others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::config::{Config, ConfigError};
+use raft_core::membership::Configuration;
+use raft_core::ports::{LogStore, StateMachine, StoreError, Transport};
+use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
+
+use crate::founding::FoundingRecord;
+use crate::metrics::Metrics;
+
+/// What a data directory keeps of the founding of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedFounding {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node's id in it.
+    pub id: NodeId,
+    /// The [`FoundingRecord`], encoded.
+    pub record: Bytes,
+}
+
+/// Who this node is, kept on its disk. A small port of the driver; `raft-log-rocks`' data directory implements it.
+pub trait IdentityStore: Send {
+    /// The node's name.
+    fn name(&self) -> NodeName;
+
+    /// The life of the data directory.
+    fn incarnation(&self) -> Incarnation;
+
+    /// How often the directory was started, this time included; durable before it is returned. It makes numbers unique
+    /// across restarts.
+    fn start_count(&self) -> u64;
+
+    /// The founding that was accepted, if any.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    fn founding(&self) -> Result<Option<AcceptedFounding>, StoreError>;
+
+    /// Accepts a founding, once and durably on return. The same founding again is no error; another one is.
+    ///
+    /// # Errors
+    /// When another founding was accepted before, or the disk fails.
+    fn accept_founding(&mut self, founding: &AcceptedFounding) -> Result<(), StoreError>;
+}
+
+/// Opens the log. Called once, after the founding, on a thread that may block.
+pub type LogFactory = Box<dyn FnOnce() -> Result<Box<dyn LogStore>, StoreError> + Send>;
+
+/// Opens the state machine with the settings that the founding record carries. Called once, after the founding, on a
+/// thread that may block; the error is shown to the operator.
+pub type StateMachineFactory = Box<dyn FnOnce(&FoundingRecord) -> Result<Box<dyn StateMachine>, String> + Send>;
+
+/// Puts the leader's time (milliseconds since the Unix epoch) into a command when it is proposed.
+pub type Stamp = Arc<dyn Fn(Bytes, u64) -> Bytes + Send + Sync>;
+
+/// One of the nodes that found the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founder {
+    /// Its name.
+    pub name: NodeName,
+    /// Its peer address, `host:port`.
+    pub address: String,
+}
+
+/// Settings of the driver. Each bound names what happens when it is reached.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// All founders, this node included. Used to found; later only its addresses are used, which then win over those in
+    /// the founding record, so that a founder can move to another address. An address of this node itself is unused.
+    pub bootstrap: Vec<Founder>,
+    /// Where peers reach this node, `host:port`.
+    pub peer_address: String,
+    /// Where clients reach this node, as a URL. May be empty.
+    pub api_address: String,
+    /// First values of the replicated settings, in the state machine's own format: those of the founder that writes
+    /// the record become the cluster's.
+    pub founding_settings: Bytes,
+    /// Timing and bounds of the replica. `id`, `founders` and `life` are filled in from the founding record and the
+    /// disk; what stands there is ignored.
+    pub raft: Config,
+    /// The largest command that is taken; a larger one is [`Refusal::TooLarge`](crate::handle::Refusal::TooLarge).
+    pub command_bytes_max: u64,
+    /// Commands that wait for the driver; then new ones are refused as overloaded.
+    pub queued_commands_max: usize,
+    /// Bytes of commands that wait for the driver; then new ones are refused as overloaded.
+    pub queued_command_bytes_max: u64,
+    /// Linearizable reads that wait for the driver; then new ones are refused as overloaded.
+    pub queued_reads_max: usize,
+    /// Messages from peers that wait for the driver; then new ones are dropped and counted, and Raft sends again.
+    pub queued_messages_max: usize,
+    /// Bytes of entries from peers that wait for the driver or the log thread; then appends are dropped and counted.
+    pub queued_message_bytes_max: u64,
+    /// How long a stop waits for what is in flight.
+    pub stop_grace: Duration,
+}
+
+impl NodeConfig {
+    /// Settings with the defaults of the product.
+    #[must_use]
+    pub fn new(peer_address: impl Into<String>, bootstrap: Vec<Founder>) -> Self {
+        Self {
+            bootstrap,
+            peer_address: peer_address.into(),
+            api_address: String::new(),
+            founding_settings: Bytes::new(),
+            raft: Config::new(NodeId(1), Configuration::default()),
+            command_bytes_max: 4 << 20,
+            queued_commands_max: 16 * 1024,
+            queued_command_bytes_max: 32 << 20,
+            queued_reads_max: 16 * 1024,
+            queued_messages_max: 16 * 1024,
+            queued_message_bytes_max: 64 << 20,
+            stop_grace: Duration::from_secs(5),
+        }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work, and the remedy.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.raft.check()?;
+        for (field, value) in [
+            ("command_bytes_max", self.command_bytes_max),
+            ("queued_commands_max", self.queued_commands_max as u64),
+            ("queued_command_bytes_max", self.queued_command_bytes_max),
+            ("queued_reads_max", self.queued_reads_max as u64),
+            ("queued_messages_max", self.queued_messages_max as u64),
+            ("queued_message_bytes_max", self.queued_message_bytes_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError { field, problem: "is 0".into(), remedy: "set at least 1".into() });
+            }
+        }
+        for (position, founder) in self.bootstrap.iter().enumerate() {
+            if self.bootstrap[..position].iter().any(|earlier| earlier.name == founder.name) {
+                return Err(ConfigError {
+                    field: "bootstrap",
+                    problem: format!("names {} twice", founder.name),
+                    remedy: "name every founder once".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All parts of a node.
+pub struct Parts {
+    /// Who it is.
+    pub identity: Box<dyn IdentityStore>,
+    /// Its log.
+    pub log: LogFactory,
+    /// Its state machine.
+    pub state_machine: StateMachineFactory,
+    /// Its network.
+    pub transport: Arc<dyn Transport>,
+    /// Its settings.
+    pub config: NodeConfig,
+    /// Where it counts and measures.
+    pub metrics: Arc<Metrics>,
+    /// How the leader's time gets into a command.
+    pub stamp: Stamp,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("name", &self.identity.name()).field("config", &self.config).finish()
+    }
+}
+
+/// Why a node cannot start. What goes wrong later is told by
+/// [`NodeHandle::finished`](crate::handle::NodeHandle::finished).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The disk is blank and `bootstrap` does not name this node.
+    #[error(
+        "this disk is blank and bootstrap does not name {name}; name all founders, this node included, or start it \
+         with the data directory that it had"
+    )]
+    NotAFounder {
+        /// This node.
+        name: NodeName,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Identity(#[from] StoreError),
+    /// What the data directory says about the founding makes no sense.
+    #[error("the founding record on this disk cannot be used: {0}")]
+    Record(String),
+    /// The transport cannot start.
+    #[error("the peer listener cannot start: {0}")]
+    Transport(String),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(String),
+}

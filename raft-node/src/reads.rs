@@ -1,0 +1,100 @@
+//! The way of a read: confirmed by the leader when it has to be linearizable, then answered by this replica on the
+//! caller's own task, never queued behind apply.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_core::replica::Rejection;
+use tokio::sync::oneshot;
+
+use crate::handle::{Consistency, ReadAnswer, ReadFailure};
+use crate::queue::Refused;
+use crate::shared::{Shared, deadline_after, describe};
+use crate::status::Phase;
+use crate::waiters::{ReadEnd, Waiter};
+
+/// How long to wait for another leader to be known before a read is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The driver answers every caller by its deadline; one that is held up gets this much longer.
+const DRIVER_GRACE: Duration = Duration::from_millis(500);
+
+/// See [`NodeHandle::read`](crate::handle::NodeHandle::read).
+pub(crate) async fn read(
+    shared: &Arc<Shared>,
+    query: Bytes,
+    consistency: Consistency,
+    timeout: Duration,
+) -> Result<ReadAnswer, ReadFailure> {
+    let (mode, result) = match consistency {
+        Consistency::Linearizable => ("linearizable", linearizable(shared, &query, timeout).await),
+        Consistency::Local => ("local", local(shared, &query)),
+    };
+    shared.metrics.read_ended(mode, if result.is_ok() { "ok" } else { "error" });
+    result
+}
+
+/// Whatever this node has applied, once it has applied what it knew committed.
+fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
+    let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
+    match &*shared.phase.borrow() {
+        Phase::Running | Phase::Stopping => {}
+        other => return Err(ReadFailure::NotReady(describe(other))),
+    }
+    let view = shared.view();
+    // Taken before the read: what was applied later only makes the answer fresher.
+    let since_look = if shared.leadership.borrow().leads { Duration::ZERO } else { view.taken.elapsed() };
+    let staleness = view.status.leader_contact.map(|contact| contact + since_look);
+    query_here(shared, query, staleness)
+}
+
+async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> Result<ReadAnswer, ReadFailure> {
+    let deadline = deadline_after(timeout);
+    let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
+    shared.serving(deadline).await.map_err(ReadFailure::NotReady)?;
+    let mut leadership = shared.leadership.subscribe();
+    loop {
+        let leader = leadership.borrow_and_update().leader;
+        match confirm(shared, deadline).await? {
+            ReadEnd::Ready => return query_here(shared, query, Some(Duration::ZERO)),
+            ReadEnd::Rejected { why: Rejection::Overloaded { bound } } => {
+                return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(bound) });
+            }
+            ReadEnd::Rejected { why: Rejection::Stopping } => return Err(ReadFailure::Stopping),
+            ReadEnd::Rejected { why: Rejection::Deadline } => {
+                return Err(if leader.is_some() { ReadFailure::Deadline } else { ReadFailure::NoLeader });
+            }
+            ReadEnd::Rejected { why: Rejection::NotLeader | Rejection::Overwritten } => {}
+        }
+        // A read has no effect, so it may be tried again freely.
+        let until = if leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
+        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        if Instant::now() >= deadline {
+            return Err(ReadFailure::NoLeader);
+        }
+    }
+}
+
+/// Waits until this replica has applied everything that a linearizable read which begins now must see.
+async fn confirm(shared: &Shared, deadline: Instant) -> Result<ReadEnd, ReadFailure> {
+    let (answer, answered) = oneshot::channel();
+    match shared.queue.read(shared.clock.at(deadline), Waiter::Read(answer)) {
+        Ok(()) => {}
+        Err(Refused::Full(full)) => return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(full.0) }),
+        Err(Refused::Closed) => return Err(ReadFailure::Stopping),
+    }
+    match tokio::time::timeout_at((deadline + DRIVER_GRACE).into(), answered).await {
+        Ok(Ok(end)) => Ok(end),
+        Ok(Err(_)) => Err(ReadFailure::Stopping),
+        Err(_) => Err(ReadFailure::Deadline),
+    }
+}
+
+fn query_here(shared: &Shared, query: &[u8], staleness: Option<Duration>) -> Result<ReadAnswer, ReadFailure> {
+    let Some(readers) = shared.readers.get() else {
+        return Err(ReadFailure::NotReady(describe(&shared.phase.borrow())));
+    };
+    let answer = readers.state.query(query)?;
+    Ok(ReadAnswer { bytes: answer.bytes, applied: answer.applied, staleness })
+}

@@ -1,0 +1,531 @@
+//! What nodes ask each other over [`Transport::request`](raft_core::ports::Transport::request), and its bytes.
+//!
+//! The transport carries these as opaque bytes; the format (protobuf, see `docs/wire.md`) is this crate's. An unknown
+//! request is answered with a named failure, so that a newer node learns that it talks to an older one.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use raft_core::replica::Outcome;
+use raft_core::status::Role;
+use raft_core::types::{ClusterId, Index, LogId, NodeName, Term};
+
+use crate::founding::{BlankNode, FounderAnswer, FoundingRecord, RecordError, WireMember, random_number};
+use crate::handle::{Doubt, Refusal};
+use crate::status::{ClusterStatus, Member, MemberStatus};
+
+/// A question of one node to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodeRequest {
+    /// "Do you have a cluster?" Anybody may ask.
+    Founding,
+    /// "Propose this for my client." Never passed on again. The command is not stamped yet.
+    Write {
+        /// The command.
+        command: Bytes,
+        /// How long the answer is waited for.
+        timeout: Duration,
+    },
+    /// "What became of this entry?"
+    Outcome(LogId),
+    /// "How are you?"
+    Report,
+    /// "How is the cluster?", asked of the leader.
+    Cluster {
+        /// How long the answer is waited for.
+        timeout: Duration,
+    },
+}
+
+/// The answer to a [`NodeRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodeAnswer {
+    /// Not served, without any effect; why.
+    Failure(String),
+    /// To [`NodeRequest::Founding`].
+    Founding(FounderAnswer),
+    /// To [`NodeRequest::Write`].
+    Write(ForwardedWrite),
+    /// To [`NodeRequest::Outcome`].
+    Outcome(Outcome),
+    /// To [`NodeRequest::Report`].
+    Report(Report),
+    /// To [`NodeRequest::Cluster`].
+    Cluster(ClusterStatus),
+}
+
+/// What became of a write that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ForwardedWrite {
+    /// Applied.
+    Applied { id: LogId, answer: Bytes },
+    /// Surely not.
+    NotApplied(Refusal),
+    /// Not known.
+    Unknown { why: Doubt, token: Option<LogId> },
+}
+
+/// A node by its own word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    pub(crate) process_id: u32,
+    pub(crate) phase: String,
+    pub(crate) role: Role,
+    pub(crate) applied_index: Index,
+}
+
+/// Why bytes from a peer are no request or answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("malformed: {0}")]
+    Malformed(String),
+    #[error("not known to this version")]
+    Unknown,
+    #[error("founding record: {0}")]
+    Record(#[from] RecordError),
+}
+
+impl From<prost::DecodeError> for WireError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+mod wire {
+    use bytes::Bytes;
+
+    use crate::founding::WireMember;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Request {
+        #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5")]
+        pub(super) ask: Option<Ask>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Ask {
+        #[prost(message, tag = "1")]
+        Founding(Empty),
+        #[prost(message, tag = "2")]
+        Write(Write),
+        #[prost(message, tag = "3")]
+        Outcome(Position),
+        #[prost(message, tag = "4")]
+        Report(Empty),
+        #[prost(uint64, tag = "5")]
+        ClusterWithinMillis(u64),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Empty {}
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Write {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub(super) command: Bytes,
+        #[prost(uint64, tag = "2")]
+        pub(super) timeout_millis: u64,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Position {
+        #[prost(uint64, tag = "1")]
+        pub(super) index: u64,
+        #[prost(uint64, tag = "2")]
+        pub(super) term: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Answer {
+        #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+        pub(super) told: Option<Told>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Told {
+        #[prost(string, tag = "1")]
+        Failure(String),
+        #[prost(message, tag = "2")]
+        Blank(Blank),
+        #[prost(bytes = "bytes", tag = "3")]
+        Record(Bytes),
+        #[prost(message, tag = "4")]
+        Applied(Applied),
+        #[prost(message, tag = "5")]
+        NotApplied(NotApplied),
+        #[prost(message, tag = "6")]
+        Unknown(Unknown),
+        #[prost(uint32, tag = "7")]
+        Outcome(u32),
+        #[prost(message, tag = "8")]
+        Report(Report),
+        #[prost(message, tag = "9")]
+        Cluster(Cluster),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Blank {
+        #[prost(message, optional, tag = "1")]
+        pub(super) node: Option<WireMember>,
+        #[prost(string, repeated, tag = "2")]
+        pub(super) list: Vec<String>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Applied {
+        #[prost(message, required, tag = "1")]
+        pub(super) id: Position,
+        #[prost(bytes = "bytes", tag = "2")]
+        pub(super) answer: Bytes,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct NotApplied {
+        #[prost(uint32, tag = "1")]
+        pub(super) why: u32,
+        #[prost(string, tag = "2")]
+        pub(super) text: String,
+        #[prost(uint64, tag = "3")]
+        pub(super) bytes: u64,
+        #[prost(uint64, tag = "4")]
+        pub(super) limit: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Unknown {
+        #[prost(uint32, tag = "1")]
+        pub(super) why: u32,
+        #[prost(string, tag = "2")]
+        pub(super) text: String,
+        #[prost(message, optional, tag = "3")]
+        pub(super) token: Option<Position>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Report {
+        #[prost(string, tag = "1")]
+        pub(super) version: String,
+        #[prost(uint32, tag = "2")]
+        pub(super) process_id: u32,
+        #[prost(string, tag = "3")]
+        pub(super) phase: String,
+        #[prost(uint32, tag = "4")]
+        pub(super) role: u32,
+        #[prost(uint64, tag = "5")]
+        pub(super) applied_index: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Cluster {
+        #[prost(string, tag = "1")]
+        pub(super) answered_by: String,
+        #[prost(string, optional, tag = "2")]
+        pub(super) not_leader_view: Option<String>,
+        #[prost(bytes = "vec", optional, tag = "3")]
+        pub(super) cluster: Option<Vec<u8>>,
+        #[prost(bool, tag = "4")]
+        pub(super) healthy: bool,
+        #[prost(string, repeated, tag = "5")]
+        pub(super) reasons: Vec<String>,
+        #[prost(uint32, tag = "6")]
+        pub(super) failure_tolerance: u32,
+        #[prost(string, optional, tag = "7")]
+        pub(super) leader: Option<String>,
+        #[prost(uint64, tag = "8")]
+        pub(super) term: u64,
+        #[prost(uint64, tag = "9")]
+        pub(super) commit_index: u64,
+        #[prost(message, required, tag = "10")]
+        pub(super) last: Position,
+        #[prost(message, repeated, tag = "11")]
+        pub(super) members: Vec<MemberStatus>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct MemberStatus {
+        #[prost(message, required, tag = "1")]
+        pub(super) member: WireMember,
+        #[prost(bool, tag = "2")]
+        pub(super) voter: bool,
+        #[prost(uint32, optional, tag = "3")]
+        pub(super) role: Option<u32>,
+        #[prost(uint64, optional, tag = "4")]
+        pub(super) match_index: Option<u64>,
+        #[prost(uint64, optional, tag = "5")]
+        pub(super) applied_index: Option<u64>,
+        #[prost(uint64, optional, tag = "6")]
+        pub(super) lag_entries: Option<u64>,
+        #[prost(uint64, optional, tag = "7")]
+        pub(super) last_contact_micros: Option<u64>,
+        #[prost(string, optional, tag = "8")]
+        pub(super) version: Option<String>,
+        #[prost(uint32, optional, tag = "9")]
+        pub(super) process_id: Option<u32>,
+        #[prost(string, optional, tag = "10")]
+        pub(super) phase: Option<String>,
+        #[prost(string, optional, tag = "11")]
+        pub(super) unreachable: Option<String>,
+    }
+}
+
+impl NodeRequest {
+    pub(crate) fn encode(&self) -> Bytes {
+        let ask = match self {
+            Self::Founding => wire::Ask::Founding(wire::Empty {}),
+            Self::Write { command, timeout } => {
+                wire::Ask::Write(wire::Write { command: command.clone(), timeout_millis: millis(*timeout) })
+            }
+            Self::Outcome(token) => wire::Ask::Outcome(position(*token)),
+            Self::Report => wire::Ask::Report(wire::Empty {}),
+            Self::Cluster { timeout } => wire::Ask::ClusterWithinMillis(millis(*timeout)),
+        };
+        wire::Request { ask: Some(ask) }.encode_to_vec().into()
+    }
+
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        Ok(match wire::Request::decode(bytes)?.ask.ok_or(WireError::Unknown)? {
+            wire::Ask::Founding(_) => Self::Founding,
+            wire::Ask::Write(write) => {
+                Self::Write { command: write.command, timeout: Duration::from_millis(write.timeout_millis) }
+            }
+            wire::Ask::Outcome(token) => Self::Outcome(log_id(token)),
+            wire::Ask::Report(_) => Self::Report,
+            wire::Ask::ClusterWithinMillis(within) => Self::Cluster { timeout: Duration::from_millis(within) },
+        })
+    }
+}
+
+impl NodeAnswer {
+    pub(crate) fn encode(&self) -> Bytes {
+        let told = match self {
+            Self::Failure(why) => wire::Told::Failure(why.clone()),
+            Self::Founding(answer) => encode_founder(answer),
+            Self::Write(ForwardedWrite::Applied { id, answer }) => {
+                wire::Told::Applied(wire::Applied { id: position(*id), answer: answer.clone() })
+            }
+            Self::Write(ForwardedWrite::NotApplied(why)) => wire::Told::NotApplied(encode_refusal(why)),
+            Self::Write(ForwardedWrite::Unknown { why, token }) => {
+                let (code, text) = encode_doubt(why);
+                wire::Told::Unknown(wire::Unknown { why: code, text, token: token.map(position) })
+            }
+            Self::Outcome(outcome) => wire::Told::Outcome(match outcome {
+                Outcome::Applied => 1,
+                Outcome::NotApplied => 2,
+                Outcome::NotKnownYet => 3,
+            }),
+            Self::Report(report) => wire::Told::Report(wire::Report {
+                version: report.version.clone(),
+                process_id: report.process_id,
+                phase: report.phase.clone(),
+                role: role_code(report.role),
+                applied_index: report.applied_index.0,
+            }),
+            Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
+        };
+        wire::Answer { told: Some(told) }.encode_to_vec().into()
+    }
+
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        Ok(match wire::Answer::decode(bytes)?.told.ok_or(WireError::Unknown)? {
+            wire::Told::Failure(why) => Self::Failure(why),
+            wire::Told::Blank(blank) => Self::Founding(FounderAnswer::Blank(decode_blank(blank)?)),
+            wire::Told::Record(record) => Self::Founding(FounderAnswer::Founded(FoundingRecord::decode(&record)?)),
+            wire::Told::Applied(applied) => {
+                Self::Write(ForwardedWrite::Applied { id: log_id(applied.id), answer: applied.answer })
+            }
+            wire::Told::NotApplied(refusal) => Self::Write(ForwardedWrite::NotApplied(decode_refusal(refusal)?)),
+            wire::Told::Unknown(unknown) => Self::Write(ForwardedWrite::Unknown {
+                why: decode_doubt(unknown.why, unknown.text),
+                token: unknown.token.map(log_id),
+            }),
+            wire::Told::Outcome(code) => Self::Outcome(match code {
+                1 => Outcome::Applied,
+                2 => Outcome::NotApplied,
+                _ => Outcome::NotKnownYet,
+            }),
+            wire::Told::Report(report) => Self::Report(Report {
+                version: report.version,
+                process_id: report.process_id,
+                phase: report.phase,
+                role: role(report.role)?,
+                applied_index: Index(report.applied_index),
+            }),
+            wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn position(id: LogId) -> wire::Position {
+    wire::Position { index: id.index.0, term: id.term.0 }
+}
+
+fn log_id(position: wire::Position) -> LogId {
+    LogId::new(Index(position.index), Term(position.term))
+}
+
+fn role_code(role: Role) -> u32 {
+    match role {
+        Role::Follower => 1,
+        Role::PreCandidate => 2,
+        Role::Candidate => 3,
+        Role::Leader => 4,
+    }
+}
+
+fn role(code: u32) -> Result<Role, WireError> {
+    Ok(match code {
+        1 => Role::Follower,
+        2 => Role::PreCandidate,
+        3 => Role::Candidate,
+        4 => Role::Leader,
+        other => return Err(WireError::Malformed(format!("role {other}"))),
+    })
+}
+
+fn encode_founder(answer: &FounderAnswer) -> wire::Told {
+    match answer {
+        FounderAnswer::Silent(why) | FounderAnswer::Unusable(why) => wire::Told::Failure(why.clone()),
+        FounderAnswer::Founded(record) => wire::Told::Record(record.encode()),
+        FounderAnswer::Blank(node) => wire::Told::Blank(wire::Blank {
+            node: Some(WireMember::of(&Member {
+                id: raft_core::types::NodeId(0),
+                name: node.name.clone(),
+                incarnation: node.incarnation,
+                peer_address: node.peer_address.clone(),
+                api_address: node.api_address.clone(),
+            })),
+            list: node.list.iter().map(|name| name.as_str().to_owned()).collect(),
+        }),
+    }
+}
+
+fn decode_blank(blank: wire::Blank) -> Result<BlankNode, WireError> {
+    let Member { name, incarnation, peer_address, api_address, .. } =
+        blank.node.ok_or_else(|| WireError::Malformed("no node".into()))?.member()?;
+    let list = blank.list.iter().map(NodeName::new).collect();
+    Ok(BlankNode { name, incarnation, peer_address, api_address, list })
+}
+
+fn encode_refusal(why: &Refusal) -> wire::NotApplied {
+    let plain = |why: u32| wire::NotApplied { why, text: String::new(), bytes: 0, limit: 0 };
+    match why {
+        Refusal::NotLeader => plain(1),
+        Refusal::NoLeader => plain(2),
+        Refusal::Overloaded { bound } => wire::NotApplied { text: bound.to_string(), ..plain(3) },
+        Refusal::LeaderUnreachable(why) => wire::NotApplied { text: why.clone(), ..plain(4) },
+        Refusal::Deadline => plain(5),
+        Refusal::Stopping => plain(6),
+        Refusal::NotReady(why) => wire::NotApplied { text: why.clone(), ..plain(7) },
+        Refusal::Overwritten => plain(8),
+        Refusal::TooLarge { bytes, limit, setting } => {
+            wire::NotApplied { text: setting.to_string(), bytes: *bytes, limit: *limit, ..plain(9) }
+        }
+    }
+}
+
+fn decode_refusal(refusal: wire::NotApplied) -> Result<Refusal, WireError> {
+    let text = refusal.text;
+    Ok(match refusal.why {
+        1 => Refusal::NotLeader,
+        2 => Refusal::NoLeader,
+        3 => Refusal::Overloaded { bound: Cow::Owned(text) },
+        4 => Refusal::LeaderUnreachable(text),
+        5 => Refusal::Deadline,
+        6 => Refusal::Stopping,
+        7 => Refusal::NotReady(text),
+        8 => Refusal::Overwritten,
+        9 => Refusal::TooLarge { bytes: refusal.bytes, limit: refusal.limit, setting: Cow::Owned(text) },
+        other => return Err(WireError::Malformed(format!("refusal {other}"))),
+    })
+}
+
+fn encode_doubt(why: &Doubt) -> (u32, String) {
+    match why {
+        Doubt::Deadline => (1, String::new()),
+        Doubt::LeaderChanged => (2, String::new()),
+        Doubt::NoAnswer(why) => (3, why.clone()),
+        Doubt::Stopping => (4, String::new()),
+    }
+}
+
+/// A doubt of a newer version is still a doubt, so this never fails.
+fn decode_doubt(code: u32, text: String) -> Doubt {
+    match code {
+        1 => Doubt::Deadline,
+        2 => Doubt::LeaderChanged,
+        4 => Doubt::Stopping,
+        _ => Doubt::NoAnswer(text),
+    }
+}
+
+fn encode_cluster(status: &ClusterStatus) -> wire::Cluster {
+    wire::Cluster {
+        answered_by: status.answered_by.as_str().to_owned(),
+        not_leader_view: status.not_leader_view.clone(),
+        cluster: status.cluster.map(|cluster| cluster.0.to_be_bytes().to_vec()),
+        healthy: status.healthy,
+        reasons: status.reasons.clone(),
+        failure_tolerance: status.failure_tolerance,
+        leader: status.leader.as_ref().map(|name| name.as_str().to_owned()),
+        term: status.term.0,
+        commit_index: status.commit_index.0,
+        last: position(status.last),
+        members: status.members.iter().map(encode_member).collect(),
+    }
+}
+
+fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
+    wire::MemberStatus {
+        member: WireMember::of(&status.member),
+        voter: status.voter,
+        role: status.role.map(role_code),
+        match_index: status.match_index.map(|index| index.0),
+        applied_index: status.applied_index.map(|index| index.0),
+        lag_entries: status.lag_entries,
+        last_contact_micros: status.last_contact.map(|ago| u64::try_from(ago.as_micros()).unwrap_or(u64::MAX)),
+        version: status.version.clone(),
+        process_id: status.process_id,
+        phase: status.phase.clone(),
+        unreachable: status.unreachable.clone(),
+    }
+}
+
+fn decode_cluster(status: wire::Cluster) -> Result<ClusterStatus, WireError> {
+    let cluster = status.cluster.map(|bytes| random_number(&bytes, "cluster")).transpose()?.map(ClusterId);
+    Ok(ClusterStatus {
+        answered_by: NodeName::new(status.answered_by),
+        not_leader_view: status.not_leader_view,
+        cluster,
+        healthy: status.healthy,
+        reasons: status.reasons,
+        failure_tolerance: status.failure_tolerance,
+        leader: status.leader.map(NodeName::new),
+        term: Term(status.term),
+        commit_index: Index(status.commit_index),
+        last: log_id(status.last),
+        members: status.members.into_iter().map(decode_member).collect::<Result<_, _>>()?,
+    })
+}
+
+fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> {
+    Ok(MemberStatus {
+        member: status.member.member()?,
+        voter: status.voter,
+        role: status.role.map(role).transpose()?,
+        match_index: status.match_index.map(Index),
+        applied_index: status.applied_index.map(Index),
+        lag_entries: status.lag_entries,
+        last_contact: status.last_contact_micros.map(Duration::from_micros),
+        version: status.version,
+        process_id: status.process_id,
+        phase: status.phase,
+        unreachable: status.unreachable,
+    })
+}

@@ -1,0 +1,359 @@
+//! What the threads and tasks of one node share. The replica is not among it: the driver alone owns that.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use raft_core::ports::{LocalIdentity, LogReader, Peer, StateReader, Transport};
+use raft_core::status::Status;
+use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName, Term};
+use tokio::sync::{Notify, watch};
+
+use crate::clock::Clock;
+use crate::founding::FoundingRecord;
+use crate::metrics::Metrics;
+use crate::parts::{NodeConfig, Stamp};
+use crate::queue::{Event, EventQueue};
+use crate::status::{Member, NodeStatus, Phase};
+
+/// A driver that has not begun a round for this long is not alive.
+const BEAT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leadership {
+    pub(crate) term: Term,
+    pub(crate) leader: Option<NodeId>,
+    /// Whether it is this node.
+    pub(crate) leads: bool,
+}
+
+/// The cluster that this node belongs to.
+#[derive(Clone, Debug)]
+pub(crate) struct Founded {
+    pub(crate) id: NodeId,
+    pub(crate) record: FoundingRecord,
+}
+
+/// The read sides, once the stores are open.
+#[derive(Clone)]
+pub(crate) struct Readers {
+    pub(crate) log: Arc<dyn LogReader>,
+    pub(crate) state: Arc<dyn StateReader>,
+}
+
+/// The driver's last look at the replica.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) status: Status,
+    pub(crate) taken: Instant,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) start_count: u64,
+    pub(crate) clock: Clock,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stamp: Stamp,
+    pub(crate) queue: EventQueue,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) stop_requested: watch::Sender<bool>,
+    pub(crate) founded: OnceLock<Founded>,
+    pub(crate) readers: OnceLock<Readers>,
+    /// Set while a founding record is being made durable: this node is then neither blank nor founded.
+    pub(crate) accepting: AtomicBool,
+    pub(crate) caught_up: AtomicBool,
+    pub(crate) disk_failed: OnceLock<String>,
+    /// Bytes of entries that wait for the log thread.
+    pub(crate) log_backlog_bytes: AtomicU64,
+    pub(crate) draining: AtomicBool,
+    view: Mutex<Arc<View>>,
+    in_flight: AtomicUsize,
+    in_flight_ended: Notify,
+    beat_millis: AtomicU64,
+}
+
+/// A request that is being served; a stop waits for it.
+pub(crate) struct InFlight<'a>(&'a Shared);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.in_flight_ended.notify_waiters();
+        }
+    }
+}
+
+/// What [`Shared::new`] takes from the identity.
+pub(crate) struct Who {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) start_count: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        who: Who,
+        config: NodeConfig,
+        transport: Arc<dyn Transport>,
+        metrics: Arc<Metrics>,
+        stamp: Stamp,
+    ) -> Self {
+        Self {
+            queue: EventQueue::new(&config),
+            config,
+            name: who.name,
+            incarnation: who.incarnation,
+            start_count: who.start_count,
+            clock: Clock::start(),
+            transport,
+            metrics,
+            stamp,
+            phase: watch::Sender::new(Phase::Founding { waiting_for: Vec::new() }),
+            leadership: watch::Sender::new(Leadership::default()),
+            stop_requested: watch::Sender::new(false),
+            founded: OnceLock::new(),
+            readers: OnceLock::new(),
+            accepting: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
+            disk_failed: OnceLock::new(),
+            log_backlog_bytes: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            view: Mutex::new(Arc::new(View { status: Status::default(), taken: Instant::now() })),
+            in_flight: AtomicUsize::new(0),
+            in_flight_ended: Notify::new(),
+            beat_millis: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins a request, unless the node takes none any more.
+    pub(crate) fn begin(&self) -> Option<InFlight<'_>> {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let guard = InFlight(self);
+        // Counted before the look at `draining`, so that a stop that sees none in flight has refused all later ones.
+        (!self.draining.load(Ordering::Acquire)).then_some(guard)
+    }
+
+    /// Waits until no request is in flight.
+    pub(crate) async fn all_ended(&self) {
+        loop {
+            let ended = self.in_flight_ended.notified();
+            if self.in_flight.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Moves to another phase; the two last ones are final, and stopping is left only for them.
+    pub(crate) fn enter(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let over = matches!(phase, Phase::Stopped | Phase::Failed(_));
+            let backwards = matches!(phase, Phase::Stopping) && !matches!(next, Phase::Stopped | Phase::Failed(_));
+            if over || backwards || *phase == next {
+                return false;
+            }
+            *phase = next;
+            true
+        });
+    }
+
+    /// Gives up: nothing is acknowledged any more, and the process has to end with an error.
+    pub(crate) fn fail(&self, reason: String) {
+        tracing::error!(node = %self.name, %reason, "the node gives up");
+        self.enter(Phase::Failed(reason));
+        self.stop_requested.send_replace(true);
+        self.queue.complete(Event::Stop);
+    }
+
+    /// Waits until this node serves; says why not when the deadline comes first or it never will.
+    pub(crate) async fn serving(&self, deadline: Instant) -> Result<(), String> {
+        let mut phase = self.phase.subscribe();
+        let waited = tokio::time::timeout_at(
+            deadline.into(),
+            phase.wait_for(|phase| !matches!(phase, Phase::Founding { .. } | Phase::Replaying)),
+        )
+        .await;
+        drop(waited);
+        match &*self.phase.borrow() {
+            // Requests that began before a stop are finished.
+            Phase::Running | Phase::Stopping => Ok(()),
+            other => Err(describe(other)),
+        }
+    }
+
+    /// Publishes what the driver saw, for everybody who only looks.
+    pub(crate) fn publish(&self, status: Status) {
+        let now = Leadership {
+            term: status.term,
+            leader: status.leader,
+            leads: status.role == raft_core::status::Role::Leader,
+        };
+        *self.view.lock() = Arc::new(View { status, taken: Instant::now() });
+        self.leadership.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.lock().clone()
+    }
+
+    /// Notes that the driver's loop goes round.
+    pub(crate) fn beat(&self) {
+        let millis = u64::try_from(self.clock.now().monotonic.as_millis()).unwrap_or(u64::MAX);
+        self.beat_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long ago the driver's loop went round.
+    fn beat_age(&self) -> Duration {
+        let beat = Duration::from_millis(self.beat_millis.load(Ordering::Relaxed));
+        self.clock.now().monotonic.saturating_sub(beat)
+    }
+
+    /// Whether the driver and the storage thread are alive.
+    pub(crate) fn live(&self) -> Result<(), String> {
+        match &*self.phase.borrow() {
+            Phase::Failed(reason) => return Err(reason.clone()),
+            Phase::Replaying | Phase::Running if self.readers.get().is_some() => {}
+            _ => return Ok(()),
+        }
+        let age = self.beat_age();
+        if age > BEAT_AGE_MAX {
+            return Err(format!("the driver has not gone round for {age:?}"));
+        }
+        Ok(())
+    }
+
+    /// The member of this id.
+    pub(crate) fn member(&self, id: NodeId) -> Option<&Member> {
+        self.founded.get()?.record.members.iter().find(|member| member.id == id)
+    }
+
+    /// The leader that is known now.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        let leader = self.leadership.borrow().leader?;
+        self.member(leader).cloned()
+    }
+
+    /// Who we are towards peers.
+    pub(crate) fn local_identity(&self) -> LocalIdentity {
+        let founded = self.founded.get();
+        LocalIdentity {
+            name: self.name.clone(),
+            incarnation: self.incarnation,
+            cluster: founded.map(|founded| founded.record.cluster),
+            id: founded.map(|founded| founded.id),
+        }
+    }
+
+    /// Whom we may talk to: the founders by name until the cluster is founded, then its members.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        let configured = |name: &NodeName| self.config.bootstrap.iter().find(|founder| founder.name == *name);
+        let Some(founded) = self.founded.get() else {
+            let others = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
+            return others
+                .map(|founder| Peer {
+                    name: founder.name.clone(),
+                    address: founder.address.clone(),
+                    id: None,
+                    incarnation: None,
+                })
+                .collect();
+        };
+        let others = founded.record.members.iter().filter(|member| member.id != founded.id);
+        others
+            .map(|member| Peer {
+                name: member.name.clone(),
+                address: configured(&member.name)
+                    .map_or_else(|| member.peer_address.clone(), |founder| founder.address.clone()),
+                id: Some(member.id),
+                incarnation: Some(member.incarnation),
+            })
+            .collect()
+    }
+
+    /// Everything about this node.
+    pub(crate) fn status(&self) -> NodeStatus {
+        let founded = self.founded.get();
+        let view = self.view();
+        let mut raft = view.status.clone();
+        if raft.role != raft_core::status::Role::Leader {
+            raft.leader_contact = raft.leader_contact.map(|contact| contact + view.taken.elapsed());
+        }
+        let (peers, refusals) = self.transport.status();
+        NodeStatus {
+            name: self.name.clone(),
+            incarnation: self.incarnation,
+            start_count: self.start_count,
+            cluster: founded.map(|founded| founded.record.cluster),
+            id: founded.map(|founded| founded.id),
+            phase: self.phase.borrow().clone(),
+            draining: self.draining.load(Ordering::Acquire),
+            raft,
+            members: founded.map(|founded| founded.record.members.clone()).unwrap_or_default(),
+            api_address: self.config.api_address.clone(),
+            peer_address: self.config.peer_address.clone(),
+            founding_settings: founded.map(|founded| founded.record.settings.clone()).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION"),
+            process_id: std::process::id(),
+            uptime: self.clock.now().monotonic,
+            disk_failed: self.disk_failed.get().cloned(),
+            caught_up: self.caught_up.load(Ordering::Acquire),
+            peers,
+            refusals,
+        }
+    }
+
+    /// The cluster, once founded.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.founded.get().map(|founded| founded.record.cluster)
+    }
+}
+
+/// Nobody waits longer than this, whatever they ask for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// When a caller that waits for `timeout` stops waiting.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(TIMEOUT_MAX)
+}
+
+/// A phase in one sentence, for who asks why nothing is served.
+pub(crate) fn describe(phase: &Phase) -> String {
+    match phase {
+        Phase::Founding { waiting_for } if waiting_for.is_empty() => "the cluster is not founded yet".into(),
+        Phase::Founding { waiting_for } => {
+            let reasons: Vec<_> = waiting_for.iter().map(|(name, reason)| format!("{name} {reason}")).collect();
+            format!("the cluster is not founded yet: {}", reasons.join("; "))
+        }
+        Phase::Replaying => "the log is being replayed".into(),
+        Phase::Running => "it serves".into(),
+        Phase::Stopping => "the node is stopping".into(),
+        Phase::Stopped => "the node has stopped".into(),
+        Phase::Failed(reason) => format!("the node has failed: {reason}"),
+    }
+}
+
+/// Fails the node when the thread that holds it panics: a broken invariant of one thread must not leave the others
+/// acknowledging.
+pub(crate) struct Sentinel {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) thread: &'static str,
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.fail(format!("the {} panicked; see the log above", self.thread));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Callers that wait for an answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use raft_core::replica::{Answer, Rejection};
+use raft_core::types::LogId;
+use tokio::sync::oneshot;
+
+/// Who is told. A caller that went away is told in vain.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// A command's caller.
+    Write {
+        /// When it was handed to the driver.
+        since: Instant,
+        /// Where its answer goes.
+        answer: oneshot::Sender<WriteEnd>,
+    },
+    /// A linearizable read's caller.
+    Read(oneshot::Sender<ReadEnd>),
+    /// The driver itself, which wants to know when this node has caught up with the leader.
+    CaughtUp,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) enum WriteEnd {
+    Applied { id: LogId, answer: Bytes },
+    Rejected { why: Rejection },
+    Unknown { token: LogId },
+}
+
+/// How the confirmation of a read ended.
+#[derive(Debug)]
+pub(crate) enum ReadEnd {
+    Ready,
+    Rejected { why: Rejection },
+}
+
+impl Waiter {
+    /// Tells a caller what the replica said. `CaughtUp` is the driver's own and is not told here.
+    pub(crate) fn tell(self, answer: Answer) {
+        match (self, answer) {
+            (Self::Write { answer: caller, .. }, Answer::Rejected { why, .. }) => {
+                let _ = caller.send(WriteEnd::Rejected { why });
+            }
+            (Self::Write { answer: caller, .. }, Answer::Unknown { token }) => {
+                let _ = caller.send(WriteEnd::Unknown { token });
+            }
+            (Self::Read(caller), Answer::ReadReady { .. }) => {
+                let _ = caller.send(ReadEnd::Ready);
+            }
+            (Self::Read(caller), Answer::Rejected { why, .. }) => {
+                let _ = caller.send(ReadEnd::Rejected { why });
+            }
+            (Self::CaughtUp, _) => {}
+            (waiter @ Self::Write { .. }, answer @ Answer::ReadReady { .. })
+            | (waiter @ Self::Read(_), answer @ Answer::Unknown { .. }) => {
+                panic!("the replica answered {waiter:?} with {answer:?}")
+            }
+        }
+    }
+}

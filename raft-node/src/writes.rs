@@ -1,0 +1,248 @@
+//! The way of a write: proposed here when this node leads, else passed on to the leader, once.
+//!
+//! What is told is what is certain. A command is *not applied* only when it surely was never appended, or a committed
+//! entry stands in its place; everything else is *unknown*. What is unknown is sent again only when the caller said
+//! that this does no harm (it carries an idempotency key); what was surely not appended may be tried again freely until
+//! the deadline. Whoever proposes also stamps.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use raft_core::ports::RequestError;
+use raft_core::replica::{Outcome, Proposal, Rejection};
+use raft_core::types::{LogId, NodeId, NodeName, Payload};
+use tokio::sync::oneshot;
+
+use crate::handle::{Doubt, OutcomeAnswer, Refusal, WriteError, WriteOptions, Written};
+use crate::queue::Refused;
+use crate::requests::{ForwardedWrite, NodeAnswer, NodeRequest};
+use crate::shared::{Leadership, Shared, deadline_after};
+use crate::status::Member;
+use crate::waiters::{Waiter, WriteEnd};
+
+/// How long to wait for another leader to be known before the same one is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The driver answers every caller by its deadline; one that is held up gets this much longer.
+const DRIVER_GRACE: Duration = Duration::from_millis(500);
+/// The leader is given this much less than the whole time, so that its answer comes before we stop waiting for it.
+const FORWARD_MARGIN_MAX: Duration = Duration::from_millis(50);
+
+/// How one attempt ended.
+#[derive(Debug)]
+enum Attempt {
+    Written(Written),
+    /// Surely not applied by this attempt.
+    NotApplied(Refusal),
+    Unknown {
+        why: Doubt,
+        token: Option<LogId>,
+    },
+}
+
+/// Whether a refusal stands: it cannot be gone a moment later, at another leader, or the caller wants no other one.
+fn final_here(shared: &Shared, refusal: &Refusal, known: Leadership, options: WriteOptions) -> bool {
+    let passes =
+        matches!(refusal, Refusal::NotLeader | Refusal::NoLeader | Refusal::LeaderUnreachable(_) | Refusal::Stopping);
+    !passes || shared.queue.is_closed() || (!options.forward && known.leader.is_some())
+}
+
+/// See [`NodeHandle::write`](crate::handle::NodeHandle::write).
+pub(crate) async fn write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+    let metrics = &shared.metrics;
+    metrics.write_begun();
+    let result = try_write(shared, command, options).await;
+    metrics.write_ended(match &result {
+        Ok(_) => "applied",
+        Err(WriteError::NotApplied { .. }) => "not_applied",
+        Err(WriteError::Unknown { .. }) => "unknown",
+    });
+    result
+}
+
+async fn try_write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+    let deadline = deadline_after(options.timeout);
+    let refuse = |why| Err(WriteError::NotApplied { why, leader: shared.leader() });
+    let Some(_in_flight) = shared.begin() else { return refuse(Refusal::Stopping) };
+    let bytes = command.len() as u64;
+    let limit = shared.config.command_bytes_max;
+    if bytes > limit {
+        return refuse(Refusal::TooLarge { bytes, limit, setting: Cow::Borrowed("command_bytes_max") });
+    }
+    if let Err(why) = shared.serving(deadline).await {
+        return refuse(Refusal::NotReady(why));
+    }
+
+    let mut leadership = shared.leadership.subscribe();
+    let mut doubt = None;
+    loop {
+        let known = *leadership.borrow_and_update();
+        let refusal = match attempt(shared, &command, known, options.forward, deadline).await {
+            Attempt::Written(written) => return Ok(written),
+            Attempt::NotApplied(refusal) if final_here(shared, &refusal, known, options) => {
+                return Err(conclude(shared, doubt, refusal));
+            }
+            Attempt::NotApplied(refusal) => refusal,
+            Attempt::Unknown { why, token } if options.idempotent && Instant::now() < deadline => {
+                doubt = Some((why, token));
+                Refusal::NoLeader
+            }
+            Attempt::Unknown { why, token } => {
+                return Err(WriteError::Unknown { why, token, leader: shared.leader() });
+            }
+        };
+        // Without a leader only another view can help; with one, the same way may work a moment later.
+        let until = if known.leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
+        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        if Instant::now() >= deadline {
+            return Err(conclude(shared, doubt, refusal));
+        }
+    }
+}
+
+/// An earlier attempt that is in doubt stays in doubt, whatever a later one was refused for.
+fn conclude(shared: &Shared, doubt: Option<(Doubt, Option<LogId>)>, why: Refusal) -> WriteError {
+    let leader = shared.leader();
+    match doubt {
+        Some((why, token)) => WriteError::Unknown { why, token, leader },
+        None => WriteError::NotApplied { why, leader },
+    }
+}
+
+async fn attempt(
+    shared: &Arc<Shared>,
+    command: &Bytes,
+    known: Leadership,
+    forward: bool,
+    deadline: Instant,
+) -> Attempt {
+    match known.leader {
+        _ if known.leads => propose(shared, command.clone(), deadline).await,
+        None => Attempt::NotApplied(Refusal::NoLeader),
+        Some(_) if !forward => Attempt::NotApplied(Refusal::NotLeader),
+        Some(leader) => pass_on(shared, command.clone(), leader, deadline).await,
+    }
+}
+
+/// Stamps the command and hands it to the driver.
+async fn propose(shared: &Shared, command: Bytes, deadline: Instant) -> Attempt {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let stamp_millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    let payload = Payload::new((shared.stamp)(command, stamp_millis));
+    let (answer, answered) = oneshot::channel();
+    let waiter = Waiter::Write { since: Instant::now(), answer };
+    match shared.queue.propose(Proposal { payload, deadline: shared.clock.at(deadline), waiter }) {
+        Ok(()) => {}
+        Err(Refused::Full(full)) => {
+            return Attempt::NotApplied(Refusal::Overloaded { bound: Cow::Borrowed(full.0) });
+        }
+        Err(Refused::Closed) => return Attempt::NotApplied(Refusal::Stopping),
+    }
+    match tokio::time::timeout_at((deadline + DRIVER_GRACE).into(), answered).await {
+        Ok(Ok(WriteEnd::Applied { id, answer })) => {
+            Attempt::Written(Written { id, answer, served_by: shared.name.clone() })
+        }
+        Ok(Ok(WriteEnd::Rejected { why })) => Attempt::NotApplied(refusal(why)),
+        Ok(Ok(WriteEnd::Unknown { token })) => {
+            let why = if shared.queue.is_closed() {
+                Doubt::Stopping
+            } else if Instant::now() >= deadline {
+                Doubt::Deadline
+            } else {
+                Doubt::LeaderChanged
+            };
+            Attempt::Unknown { why, token: Some(token) }
+        }
+        // The node failed while the command was on its way.
+        Ok(Err(_)) => Attempt::Unknown { why: Doubt::Stopping, token: None },
+        Err(_) => Attempt::Unknown { why: Doubt::Deadline, token: None },
+    }
+}
+
+fn refusal(why: Rejection) -> Refusal {
+    match why {
+        Rejection::NotLeader => Refusal::NotLeader,
+        Rejection::Overloaded { bound } => Refusal::Overloaded { bound: Cow::Borrowed(bound) },
+        Rejection::Deadline => Refusal::Deadline,
+        Rejection::Stopping => Refusal::Stopping,
+        Rejection::Overwritten => Refusal::Overwritten,
+    }
+}
+
+/// Asks the leader to propose it. The leader never passes it on.
+async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Instant) -> Attempt {
+    let Some(name) = shared.member(leader).map(|member| member.name.clone()) else {
+        return Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{leader} is no member that this node knows")));
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = left - FORWARD_MARGIN_MAX.min(left / 10);
+    let request = NodeRequest::Write { command, timeout }.encode();
+    match shared.transport.request(&name, request, left).await {
+        Err(RequestError::NotSent(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
+        Err(RequestError::NoAnswer(why)) => Attempt::Unknown { why: Doubt::NoAnswer(why), token: None },
+        Ok(answer) => match NodeAnswer::decode(answer) {
+            Ok(NodeAnswer::Write(ForwardedWrite::Applied { id, answer })) => {
+                Attempt::Written(Written { id, answer, served_by: name })
+            }
+            Ok(NodeAnswer::Write(ForwardedWrite::NotApplied(why))) => Attempt::NotApplied(why),
+            Ok(NodeAnswer::Write(ForwardedWrite::Unknown { why, token })) => Attempt::Unknown { why, token },
+            // It says itself that it did nothing with it.
+            Ok(NodeAnswer::Failure(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
+            Ok(other) => unusable(&name, &format!("{other:?}")),
+            Err(error) => unusable(&name, &error.to_string()),
+        },
+    }
+}
+
+/// An answer that makes no sense proves nothing about the write.
+fn unusable(name: &NodeName, what: &str) -> Attempt {
+    Attempt::Unknown { why: Doubt::NoAnswer(format!("{name} gave an answer that is not one: {what}")), token: None }
+}
+
+/// Serves a write that another node passed on: here or not at all.
+pub(crate) async fn serve_forwarded(shared: &Arc<Shared>, command: Bytes, timeout: Duration) -> ForwardedWrite {
+    match write_here(shared, command, timeout).await {
+        Attempt::Written(Written { id, answer, .. }) => ForwardedWrite::Applied { id, answer },
+        Attempt::NotApplied(why) => ForwardedWrite::NotApplied(why),
+        Attempt::Unknown { why, token } => ForwardedWrite::Unknown { why, token },
+    }
+}
+
+async fn write_here(shared: &Shared, command: Bytes, timeout: Duration) -> Attempt {
+    let deadline = deadline_after(timeout);
+    let Some(_in_flight) = shared.begin() else { return Attempt::NotApplied(Refusal::Stopping) };
+    if !shared.leadership.borrow().leads {
+        return Attempt::NotApplied(Refusal::NotLeader);
+    }
+    propose(shared, command, deadline).await
+}
+
+/// What this node's own log says about an entry.
+pub(crate) async fn outcome_here(shared: &Shared, token: LogId) -> Outcome {
+    if shared.readers.get().is_none() {
+        return Outcome::NotKnownYet;
+    }
+    let (answer, answered) = oneshot::channel();
+    if shared.queue.outcome(token, answer).is_err() {
+        return Outcome::NotKnownYet;
+    }
+    answered.await.unwrap_or(Outcome::NotKnownYet)
+}
+
+/// See [`NodeHandle::outcome`](crate::handle::NodeHandle::outcome).
+pub(crate) async fn outcome(shared: &Shared, token: LogId, timeout: Duration) -> OutcomeAnswer {
+    let here = tokio::time::timeout(timeout, outcome_here(shared, token)).await.unwrap_or(Outcome::NotKnownYet);
+    let answered_by = shared.name.clone();
+    if here != Outcome::NotKnownYet || shared.leadership.borrow().leads {
+        return OutcomeAnswer { outcome: here, answered_by };
+    }
+    let Some(Member { name, .. }) = shared.leader() else {
+        return OutcomeAnswer { outcome: here, answered_by };
+    };
+    let asked = shared.transport.request(&name, NodeRequest::Outcome(token).encode(), timeout).await;
+    match asked.map(NodeAnswer::decode) {
+        Ok(Ok(NodeAnswer::Outcome(outcome))) => OutcomeAnswer { outcome, answered_by: name },
+        _ => OutcomeAnswer { outcome: here, answered_by },
+    }
+}
