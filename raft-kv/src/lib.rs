@@ -85,7 +85,7 @@ pub use command::{
 #[cfg(feature = "rocksdb")]
 pub use directory::OpenError;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
-pub use memory::MemoryKv;
+pub use memory::{MemoryDisk, MemoryKv};
 pub use query::{Digest, Found, KvReader, Overview, Query, QueryAnswerError, Value};
 #[cfg(feature = "rocksdb")]
 pub use rocks::KvStateMachine;

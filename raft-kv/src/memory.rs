@@ -1,10 +1,10 @@
 //! State in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use raft_core::ports::{ApplyError, QueryAnswer, QueryError, StateMachine, StateReader};
 use raft_core::types::{Entry, Index, LogId};
 
@@ -16,7 +16,7 @@ use crate::settings::{SettingError, Settings};
 /// The state machine in memory: for tests, simulations and clusters that may forget. Its state ends with the process;
 /// then it starts from nothing and the whole log is applied again.
 ///
-/// Commands and answers are those of [`KvStateMachine`](crate::KvStateMachine): both run the same logic.
+/// Commands and answers are those of the state machine on disk: both run the same logic.
 pub struct MemoryKv {
     machine: Machine<MemoryEngine>,
 }
@@ -27,17 +27,46 @@ impl MemoryKv {
     /// # Errors
     /// Names the first setting that is outside its range.
     pub fn new(settings: Settings) -> Result<Self, SettingError> {
-        settings.check()?;
-        let meta = Meta::new(settings);
-        let state = State { meta, keys: BTreeMap::new(), remembered: BTreeMap::new(), numbers: BTreeMap::new() };
-        let engine = MemoryEngine { state: Arc::new(RwLock::new(state)) };
-        Ok(Self { machine: Machine::new(engine, meta) })
+        Ok(MemoryDisk::new(settings)?.open())
     }
 
     /// A reader with typed answers.
     #[must_use]
     pub fn kv_reader(&self) -> KvReader {
         KvReader::new(Arc::new(self.machine.engine().clone()))
+    }
+}
+
+/// What would be on a disk: the state of the last flush. Tests and simulations restart a [`MemoryKv`] from it. Clones
+/// are handles to the same disk.
+#[derive(Clone)]
+pub struct MemoryDisk {
+    flushed: Arc<Mutex<State>>,
+}
+
+impl MemoryDisk {
+    /// A disk with an empty state and these settings.
+    ///
+    /// # Errors
+    /// Names the first setting that is outside its range.
+    pub fn new(settings: Settings) -> Result<Self, SettingError> {
+        settings.check()?;
+        let state = State {
+            meta: Meta::new(settings),
+            keys: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+        };
+        Ok(Self { flushed: Arc::new(Mutex::new(state)) })
+    }
+
+    /// The state machine as it was when it was last flushed to this disk, as after a crash.
+    #[must_use]
+    pub fn open(&self) -> MemoryKv {
+        let state = self.flushed.lock().clone();
+        let meta = state.meta;
+        let engine = MemoryEngine { state: Arc::new(RwLock::new(state)), disk: Arc::downgrade(&self.flushed) };
+        MemoryKv { machine: Machine::new(engine, meta) }
     }
 }
 
@@ -50,7 +79,7 @@ impl StateMachine for MemoryKv {
         self.machine.apply(entries, answers)
     }
 
-    /// Nothing is ever durable here: what it returns holds until the process ends.
+    /// Copies the state to the [`MemoryDisk`] that it was opened from, if that is still there.
     fn flush(&mut self) -> Result<Index, ApplyError> {
         self.machine.flush()
     }
@@ -60,6 +89,7 @@ impl StateMachine for MemoryKv {
     }
 }
 
+#[derive(Clone)]
 struct State {
     meta: Meta,
     keys: BTreeMap<Bytes, (Header, Bytes)>,
@@ -72,6 +102,8 @@ struct State {
 #[derive(Clone)]
 struct MemoryEngine {
     state: Arc<RwLock<State>>,
+    /// Gone when nobody can open it again; then there is nothing to copy to.
+    disk: Weak<Mutex<State>>,
 }
 
 impl Engine for MemoryEngine {
@@ -114,6 +146,9 @@ impl Engine for MemoryEngine {
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
+        if let Some(disk) = self.disk.upgrade() {
+            *disk.lock() = self.state.read().clone();
+        }
         Ok(())
     }
 }

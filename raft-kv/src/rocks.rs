@@ -140,7 +140,7 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
 /// The database, and up to where readers are sure to see it.
 struct Shared {
     db: DB,
-    /// Moves after the write that it tells of. The lock is held for the copy of two numbers.
+    /// Moves after the write that it tells of, and never back. The lock is held for the copy of two numbers.
     applied: RwLock<LogId>,
 }
 
@@ -150,6 +150,15 @@ impl Shared {
             Some(family) => family,
             // All of them were named when the database was opened, and none is ever dropped.
             None => panic!("column family {name} was not opened"),
+        }
+    }
+
+    /// Tells readers that the database holds the effects of this entry. A reader that has seen so tells too, before the
+    /// writer comes to it: else the next answer could name an earlier entry than the one before.
+    fn publish(&self, applied: LogId) {
+        let mut published = self.applied.write();
+        if applied.index > published.index {
+            *published = applied;
         }
     }
 
@@ -165,8 +174,8 @@ impl Shared {
     /// Reads everything that `get` reads at one applied index, that of the snapshot.
     fn at_snapshot(&self, key: &[u8]) -> Result<QueryAnswer, QueryError> {
         let snapshot = self.db.snapshot();
-        let meta = snapshot.get(META_KEY).map_err(unreadable)?;
-        let applied = decode_meta(meta.as_deref())?.applied;
+        let applied = decode_meta(snapshot.get(META_KEY).map_err(unreadable)?.as_deref())?.applied;
+        self.publish(applied);
         let record = snapshot.get_pinned_cf(self.family(KEYS), key).map_err(unreadable)?;
         Ok(QueryAnswer { bytes: encode_found(key, record.as_deref())?.1, applied })
     }
@@ -226,7 +235,7 @@ impl Engine for RocksEngine {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.shared.db.write_opt(batch, &options).map_err(failed("writing a batch"))?;
-        *self.shared.applied.write() = meta.applied;
+        self.shared.publish(meta.applied);
         Ok(())
     }
 
@@ -284,12 +293,15 @@ impl View for Shared {
     }
 
     fn meta(&self) -> Result<Meta, QueryError> {
-        decode_meta(self.db.get_pinned(META_KEY).map_err(unreadable)?.as_deref())
+        let meta = decode_meta(self.db.get_pinned(META_KEY).map_err(unreadable)?.as_deref())?;
+        self.publish(meta.applied);
+        Ok(meta)
     }
 
     fn walk(&self, visit: Visit<'_>) -> Result<Meta, QueryError> {
         let snapshot = self.db.snapshot();
         let meta = decode_meta(snapshot.get(META_KEY).map_err(unreadable)?.as_deref())?;
+        self.publish(meta.applied);
         for table in Table::ALL {
             let (family, prefix) = match table {
                 Table::Keys => (KEYS, None),

@@ -1,0 +1,107 @@
+//! The suite that defines a state machine, on disk and in memory.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use bytes::Bytes;
+use common::{EPOCH_MS, key, uuid_v7};
+use raft_core::ports::StateMachine;
+use raft_core::testing::Random;
+use raft_core::testing::state_machine_suite::{self, StateMachineLab};
+use raft_core::types::Index;
+use raft_kv::{Change, Command, KvStateMachine, MemoryDisk, Operation, Precondition, Query, Setting, Settings, stamp};
+
+fn settings() -> Settings {
+    Settings { idempotency_window: 20, key_bytes_max: 5, value_bytes_max: 40 }
+}
+
+fn change(random: &mut Random) -> Change {
+    // Up to `key10`, which is a few bytes too long for the least limit below.
+    let key = format!("key{}", random.below(11));
+    let change = match random.below(4) {
+        0 => Change::delete(key),
+        _ => Change::put(key, vec![b'v'; random.below(50) as usize]),
+    };
+    change.only_if(match random.below(6) {
+        0 => Precondition::Absent,
+        1 => Precondition::Revision(Index(random.below(300))),
+        _ => Precondition::None,
+    })
+}
+
+fn command(random: &mut Random) -> Bytes {
+    let operation = match random.below(30) {
+        0 => Operation::Settings(vec![(Setting::KeyBytesMax, 4 + random.below(3))]),
+        1 => Operation::Settings(vec![(Setting::IdempotencyWindow, random.below(30))]),
+        _ => Operation::Write((0..=random.below(3)).map(|_| change(random)).collect()),
+    };
+    let stamp_ms = EPOCH_MS + random.below(60_000);
+    let idempotency = match random.below(3) {
+        0 => Some(key(&random.below(40).to_string())),
+        1 => Some(uuid_v7(stamp_ms - random.below(5000), random.below(3) as u16)),
+        _ => None,
+    };
+    stamp(Command { idempotency, ..Command::new(operation) }.encode().unwrap(), stamp_ms)
+}
+
+#[derive(Default)]
+struct DiskLab {
+    directory: Option<tempfile::TempDir>,
+    /// Machines of earlier calls may still be in use.
+    earlier: Vec<tempfile::TempDir>,
+}
+
+impl StateMachineLab for DiskLab {
+    fn fresh(&mut self) -> Box<dyn StateMachine> {
+        let earlier = self.directory.replace(tempfile::tempdir().unwrap());
+        self.earlier.extend(earlier);
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Box<dyn StateMachine> {
+        let directory = self.directory.as_ref().unwrap().path();
+        Box::new(KvStateMachine::open(directory, settings()).unwrap())
+    }
+
+    fn command(&mut self, random: &mut Random) -> Bytes {
+        command(random)
+    }
+
+    fn query(&mut self) -> Bytes {
+        Query::Digest.encode()
+    }
+}
+
+#[derive(Default)]
+struct MemoryLab {
+    disk: Option<MemoryDisk>,
+}
+
+impl StateMachineLab for MemoryLab {
+    fn fresh(&mut self) -> Box<dyn StateMachine> {
+        self.disk = Some(MemoryDisk::new(settings()).unwrap());
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Box<dyn StateMachine> {
+        Box::new(self.disk.as_ref().unwrap().open())
+    }
+
+    fn command(&mut self, random: &mut Random) -> Bytes {
+        command(random)
+    }
+
+    fn query(&mut self) -> Bytes {
+        Query::Digest.encode()
+    }
+}
+
+#[test]
+fn the_state_machine_on_disk_keeps_every_rule() {
+    state_machine_suite::run(&mut DiskLab::default());
+}
+
+#[test]
+fn the_state_machine_in_memory_keeps_every_rule() {
+    state_machine_suite::run(&mut MemoryLab::default());
+}

@@ -1,0 +1,263 @@
+//! Disk, memory and a plain model give the same answers and hold the same state, whatever is asked, however it is cut
+//! into calls, and wherever the disk's process ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+#[path = "common/model.rs"]
+mod model;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use common::{EPOCH_MS, apply_all, entry_of, key, noop, uuid_v7};
+use model::Model;
+use proptest::prelude::*;
+use raft_core::ports::StateMachine;
+use raft_core::types::{Entry, EntryKind, Index};
+use raft_kv::{
+    Answer, Change, Command, KvReader, KvStateMachine, MemoryDisk, Operation, Precondition, Setting, Settings, stamp,
+};
+
+const KEYS: [&str; 4] = ["a", "b", "bb", "long-key"];
+
+/// What happens after a call.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Nothing,
+    Flush,
+    /// The process ends in good order.
+    Close,
+    /// The process is gone; what it had not written to files is lost.
+    Kill,
+}
+
+/// An entry whose index is not known yet.
+#[derive(Clone, Debug)]
+enum Draft {
+    Noop,
+    Malformed,
+    Command { command: Command, stamp_back_ms: u64, revision_back: u64 },
+}
+
+fn effect() -> impl Strategy<Value = Change> {
+    let key = prop::sample::select(&KEYS[..]);
+    prop_oneof![
+        3 => (key.clone(), 0..6_usize).prop_map(|(key, length)| Change::put(key, vec![b'v'; length])),
+        1 => key.prop_map(Change::delete),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    // Which revision is filled in when the index is known.
+    let precondition = prop_oneof![
+        4 => Just(Precondition::None),
+        1 => Just(Precondition::Absent),
+        2 => Just(Precondition::Revision(Index(0))),
+    ];
+    (effect(), precondition).prop_map(|(change, precondition)| change.only_if(precondition))
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let setting = prop_oneof![
+        (0..5_u64).prop_map(|value| (Setting::IdempotencyWindow, value)),
+        (2..10_u64).prop_map(|value| (Setting::KeyBytesMax, value)),
+        (2..6_u64).prop_map(|value| (Setting::ValueBytesMax, value)),
+    ];
+    prop_oneof![
+        12 => prop::collection::vec(change(), 1..4).prop_map(Operation::Write),
+        1 => prop::collection::vec(setting, 1..3).prop_map(Operation::Settings),
+    ]
+}
+
+fn draft() -> impl Strategy<Value = Draft> {
+    let idempotency = prop_oneof![
+        2 => Just(None),
+        1 => (0..6).prop_map(|name| Some(key(&format!("request-{name}")))),
+        1 => (0..60_u64).prop_map(|second| Some(uuid_v7(EPOCH_MS + second * 1000, 0))),
+    ];
+    let command = (operation(), idempotency, 0..3000_u64, 0..6_u64).prop_map(
+        |(operation, idempotency, stamp_back_ms, revision_back)| {
+            let command = Command { idempotency, ..Command::new(operation) };
+            Draft::Command { command, stamp_back_ms, revision_back }
+        },
+    );
+    prop_oneof![1 => Just(Draft::Noop), 1 => Just(Draft::Malformed), 20 => command]
+}
+
+fn finish(index: u64, draft: Draft) -> Entry {
+    let (mut command, stamp_back_ms, revision_back) = match draft {
+        Draft::Noop => return noop(index),
+        Draft::Malformed => return entry_of(index, EntryKind::Command, Bytes::from_static(&[1, 2, 3])),
+        Draft::Command { command, stamp_back_ms, revision_back } => (command, stamp_back_ms, revision_back),
+    };
+    if let Operation::Write(changes) = &mut command.operation {
+        for change in changes {
+            if let Precondition::Revision(revision) = &mut change.precondition {
+                *revision = Index(index).prev();
+                revision.0 = revision.0.saturating_sub(revision_back);
+            }
+        }
+    }
+    let stamped = stamp(command.encode().unwrap(), EPOCH_MS + index * 1000 - stamp_back_ms);
+    entry_of(index, EntryKind::Command, stamped)
+}
+
+/// Every file under a directory with its length, but for RocksDB's diary.
+fn files(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for file in std::fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        match path.metadata() {
+            Ok(kind) if kind.is_dir() => found.extend(files(&path)),
+            Ok(file) if !path.ends_with("LOG") => drop(found.insert(path, file.len())),
+            // Not of this moment any more: the next look finds a difference.
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Copies the files as they are at one moment: what a process that is gone leaves behind. RocksDB may compact
+/// meanwhile; then the copy is made anew.
+fn copy_files(from: &Path, to: &Path) {
+    const COPIES_MAX: usize = 100;
+    for _ in 0..COPIES_MAX {
+        let before = files(from);
+        let copied = before.keys().all(|file| {
+            let target = to.join(file.strip_prefix(from).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(file, target).is_ok()
+        });
+        if copied && files(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+    panic!("{} did not keep still for one copy in {COPIES_MAX}", from.display());
+}
+
+/// The machine on disk with the process lives it has had.
+struct Disk {
+    root: tempfile::TempDir,
+    lives: u32,
+    machine: Option<KvStateMachine>,
+    settings: Settings,
+}
+
+impl Disk {
+    fn new(settings: Settings) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut disk = Self { root, lives: 0, machine: None, settings };
+        disk.open();
+        disk
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.root.path().join(self.lives.to_string())
+    }
+
+    fn open(&mut self) {
+        // Other first settings than at first: a state that exists keeps its own.
+        let settings = if self.lives == 0 { self.settings } else { Settings::default() };
+        self.machine = Some(KvStateMachine::open(&self.directory(), settings).unwrap());
+    }
+
+    fn machine(&mut self) -> &mut KvStateMachine {
+        self.machine.as_mut().unwrap()
+    }
+
+    fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::Nothing => {}
+            Ending::Flush => {
+                let applied = self.machine().applied().index;
+                assert_eq!(self.machine().flush().unwrap(), applied);
+            }
+            Ending::Close => {
+                self.machine = None;
+                self.open();
+            }
+            Ending::Kill => {
+                let before = self.directory();
+                self.lives += 1;
+                copy_files(&before, &self.directory());
+                self.machine = None;
+                self.open();
+            }
+        }
+    }
+}
+
+fn check_state(model: &Model, readers: [KvReader; 2]) {
+    let digests = readers.each_ref().map(|reader| reader.digest().unwrap());
+    assert_eq!(digests[0], digests[1]);
+    for reader in readers {
+        for key in KEYS {
+            assert_eq!(reader.get(key.as_bytes()).unwrap().0, model.values.get(key.as_bytes()).cloned(), "{key}");
+        }
+        let (overview, _) = reader.overview().unwrap();
+        assert_eq!(overview.settings, model.settings);
+        assert_eq!(overview.keys, model.values.len() as u64);
+        assert_eq!(overview.idempotency_keys, model.requests() as u64);
+    }
+}
+
+/// Applies again what a machine has forgotten. The answers are those of the first time.
+fn apply_rest(machine: &mut dyn StateMachine, log: &[(Entry, Bytes)]) {
+    let forgotten = &log[machine.applied().index.0 as usize..];
+    let (entries, answers): (Vec<_>, Vec<_>) = forgotten.iter().cloned().unzip();
+    assert_eq!(apply_all(machine, &entries).unwrap(), answers);
+}
+
+fn check(calls: Vec<(Vec<Draft>, Ending)>) {
+    let settings = Settings { idempotency_window: 3, key_bytes_max: 8, value_bytes_max: 5 };
+    let mut model = Model::new(settings);
+    let memory_disk = MemoryDisk::new(settings).unwrap();
+    let mut memory = memory_disk.open();
+    let mut disk = Disk::new(settings);
+    let mut log: Vec<(Entry, Bytes)> = Vec::new();
+    let mut flushed = Index::ZERO;
+    for (drafts, ending) in calls {
+        let entries: Vec<_> = (log.len() as u64 + 1..).zip(drafts).map(|(index, draft)| finish(index, draft)).collect();
+        let answers = apply_all(&mut memory, &entries).unwrap();
+        assert_eq!(apply_all(disk.machine(), &entries).unwrap(), answers);
+        for (entry, answer) in entries.into_iter().zip(answers) {
+            let expected = model.apply(&entry);
+            assert_eq!(Answer::decode(answer.clone()).ok(), expected, "{}", entry.id);
+            log.push((entry, answer));
+        }
+        disk.end(ending);
+        match ending {
+            Ending::Nothing => {}
+            Ending::Flush | Ending::Close => flushed = memory.flush().unwrap(),
+            Ending::Kill => memory = memory_disk.open(),
+        }
+        assert!(disk.machine().applied().index >= flushed, "the disk forgot what was flushed");
+        apply_rest(disk.machine(), &log);
+        apply_rest(&mut memory, &log);
+        check_state(&model, [memory.kv_reader(), disk.machine().kv_reader()]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn disk_memory_and_model_agree(
+        calls in prop::collection::vec(
+            (
+                prop::collection::vec(draft(), 1..8),
+                prop_oneof![
+                    5 => Just(Ending::Nothing),
+                    2 => Just(Ending::Flush),
+                    1 => Just(Ending::Close),
+                    2 => Just(Ending::Kill),
+                ],
+            ),
+            1..16,
+        )
+    ) {
+        check(calls);
+    }
+}
