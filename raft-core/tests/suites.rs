@@ -7,6 +7,8 @@
 mod log_store;
 #[path = "suites/state_machine.rs"]
 mod state_machine;
+#[path = "suites/transport.rs"]
+mod transport;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

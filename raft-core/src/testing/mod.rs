@@ -7,12 +7,15 @@
 //! ```
 pub mod log_store_suite;
 mod mem_log;
+mod mem_net;
 mod mem_state;
 mod random;
 mod rule;
 pub mod state_machine_suite;
+pub mod transport_suite;
 
 pub use mem_log::{MemDisk, MemLog, entry};
+pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
 pub use random::{Random, random_bytes};
 pub use rule::Rule;

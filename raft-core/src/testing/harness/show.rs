@@ -1,0 +1,148 @@
+//! How effects look in a script.
+
+use std::fmt::Write;
+
+use crate::message::{Envelope, Message};
+use crate::replica::{Answer, Persist};
+use crate::runs::Span;
+use crate::status::Status;
+use crate::types::{Entry, EntryKind, LogId, Term};
+
+/// Lists of more entries than this are shown by their ends.
+const ENTRIES_SHOWN_MAX: usize = 5;
+
+/// `[2@1 3@1]`, or the ends and the count of a long list.
+pub(super) fn ids(ids: impl Iterator<Item = LogId>) -> String {
+    let ids: Vec<LogId> = ids.collect();
+    match ids.as_slice() {
+        [first, .., last] if ids.len() > ENTRIES_SHOWN_MAX => format!("[{first} .. {last}, {} entries]", ids.len()),
+        _ => format!("[{}]", ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+    }
+}
+
+fn span(span: &Span) -> String {
+    let indexes = span.prev.index.0 + 1..=span.last().index.0;
+    ids(indexes.filter_map(|index| {
+        let index = crate::types::Index(index);
+        span.term_at(index).map(|term| LogId::new(index, term))
+    }))
+}
+
+/// An entry with what it carries.
+pub(super) fn entry(entry: &Entry) -> String {
+    match entry.kind {
+        EntryKind::Noop => format!("{} no-op", entry.id),
+        EntryKind::Command => format!("{} {}", entry.id, payload(entry)),
+        EntryKind::Unknown(code) => format!("{} kind {code}", entry.id),
+    }
+}
+
+/// What an entry carries, shortened.
+pub(super) fn payload(entry: &Entry) -> String {
+    let bytes = entry.payload.bytes();
+    if entry.kind == EntryKind::Noop {
+        "no-op".into()
+    } else if bytes.len() > 40 {
+        format!("{} bytes", bytes.len())
+    } else {
+        format!("\"{}\"", String::from_utf8_lossy(bytes))
+    }
+}
+
+/// `Append prev=1@1 [2@1] commit=1`. The term is shown where elections are about it, and elsewhere where it is not
+/// the newest term that any node is in.
+pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
+    let mut text = envelope.message.name().to_owned();
+    let about_terms = matches!(
+        envelope.message,
+        Message::PreVote { .. } | Message::PreVoteResponse { .. } | Message::Vote { .. } | Message::VoteResponse { .. }
+    );
+    if about_terms || envelope.term != newest {
+        let _ = write!(text, " term={}", envelope.term);
+    }
+    let _ = match &envelope.message {
+        Message::PreVote { last } | Message::Vote { last } => write!(text, " last={last}"),
+        Message::PreVoteResponse { granted } | Message::VoteResponse { granted } => {
+            write!(text, " {}", if *granted { "granted" } else { "refused" })
+        }
+        Message::Append { entries, commit } => {
+            write!(text, " prev={} {} commit={commit}", entries.prev, span(entries))
+        }
+        Message::AppendAccepted { matched } => write!(text, " matched={matched}"),
+        Message::AppendRejected { prev, hint } => write!(text, " prev={prev} hint={hint}"),
+        Message::Heartbeat { commit, round } => write!(text, " round={round} commit={commit}"),
+        Message::HeartbeatResponse { round, verified } => write!(text, " round={round} verified={verified}"),
+        Message::ReadIndex { number } => write!(text, " number={}", read_number(*number)),
+        Message::ReadIndexResponse { number, index } => {
+            write!(text, " number={} index={index}", read_number(*number))
+        }
+    };
+    text
+}
+
+/// The number of a question counts from 1 in every process life; `life/number`.
+fn read_number(number: u64) -> String {
+    const NUMBERS_PER_LIFE: u32 = 40;
+    format!("{}/{}", number >> NUMBERS_PER_LIFE, number & ((1 << NUMBERS_PER_LIFE) - 1))
+}
+
+/// `w2 term=2 vote=n1 truncate=3 [3@2] commit=2`: what becomes durable, without what it releases.
+pub(super) fn write(persist: &Persist) -> String {
+    let write = &persist.write;
+    let mut text = write.id.to_string();
+    if let Some(hard_state) = write.hard_state {
+        let vote = hard_state.vote.map_or_else(|| "none".into(), |vote| vote.to_string());
+        let _ = write!(text, " term={} vote={vote}", hard_state.term);
+    }
+    if let Some(from) = write.truncate_from {
+        let _ = write!(text, " truncate={from}");
+    }
+    if !write.entries.is_empty() {
+        let _ = write!(text, " {}", ids(write.entries.iter().map(|entry| entry.id)));
+    }
+    if write.is_empty() {
+        text.push_str(" nothing new");
+    }
+    if let Some(commit) = write.commit {
+        let _ = write!(text, " commit={commit}");
+    }
+    text
+}
+
+/// What the replica itself tells a caller.
+pub(super) fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Rejected { why, leader: Some(leader) } => format!("not applied: {why} (leader {leader})"),
+        Answer::Rejected { why, leader: None } => format!("not applied: {why}"),
+        Answer::Unknown { token } => format!("unknown, ask for {token}"),
+        Answer::ReadReady { index, term } => format!("may read at {index}, confirmed in term {term}"),
+    }
+}
+
+/// One line about a node, and one for each peer of a leader if they are wanted.
+pub(super) fn status(status: &Status, with_peers: bool) -> String {
+    let named = |node: Option<crate::types::NodeId>| node.map_or_else(|| "none".into(), |node| node.to_string());
+    let mut text = format!(
+        "{} {} term={} vote={} leader={} last={} durable={} commit={} applied={}",
+        status.id,
+        status.role.name(),
+        status.term,
+        named(status.vote),
+        named(status.leader),
+        status.last,
+        status.durable_index,
+        status.commit_index,
+        status.applied_index
+    );
+    if let Some(lost) = status.lost {
+        let _ = write!(text, " lost={lost}");
+    }
+    for peer in status.peers.iter().filter(|_| with_peers) {
+        let _ = write!(
+            text,
+            "\n  {} {} match={} next={} inflight_bytes={}",
+            peer.id, peer.state, peer.match_index, peer.next_index, peer.inflight_bytes
+        );
+    }
+    text
+}

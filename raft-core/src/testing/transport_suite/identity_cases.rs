@@ -1,0 +1,210 @@
+//! Who is who: only members that both sides know exchange messages.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Bench, CLUSTER, Case, CaseFuture, Member, heartbeat, numbered_append};
+use crate::testing::Rule;
+use crate::types::{ClusterId, Incarnation};
+
+const SHORT: Duration = Duration::from_millis(300);
+const PATIENT: Duration = Duration::from_secs(20);
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    vec![
+        case(
+            "the-sender-is-who-it-is",
+            "a node that could speak for another one could vote for it",
+            "Transport contract: the sender is who its certificate says; Raft §5.2",
+            forged_sender as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
+        ),
+        case(
+            "blank-nodes-only-ask",
+            "a node without a cluster has no term, no vote and no log that could count",
+            "design 7, founding: a node with a blank directory neither votes nor campaigns",
+            blank,
+        ),
+        case(
+            "another-incarnation-is-refused",
+            "a wiped disk under a known name has forgotten its vote and its log, and must not count as the old node",
+            "design 7: a node is (name, incarnation); Raft Figure 2, persistent state [F2-PERSIST]",
+            other_incarnation,
+        ),
+        case(
+            "another-cluster-is-refused",
+            "two clusters that share addresses would elect and replicate into each other",
+            "design 8: the handshake carries the cluster id",
+            other_cluster,
+        ),
+        case(
+            "set-peers-replaces",
+            "a member that was removed must not be heard any more, and one that was added must",
+            "Transport::set_peers; thesis 4.2.3",
+            replaced,
+        ),
+    ]
+}
+
+fn forged_sender(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let members = bench.cluster(3).await;
+        let (liar, victim, receiver) = (&members[0], &members[1], &members[2]);
+        let known = receiver.inbound.heartbeats_from(victim.id);
+        liar.transport.send(receiver.id, heartbeat(victim, receiver, 666));
+        liar.transport.send(receiver.id, numbered_append(victim, receiver, 666, 0));
+        // What is sent after them arrives after them; it may take a new connection.
+        bench.deliver(liar, receiver, &numbered_append(liar, receiver, 667, 0)).await;
+        bench.heard(liar, receiver).await;
+        let forged = receiver
+            .inbound
+            .messages()
+            .into_iter()
+            .find(|message| message.envelope.from == victim.id && super::number_of(message).is_some());
+        bench.rule.demand(forged.is_none(), || format!("{} sent as {}: {forged:?}", liar.name, victim.name));
+        let heard = receiver.inbound.heartbeats_from(victim.id);
+        bench.rule.demand_eq(&heard, &known, || format!("heartbeats that seem to be of {}", victim.name));
+    })
+}
+
+fn blank(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let (mut first, mut second) = (bench.member(1), bench.member(2));
+        (first.cluster, second.cluster) = (None, None);
+        bench.start(&first, &[&second]).await;
+        bench.start(&second, &[&first]).await;
+        for (from, to) in [(&first, &second), (&second, &first)] {
+            answered(bench, from, to).await;
+            let (who, _) = to.inbound.requests().pop().expect("it was answered");
+            bench.rule.demand(who.id.is_none() && who.cluster.is_none(), || format!("a blank node asked as {who:?}"));
+            bench.rule.demand_eq(&who.incarnation, &from.incarnation, || "incarnation of a blank node".into());
+        }
+        // One is a member now and takes the other one for a member, which does not know of it yet.
+        (first.cluster, second.cluster) = (Some(CLUSTER), Some(CLUSTER));
+        bench.set_peers(&first, &[&second]);
+        second.cluster = None;
+        for round in 1..=20 {
+            first.transport.send(second.id, heartbeat(&first, &second, round));
+            first.transport.send(second.id, numbered_append(&first, &second, round, 0));
+            second.transport.send(first.id, heartbeat(&second, &first, round));
+        }
+        answered(bench, &first, &second).await;
+        answered(bench, &second, &first).await;
+        let arrived = first.inbound.count() + second.inbound.count();
+        bench.rule.demand_eq(&arrived, &0, || "messages from or to a blank node".into());
+
+        second.cluster = Some(CLUSTER);
+        bench.set_peers(&second, &[&first]);
+        bench.connected(&[&first, &second]).await;
+    })
+}
+
+/// Asks until there is an answer: connections are made again after a change of identity.
+async fn answered(bench: &Bench, from: &Member, to: &Member) {
+    for _ in 0..200 {
+        if from.transport.request(&to.name, Bytes::from_static(b"who"), PATIENT).await.is_ok() {
+            return;
+        }
+        bench.lab.pause(super::POLL).await;
+    }
+    bench.rule.fail(&format!("{} never got an answer from {}", from.name, to.name));
+}
+
+/// Lets two nodes that do not fit try for a while and demands that nothing passes.
+async fn demand_apart(bench: &Bench, one: &Member, other: &Member) {
+    let before = one.inbound.count() + other.inbound.count();
+    let asked = one.inbound.requests().len() + other.inbound.requests().len();
+    bench
+        .until("a refusal to show in the status of either side", || {
+            one.transport.send(other.id, heartbeat(one, other, 1));
+            other.transport.send(one.id, heartbeat(other, one, 1));
+            one.shows_a_refusal() || other.shows_a_refusal()
+        })
+        .await;
+    for _ in 0..5 {
+        for (from, to) in [(one, other), (other, one)] {
+            from.transport.send(to.id, heartbeat(from, to, 2));
+            let answer = from.transport.request(&to.name, Bytes::from_static(b"who"), SHORT).await;
+            bench.rule.demand(answer.is_err(), || format!("{} was answered by {}", from.name, to.name));
+            bench.rule.demand(!from.is_connected_to(to), || format!("{} shows a connection to {}", from.name, to.name));
+        }
+    }
+    let arrived = one.inbound.count() + other.inbound.count();
+    bench.rule.demand_eq(&arrived, &before, || format!("messages between {} and {}", one.name, other.name));
+    let handled = one.inbound.requests().len() + other.inbound.requests().len();
+    bench.rule.demand_eq(&handled, &asked, || format!("requests between {} and {}", one.name, other.name));
+}
+
+fn other_incarnation(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let mut members = bench.cluster(3).await;
+        let known = members.remove(1);
+        known.transport.stop().await;
+        let incarnation = known.incarnation;
+        drop(known);
+        let mut wiped = bench.member(2);
+        wiped.incarnation = Incarnation(0xbad);
+        bench.start(&wiped, &[&members[0], &members[1]]).await;
+        demand_apart(bench, &members[0], &wiped).await;
+        bench.connected(&[&members[0], &members[1]]).await;
+
+        wiped.transport.stop().await;
+        drop(wiped);
+        let again = bench.member(2);
+        bench.rule.demand_eq(&again.incarnation, &incarnation, || "the suite's own incarnation".into());
+        bench.start(&again, &[&members[0], &members[1]]).await;
+        bench.connected(&[&members[0], &again]).await;
+    })
+}
+
+fn other_cluster(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let mut members = bench.cluster(3).await;
+        members[1].cluster = Some(ClusterId(0xc2));
+        bench.set_peers(&members[1], &[&members[0], &members[2]]);
+        bench
+            .until("the connections of the node that moved to be closed", || {
+                !members[1].is_connected_to(&members[0]) && !members[0].is_connected_to(&members[1])
+            })
+            .await;
+        demand_apart(bench, &members[0], &members[1]).await;
+        bench.connected(&[&members[0], &members[2]]).await;
+
+        members[1].cluster = Some(CLUSTER);
+        bench.set_peers(&members[1], &[&members[0], &members[2]]);
+        bench.connected(&[&members[0], &members[1]]).await;
+    })
+}
+
+fn replaced(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let members = bench.cluster(3).await;
+        let (one, removed, other) = (&members[0], &members[1], &members[2]);
+        bench.set_peers(one, &[other]);
+        bench.until("the connection to the removed peer to be closed", || !removed.is_connected_to(one)).await;
+        let before = (one.inbound.count(), removed.inbound.count());
+        for round in 1..=50 {
+            one.transport.send(removed.id, heartbeat(one, removed, round));
+            removed.transport.send(one.id, heartbeat(removed, one, round));
+        }
+        let asked = one.transport.request(&removed.name, Bytes::from_static(b"who"), SHORT).await;
+        bench.rule.demand(asked.is_err(), || "a removed peer was asked and answered".into());
+        let (statuses, _) = one.transport.status();
+        bench.rule.demand(statuses.iter().all(|(name, _)| *name == other.name), || {
+            format!("the status still shows a removed peer: {statuses:?}")
+        });
+        bench.rule.demand_eq(&removed.inbound.count(), &before.1, || "messages to a removed peer".into());
+        bench.rule.demand_eq(&one.inbound.count(), &before.0, || "messages from a removed peer".into());
+
+        bench.set_peers(one, &[other, removed]);
+        bench.connected(&[one, removed, other]).await;
+        // The same set again changes nothing: connections stay, nobody is told of a loss.
+        let told = one.inbound.times_unreachable(other.id);
+        bench.set_peers(one, &[other, removed]);
+        bench.deliver(one, other, &numbered_append(one, other, 9, 0)).await;
+        bench.rule.demand_eq(&one.inbound.times_unreachable(other.id), &told, || {
+            "times that a peer was called unreachable, before and after the same set of peers was given again".into()
+        });
+    })
+}
