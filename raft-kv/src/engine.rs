@@ -147,3 +147,54 @@ pub(crate) trait Engine: Send {
     /// Makes everything that was written durable.
     fn flush(&mut self) -> Result<(), EngineError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn records_have_golden_bytes() {
+        let header = Header { revision: Index(3), created: Index(2), version: 4 };
+        assert_eq!(hex(&header.encode()), "01000000000000000300000000000000020000000000000004");
+        let record = [&header.encode()[..], b"value"].concat();
+        assert_eq!(Header::split(&record), Some((header, &b"value"[..])));
+
+        let window = Window { oldest: 5, next: 6, horizon_ms: 7 };
+        let applied = LogId::new(Index(1), Term(2));
+        let settings = Settings { idempotency_window: 8, key_bytes_max: 9, value_bytes_max: 10 };
+        let meta = Meta { applied, now_ms: 3, keys: 4, window, settings };
+        let numbers: String = (1..=10).map(|number| format!("{number:016x}")).collect();
+        assert_eq!(hex(&meta.encode()), format!("01{numbers}"));
+        assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
+    }
+
+    #[test]
+    fn records_that_were_never_written_are_refused() {
+        let header = Header { revision: Index(3), created: Index(2), version: 4 }.encode();
+        assert_eq!(Header::split(&header[..24]), None);
+        let with = |place: usize, byte: u8| {
+            let mut other = header;
+            other[place] = byte;
+            Header::split(&other)
+        };
+        assert_eq!(with(0, 2), None, "another format");
+        assert_eq!(with(16, 4), None, "created after it was written");
+        assert_eq!(with(1, 0x80), None, "a revision that no log reaches");
+
+        let meta = Meta::new(Settings::default()).encode();
+        let with = |place: usize, byte: u8| {
+            let mut other = meta.clone();
+            other[place] = byte;
+            Meta::decode(&other).unwrap_err()
+        };
+        assert_eq!(with(0, 2), "format 2");
+        assert_eq!(with(40, 1), "applied 0@0, idempotency keys 1..0");
+        assert_eq!(with(57, 0xff).split(' ').next(), Some("idempotency.window"));
+        assert_eq!(Meta::decode(&meta[1..]), Err("80 bytes".into()));
+        assert_eq!(Meta::decode(&[]), Err("0 bytes".into()));
+    }
+}

@@ -241,7 +241,7 @@ fn check(calls: Vec<(Vec<Draft>, Ending)>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn disk_memory_and_model_agree(
