@@ -179,7 +179,7 @@ mod tests {
         let with = |place: usize, byte: u8| {
             let mut other = header;
             other[place] = byte;
-            Header::split(&other)
+            Header::split(&other).map(|(header, _)| header)
         };
         assert_eq!(with(0, 2), None, "another format");
         assert_eq!(with(16, 4), None, "created after it was written");
