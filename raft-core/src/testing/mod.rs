@@ -5,6 +5,7 @@
 //! [dev-dependencies]
 //! raft-core = { version = "0.1", features = ["testing"] }
 //! ```
+pub mod harness;
 pub mod log_store_suite;
 mod mem_log;
 mod mem_net;
@@ -17,5 +18,7 @@ pub mod transport_suite;
 pub use mem_log::{MemDisk, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
-pub use random::{Random, random_bytes};
+pub use random::random_bytes;
 pub use rule::Rule;
+
+pub use crate::random::Random;

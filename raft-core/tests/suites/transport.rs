@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -16,7 +17,7 @@ use raft_core::ports::{
 };
 use raft_core::testing::MemNet;
 use raft_core::testing::transport_suite::{self, TransportLab};
-use raft_core::types::{EntryKind, NodeId, NodeName};
+use raft_core::types::{ClusterId, EntryKind, NodeId, NodeName, Payload};
 
 use super::assert_refused;
 
@@ -89,4 +90,190 @@ impl TransportLab for MemLab {
 #[test]
 fn the_transport_in_memory_passes() {
     block_on(transport_suite::run(&mut || Box::new(MemLab(MemNet::new()))));
+}
+
+/// What a broken transport does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    LosesPayload,
+    SwapsAppends,
+    SendsTwice,
+    MixesPeers,
+    LosesSilently,
+    Blocks,
+    /// Calls the receiver from `send`, whoever sends, to whom and when.
+    HandsOverRegardless,
+    ForgetsRestartedPeers,
+    SwapsAnswers,
+    SendsWhatItReportsAsNotSent,
+    LostAnswerIsNotSent,
+    AnyIncarnation,
+    AnyCluster,
+    KeepsRemovedPeers,
+}
+
+/// A transport in memory with a fault in front of it.
+struct Broken {
+    fault: Fault,
+    name: NodeName,
+    inner: Arc<dyn Transport>,
+    world: World,
+    known: Mutex<Option<(LocalIdentity, Vec<Peer>)>>,
+    held: Mutex<BTreeMap<NodeId, PeerMessage>>,
+    sent: AtomicU64,
+}
+
+/// The way around the network.
+type World = Arc<Mutex<BTreeMap<NodeName, Arc<dyn Inbound>>>>;
+
+struct BrokenLab {
+    fault: Fault,
+    net: MemNet,
+    world: World,
+    made: Vec<NodeName>,
+}
+
+#[async_trait]
+impl TransportLab for BrokenLab {
+    fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
+        let restarted = self.made.contains(name);
+        self.made.push(name.clone());
+        // In a network of its own nobody finds it.
+        let net = match self.fault == Fault::ForgetsRestartedPeers && restarted {
+            true => MemNet::new(),
+            false => self.net.clone(),
+        };
+        Arc::new(Broken {
+            fault: self.fault,
+            name: name.clone(),
+            inner: net.transport(name),
+            world: Arc::clone(&self.world),
+            known: Mutex::default(),
+            held: Mutex::default(),
+            sent: AtomicU64::default(),
+        })
+    }
+
+    fn address(&mut self, name: &NodeName) -> String {
+        name.to_string()
+    }
+
+    /// Shorter than asked for: half the faults show only as something that never comes.
+    async fn pause(&self, time: Duration) {
+        nap(time / 50).await;
+    }
+}
+
+fn name_of(id: NodeId) -> NodeName {
+    NodeName::new(format!("node{}", id.0))
+}
+
+impl Broken {
+    fn inbound_of(&self, name: &NodeName) -> Option<Arc<dyn Inbound>> {
+        self.world.lock().unwrap().get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl Transport for Broken {
+    async fn start(&self, inbound: Arc<dyn Inbound>) -> Result<(), String> {
+        self.world.lock().unwrap().insert(self.name.clone(), Arc::clone(&inbound));
+        self.inner.start(inbound).await
+    }
+
+    fn set_peers(&self, mut local: LocalIdentity, mut peers: Vec<Peer>) {
+        let mut known = self.known.lock().unwrap();
+        match (self.fault, &*known) {
+            (Fault::AnyIncarnation, _) => peers.iter_mut().for_each(|peer| peer.incarnation = None),
+            (Fault::AnyCluster, _) => local.cluster = local.cluster.map(|_| ClusterId(1)),
+            (Fault::KeepsRemovedPeers, Some((_, before))) => {
+                let gone = before.iter().filter(|old| !peers.iter().any(|new| new.name == old.name));
+                let gone: Vec<_> = gone.cloned().collect();
+                peers.extend(gone);
+            }
+            _ => {}
+        }
+        *known = Some((local.clone(), peers.clone()));
+        drop(known);
+        self.inner.set_peers(local, peers);
+    }
+
+    fn send(&self, to: NodeId, mut message: PeerMessage) {
+        let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_append = matches!(message.envelope.message, Message::Append { .. });
+        match self.fault {
+            Fault::LosesPayload => {
+                let unknown = message.entries.iter_mut().find(|entry| matches!(entry.kind, EntryKind::Unknown(_)));
+                unknown.into_iter().for_each(|entry| entry.payload = Payload::default());
+            }
+            Fault::SwapsAppends if is_append && number.is_multiple_of(50) => {
+                self.held.lock().unwrap().insert(to, message);
+                return;
+            }
+            Fault::SendsTwice if is_append => self.inner.send(to, message.clone()),
+            Fault::MixesPeers if number.is_multiple_of(90) => return self.inner.send(NodeId(1 + to.0 % 3), message),
+            Fault::LosesSilently if is_append && number.is_multiple_of(40) => return,
+            Fault::Blocks if to == NodeId(3) => std::thread::park(),
+            Fault::HandsOverRegardless => {
+                self.inbound_of(&name_of(to)).into_iter().for_each(|inbound| inbound.receive(message.clone()));
+                return;
+            }
+            _ => {}
+        }
+        self.inner.send(to, message);
+        let held = is_append.then(|| self.held.lock().unwrap().remove(&to)).flatten();
+        held.into_iter().for_each(|held| self.inner.send(to, held));
+    }
+
+    async fn request(&self, to: &NodeName, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
+        let result = self.inner.request(to, request.clone(), timeout).await;
+        match (self.fault, result) {
+            (Fault::SwapsAnswers, Ok(_)) if request == "other" => Ok(Bytes::from_static(b"answer to one")),
+            (Fault::LostAnswerIsNotSent, Err(RequestError::NoAnswer(why))) => Err(RequestError::NotSent(why)),
+            (Fault::SendsWhatItReportsAsNotSent, Err(RequestError::NotSent(why))) => {
+                if let Some(inbound) = self.inbound_of(to) {
+                    let (local, _) = self.known.lock().unwrap().clone().unwrap();
+                    let LocalIdentity { name, incarnation, cluster, id } = local;
+                    inbound.request(RemoteIdentity { name, incarnation, cluster, id }, request).await;
+                }
+                Err(RequestError::NotSent(why))
+            }
+            (_, result) => result,
+        }
+    }
+
+    fn status(&self) -> (Vec<(NodeName, PeerStatus)>, RefusalCounts) {
+        self.inner.status()
+    }
+
+    async fn stop(&self) {
+        self.inner.stop().await;
+    }
+}
+
+#[test]
+fn each_broken_transport_is_refused_by_the_rule_that_it_breaks() {
+    for (fault, rule) in [
+        (Fault::LosesPayload, "messages-arrive-intact"),
+        (Fault::SwapsAppends, "appends-arrive-in-order-and-once"),
+        (Fault::SendsTwice, "appends-arrive-in-order-and-once"),
+        (Fault::MixesPeers, "each-peer-gets-its-own"),
+        (Fault::LosesSilently, "no-loss-without-a-word"),
+        (Fault::Blocks, "send-never-blocks"),
+        (Fault::HandsOverRegardless, "heartbeats-pass-appends"),
+        (Fault::ForgetsRestartedPeers, "a-restarted-peer-is-found-again"),
+        (Fault::HandsOverRegardless, "stop-is-final"),
+        (Fault::SwapsAnswers, "requests-are-answered"),
+        (Fault::SendsWhatItReportsAsNotSent, "not-sent-means-no-effect"),
+        (Fault::LostAnswerIsNotSent, "a-lost-answer-is-not-a-failure"),
+        (Fault::HandsOverRegardless, "the-sender-is-who-it-is"),
+        (Fault::HandsOverRegardless, "blank-nodes-only-ask"),
+        (Fault::AnyIncarnation, "another-incarnation-is-refused"),
+        (Fault::AnyCluster, "another-cluster-is-refused"),
+        (Fault::KeepsRemovedPeers, "set-peers-replaces"),
+    ] {
+        let case = transport_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
+        let lab = BrokenLab { fault, net: MemNet::new(), world: World::default(), made: Vec::new() };
+        assert_refused(rule, || block_on(case.run(Box::new(lab))));
+    }
 }

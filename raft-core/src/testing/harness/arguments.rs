@@ -84,9 +84,15 @@ impl Arguments {
         self.key(key).map(|text| duration(&text)).transpose()
     }
 
+    /// All keys that are left.
+    pub(super) fn keys_left(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.keys)
+    }
+
     /// Refuses what nobody asked for: a misspelt word must not pass as no word.
     pub(super) fn finish(self) -> Result<(), ScriptError> {
-        let left = self.positional.into_iter().chain(self.keys.into_iter().map(|(key, value)| format!("{key}={value}")));
+        let left =
+            self.positional.into_iter().chain(self.keys.into_iter().map(|(key, value)| format!("{key}={value}")));
         match left.collect::<Vec<_>>().as_slice() {
             [] => Ok(()),
             left => Err(format!("`{}` does not know what to do with `{}`", self.name, left.join(" ")).into()),

@@ -4,8 +4,8 @@ use super::ScriptError;
 use super::arguments::{Arguments, log_ids};
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::runs::{Span, TermRun};
-use crate::testing::entry;
-use crate::types::{Entry, GroupId, Index, LogId, NodeId, Term};
+use crate::testing::entry_of;
+use crate::types::{Entry, GroupId, Index, LogId, Term};
 
 /// `send 2 1 Append term=1 prev=1@1 entries="2@1 3@1" commit=1`: from, to, kind, and what the kind needs. Entries are
 /// named by `names` where they shall differ from what comes along.
@@ -14,56 +14,58 @@ pub(super) fn message(arguments: &mut Arguments) -> Result<PeerMessage, ScriptEr
     let kind = arguments.word().ok_or("`send` wants from, to and the kind of message")?;
     let term = Term(arguments.number("term")?.ok_or("`send` wants a term")?);
     let group = GroupId(arguments.number("group")?.unwrap_or(GroupId::FIRST.0));
-    let prev = arguments.log_id("prev_entry")?;
     let entries = entries(arguments.key("entries").as_deref().unwrap_or_default())?;
-    let message = content(&kind, arguments, prev, &entries)?;
-    Ok(PeerMessage { group, envelope: Envelope { from, to: NodeId(to.0), term, message }, entries })
+    let message = content(&kind, arguments, &entries)?;
+    Ok(PeerMessage { group, envelope: Envelope { from, to, term, message }, entries })
 }
 
-fn content(
-    kind: &str,
-    arguments: &mut Arguments,
-    prev: Option<LogId>,
-    entries: &[Entry],
-) -> Result<Message, ScriptError> {
+fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<Message, ScriptError> {
     let last = arguments.log_id("last")?.unwrap_or(LogId::ZERO);
     let granted = arguments.flag("granted");
-    let mut number = |key| arguments.number(key).map(Option::unwrap_or_default);
     Ok(match kind {
         "PreVote" => Message::PreVote { last },
         "PreVoteResponse" => Message::PreVoteResponse { granted },
         "Vote" => Message::Vote { last },
         "VoteResponse" => Message::VoteResponse { granted },
         "Append" => {
-            let commit = Index(number("commit")?);
-            let prev = arguments.log_id("prev")?.or(prev).unwrap_or(LogId::ZERO);
+            let commit = Index(number(arguments, "commit")?);
+            let prev = arguments.log_id("prev")?.unwrap_or(LogId::ZERO);
             let named = match arguments.key("names") {
                 Some(names) => self::entries(&names)?,
                 None => entries.to_vec(),
             };
             Message::Append { entries: span(prev, &named), commit }
         }
-        "AppendAccepted" => Message::AppendAccepted { matched: Index(number("matched")?) },
+        "AppendAccepted" => Message::AppendAccepted { matched: Index(number(arguments, "matched")?) },
         "AppendRejected" => {
-            let prev = Index(number("prev")?);
+            let prev = Index(number(arguments, "prev")?);
             Message::AppendRejected { prev, hint: arguments.log_id("hint")?.unwrap_or(LogId::ZERO) }
         }
-        "Heartbeat" => Message::Heartbeat { commit: Index(number("commit")?), round: number("round")? },
+        "Heartbeat" => {
+            Message::Heartbeat { commit: Index(number(arguments, "commit")?), round: number(arguments, "round")? }
+        }
         "HeartbeatResponse" => {
-            Message::HeartbeatResponse { round: number("round")?, verified: Index(number("verified")?) }
+            let (verified, matched) = (number(arguments, "verified")?, number(arguments, "matched")?);
+            let (verified, matched) = (Index(verified), Index(matched));
+            Message::HeartbeatResponse { round: number(arguments, "round")?, verified, matched }
         }
-        "ReadIndex" => Message::ReadIndex { number: number("number")? },
-        "ReadIndexResponse" => {
-            Message::ReadIndexResponse { number: number("number")?, index: Index(number("index")?) }
-        }
+        "ReadIndex" => Message::ReadIndex { number: number(arguments, "number")? },
+        "ReadIndexResponse" => Message::ReadIndexResponse {
+            number: number(arguments, "number")?,
+            index: Index(number(arguments, "index")?),
+        },
         other => return Err(format!("no message is called `{other}`").into()),
     })
+}
+
+fn number(arguments: &mut Arguments, key: &str) -> Result<u64, ScriptError> {
+    Ok(arguments.number(key)?.unwrap_or_default())
 }
 
 /// Entries by their names, `2@1 3-9@2`; what they carry follows from the name.
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, ScriptError> {
     let ids: Result<Vec<_>, _> = text.split_whitespace().map(log_ids).collect();
-    Ok(ids?.into_iter().flatten().map(|id| entry(id.index.0, id.term.0, 0)).collect())
+    Ok(ids?.into_iter().flatten().map(|id| entry_of(id.index.0, id.term.0, "given")).collect())
 }
 
 /// What a peer claims, right or wrong.

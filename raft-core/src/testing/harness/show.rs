@@ -71,7 +71,9 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
         Message::AppendAccepted { matched } => write!(text, " matched={matched}"),
         Message::AppendRejected { prev, hint } => write!(text, " prev={prev} hint={hint}"),
         Message::Heartbeat { commit, round } => write!(text, " round={round} commit={commit}"),
-        Message::HeartbeatResponse { round, verified } => write!(text, " round={round} verified={verified}"),
+        Message::HeartbeatResponse { round, verified, matched } => {
+            write!(text, " round={round} verified={verified} matched={matched}")
+        }
         Message::ReadIndex { number } => write!(text, " number={}", read_number(*number)),
         Message::ReadIndexResponse { number, index } => {
             write!(text, " number={} index={index}", read_number(*number))

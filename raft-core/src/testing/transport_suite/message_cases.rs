@@ -85,7 +85,7 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
         Message::AppendAccepted { matched: last.index },
         Message::AppendRejected { prev: Index(9), hint: LogId::new(Index(4), Term(2)) },
         Message::Heartbeat { commit: Index(77), round: u64::MAX },
-        Message::HeartbeatResponse { round: 1, verified: Index(5) },
+        Message::HeartbeatResponse { round: 1, verified: Index(5), matched: Index(4) },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: 1 << 40, index: Index(1 << 40) },
     ];
