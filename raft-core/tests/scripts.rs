@@ -1,0 +1,106 @@
+//! The golden scripts: what the core does, step by step, as text that somebody can read who knows Raft but not Rust.
+//! The commands are described in `raft_core::testing::harness`.
+//!
+//! `UPDATE_GOLDENFILES=1 cargo test -p raft-core --test scripts` writes what is seen now into the scripts. Read it
+//! before you commit it: a script says what is right, not what happened.
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
+use std::error::Error;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use raft_core::testing::harness::Harness;
+
+/// Carries out the commands of one script.
+struct Script {
+    cluster: Harness,
+}
+
+impl goldenscript::Runner for Script {
+    type Command = goldenscript::Command;
+
+    fn run(&mut self, command: &Self::Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
+        Ok(self.cluster.command(&line(command))?)
+    }
+}
+
+/// The command as it was written; the harness splits words at blanks and knows double quotes only.
+fn line(command: &goldenscript::Command) -> String {
+    let mut line = command.name.clone();
+    for argument in &command.args {
+        line += &match argument {
+            goldenscript::Argument::KeyValue(key, value) => format!(" \"{key}={value}\""),
+            goldenscript::Argument::Positional(value) => format!(" \"{value}\""),
+            other => format!(" \"{other}\""),
+        };
+    }
+    line
+}
+
+fn scripts(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(scripts(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Runs all scripts of one directory and says which ones differ, each by its name.
+fn run(topic: &str) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(topic);
+    let wanted = std::env::var("SCRIPT").unwrap_or_default();
+    let mut failed = Vec::new();
+    for path in scripts(&directory).into_iter().filter(|path| path.to_string_lossy().contains(&wanted)) {
+        let result =
+            catch_unwind(AssertUnwindSafe(|| goldenscript::run(&mut Script { cluster: Harness::new() }, &path)));
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failed.push(format!("{}: {error}", path.display())),
+            Err(_) => failed.push(format!("{}: differs, see above", path.display())),
+        }
+    }
+    assert!(failed.is_empty(), "{} script(s):\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn election() {
+    run("election");
+}
+
+#[test]
+fn replication() {
+    run("replication");
+}
+
+#[test]
+fn reads() {
+    run("reads");
+}
+
+#[test]
+fn durability() {
+    run("durability");
+}
+
+#[test]
+fn input() {
+    run("input");
+}
+
+/// Every script says what it shows and which rule of `docs/rules.md` it is about.
+#[test]
+fn every_script_says_what_it_shows() {
+    let all = scripts(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"));
+    assert!(all.len() > 40, "the scripts have moved: only {} were found", all.len());
+    for path in all {
+        let text = fs::read_to_string(&path).unwrap();
+        let header: String = text.lines().take_while(|line| line.starts_with('#')).collect();
+        let cites = header.contains("[F2-") || header.contains("[TH-");
+        assert!(cites, "{}: its first lines cite no rule", path.display());
+        assert!(text.contains("\n---\n"), "{}: it shows nothing", path.display());
+    }
+}
