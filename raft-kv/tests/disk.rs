@@ -143,7 +143,7 @@ fn chained(index: u64) -> Entry {
         }),
     ];
     let command = Command::batch(changes);
-    entry(index, &if index % 3 == 0 { command.with_idempotency(key(&index.to_string())) } else { command })
+    entry(index, &if index.is_multiple_of(3) { command.with_idempotency(key(&index.to_string())) } else { command })
 }
 
 const KILL_DIRECTORY: &str = "RAFT_KV_TEST_KILL_DIRECTORY";
@@ -158,7 +158,7 @@ fn child_that_applies_until_it_is_killed() {
         let first = kv.applied().index.next().0;
         let entries: Vec<_> = (first..first + 1 + first % 5).map(chained).collect();
         apply_all(&mut kv, &entries).unwrap();
-        if first % 7 == 0 {
+        if first.is_multiple_of(7) {
             let durable = kv.flush().unwrap();
             writeln!(out, "durable {durable}").unwrap();
         }
@@ -203,7 +203,7 @@ fn reads_during_apply_are_each_at_one_applied_index() {
     let mut kv = open(root.path()).unwrap();
     let stop = AtomicBool::new(false);
     let entry_of = |index: u64| {
-        let blinking = if index % 2 == 0 { Change::put("blinking", "on") } else { Change::delete("blinking") };
+        let blinking = if index.is_multiple_of(2) { Change::put("blinking", "on") } else { Change::delete("blinking") };
         entry(index, &Command::batch(vec![Change::put("counter", index.to_string()), blinking]))
     };
     apply_all(&mut kv, &[entry(1, &Command::put("still", "here"))]).unwrap();
@@ -237,7 +237,7 @@ fn reads_during_apply_are_each_at_one_applied_index() {
             apply_all(&mut kv, &entries).unwrap();
             let published = kv.kv_reader().get(b"counter").unwrap();
             assert_eq!(published.0.unwrap().revision, kv.applied().index, "a read after apply sees what was applied");
-            if next % 64 == 0 {
+            if next.is_multiple_of(64) {
                 kv.flush().unwrap();
             }
         }

@@ -6,7 +6,7 @@ mod common;
 use bytes::Bytes;
 use common::{EPOCH_MS, apply_all, entry, entry_of, id, key, look, noop, run, uuid_v7, verdict};
 use raft_core::ports::{ApplyError, QueryError, StateMachine, StateReader};
-use raft_core::types::{EntryKind, Index, LogId, Payload, Term};
+use raft_core::types::{Entry, EntryKind, Index, LogId, Payload, Term};
 use raft_kv::{
     Answer, Change, Command, Found, KvReader, KvStateMachine, Malformed, Overview, Precondition, Query, Setting,
     Settings, Verdict, stamp,
@@ -143,7 +143,7 @@ fn a_retry_gets_the_first_answer_and_changes_nothing() {
         let other = Command::put("k", "three").with_idempotency(key("order-1"));
         assert_eq!(verdict(kv, other), Verdict::IdempotencyConflict { original: id(1) });
         assert_eq!(look(reader, "k"), Some(("two".into(), 2, 1, 2)));
-        assert_eq!(run(kv, request).replayed, true, "a conflict does not touch the first answer");
+        assert!(run(kv, request).replayed, "a conflict does not touch the first answer");
         assert_eq!(reader.overview().unwrap().0.idempotency_keys, 1);
     });
 }
@@ -279,6 +279,9 @@ fn a_no_op_moves_the_applied_index_and_has_an_empty_answer() {
     });
 }
 
+/// Whether an error is the expected one.
+type Fits = Box<dyn Fn(&ApplyError) -> bool>;
+
 /// What stops a node, each in the second entry of a call.
 #[test]
 fn an_entry_that_cannot_be_applied_stops_the_machine_and_its_whole_call_has_no_effect() {
@@ -288,7 +291,7 @@ fn an_entry_that_cannot_be_applied_stops_the_machine_and_its_whole_call_has_no_e
     let mut earlier_term = entry(2, &Command::put("k", "v"));
     earlier_term.id.term = Term(0);
     let unknown_kind = |entry| move |error: &ApplyError| matches!(error, ApplyError::UnknownKind { id, kind } if *id == self::id(2) && kind == entry);
-    let cases: [(_, Box<dyn Fn(&ApplyError) -> bool>); 6] = [
+    let cases: [(Entry, Fits); 6] = [
         (damaged, Box::new(|error| matches!(error, ApplyError::Damaged { id } if *id == self::id(2)))),
         (entry_of(2, EntryKind::Unknown(77), Bytes::new()), Box::new(unknown_kind("entry kind 77"))),
         (entry_of(2, EntryKind::Command, later_command.into()), Box::new(unknown_kind("unknown command version 2"))),
