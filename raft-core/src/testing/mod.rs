@@ -1,10 +1,34 @@
-//! For authors of ports: the suites that define them, in-memory ports to test against, and nothing that a product
-//! would ship. Switch it on with the feature `testing`, as a dev-dependency:
+//! For authors of ports: the suites that define them, the ports in memory, and nothing that a product would ship.
+//!
+//! You bring a storage, a transport or a state machine of your own? Its trait in [`ports`](crate::ports) says what to
+//! write; the suite says whether it is right. Switch the feature on in your crate, for its tests only:
 //!
 //! ```toml
+//! [dependencies]
+//! raft-core = "0.1"
+//!
 //! [dev-dependencies]
 //! raft-core = { version = "0.1", features = ["testing"] }
 //! ```
+//!
+//! | you wrote a | run | and give it a |
+//! |---|---|---|
+//! | [`LogStore`](crate::ports::LogStore) | [`log_store_suite::run`] | [`LogStoreLab`](log_store_suite::LogStoreLab) |
+//! | [`StateMachine`](crate::ports::StateMachine) | [`state_machine_suite::run`] | [`StateMachineLab`](state_machine_suite::StateMachineLab) |
+//! | [`Transport`](crate::ports::Transport) | [`transport_suite::run`] | [`TransportLab`](transport_suite::TransportLab) |
+//!
+//! A lab is how the suite gets at your code: it makes a fresh one, opens the same one again, lets time pass. Each
+//! module begins with a lab that works. One `#[test]` that calls `run` is enough; when it fails, the message names the
+//! rule that is broken, what was seen, what goes wrong in a cluster because of it, and where the rule is written. To
+//! work on that rule alone, take its case from `cases()` by the name and call its `run`.
+//!
+//! A suite makes many fresh instances and writes a few megabytes. Give a store a directory on a real disk: on `tmpfs` a
+//! missing sync is never missed. Labs gain methods with defaults as the suites learn to ask for more (crashes, full
+//! disks, lossy links); what they have now stays.
+//!
+//! The ports in memory ([`MemLog`], [`MemState`], [`MemNet`]) pass the same suites. They are for tests of what stands on
+//! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what
+//! no correct core asks for, so a bug above it shows where it happens.
 pub mod harness;
 pub mod log_store_suite;
 mod mem_log;

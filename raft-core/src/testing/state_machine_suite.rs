@@ -218,7 +218,7 @@ impl Bench<'_> {
 
     fn apply(&self, machine: &mut dyn StateMachine, entries: &[Entry]) -> Vec<Bytes> {
         let mut answers = Vec::new();
-        let last = entries.last().map_or(machine.applied(), |entry| entry.id);
+        let last = entries.last().map_or_else(|| machine.applied(), |entry| entry.id);
         let result = machine.apply(entries, &mut answers);
         self.rule.expect(result, &format!("applying entries up to {last}"));
         self.rule.demand_eq(&machine.applied(), &last, || "applied entry after a batch".into());
