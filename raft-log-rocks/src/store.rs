@@ -103,9 +103,11 @@ impl RocksLog {
         small_file::create_directory(directory)?;
         small_file::create_directory(&database_path(directory))?;
         let database = Database::open(&database_path(directory), &options)?;
+        // Also refuses keys of a newer format.
+        let groups = database.groups()?;
         if !Evidence::exists(directory) {
             // The evidence is made before the first batch is written, so that only a blank database may have none.
-            if !database.groups()?.is_empty() {
+            if !groups.is_empty() {
                 let place = directory.join("EVIDENCE").display().to_string();
                 return Err(StoreError::Damaged { place, reason: evidence::remedy("it is missing") });
             }
@@ -259,9 +261,12 @@ impl LogStore for RocksLog {
     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
         self.health.check("recovering the log")?;
         let scan = self.finally(self.database.scan(group))?;
-        let known = self.groups.entry(group).or_insert_with(|| scan.group.clone());
         // Only the commit index may be ahead of the disk: it is written with the batch that comes next.
-        assert_eq!((known.state().last, known.sequence), (scan.group.last(), scan.group.sequence), "{group} on disk");
+        let known = self.groups.entry(group).or_insert_with(|| scan.group.clone());
+        if (known.last(), known.sequence) != (scan.group.last(), scan.group.sequence) {
+            let reason = format!("it ends with {}, and {} was written last", scan.group.last(), known.last());
+            return self.finally(Err(StoreError::Damaged { place: format!("the log of {group}"), reason }));
+        }
         Ok(Recovered {
             hard_state: scan.group.hard_state,
             commit: scan.group.commit.min(scan.group.last().index),

@@ -205,6 +205,17 @@ fn a_damaged_or_unknown_state_is_named() {
 }
 
 #[test]
+fn a_key_of_a_newer_format_is_refused() {
+    let directory = TempDir::new().unwrap();
+    write_one_by_one(directory.path(), 1, 1);
+    let db = raw(directory.path());
+    db.put_cf(db.cf_handle("state").unwrap(), [0, 0, 0, 0, 0, 0, 0, 1, 1], b"a base").unwrap();
+    drop(db);
+    let error = refusal(directory.path());
+    assert!(error.contains("kind 1") && error.contains("run a newer one"), "{error}");
+}
+
+#[test]
 fn a_truncated_suffix_leaves_no_key_behind() {
     let directory = TempDir::new().unwrap();
     let mut log = open(directory.path());
