@@ -14,5 +14,8 @@ mod tls;
 mod transport;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Limits, QuicConfig, SetupError, Timing, TlsFiles};
 pub use transport::QuicTransport;

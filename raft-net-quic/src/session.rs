@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, RecvStream};
 use raft_core::message::PeerMessage;
+use raft_core::types::NodeId;
 use tokio::sync::Semaphore;
 
 use crate::handshake::{self, LinkError};
@@ -168,12 +169,15 @@ async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) 
     }
 }
 
-/// Tells the node that a lane has begun to drop.
-pub(crate) fn note_dropped(shared: &Shared, to: raft_core::types::NodeId, pushed: Pushed) {
-    if pushed == Pushed::DroppedFirst
-        && let Some(inbound) = shared.inbound()
-    {
-        inbound.unreachable(to);
+/// Tells the node that a lane has begun to drop, from a task: whoever sends is never called back from within.
+pub(crate) fn note_dropped(shared: &Arc<Shared>, to: NodeId, pushed: Pushed) {
+    if pushed == Pushed::DroppedFirst {
+        let task = shared.clone();
+        shared.spawn(async move {
+            if let Some(inbound) = task.inbound() {
+                inbound.unreachable(to);
+            }
+        });
     }
 }
 

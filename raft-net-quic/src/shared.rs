@@ -267,6 +267,11 @@ impl Shared {
         self.running.get().map(|running| running.local_address)
     }
 
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        self.running.get().and_then(|running| running.endpoint.lock().as_ref().map(Endpoint::open_connections)).unwrap_or(0)
+    }
+
     fn members(&self) -> Arc<Members> {
         self.members.read().clone()
     }

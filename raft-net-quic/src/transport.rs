@@ -39,6 +39,11 @@ impl QuicTransport {
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.shared.local_address()
     }
+
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        self.shared.open_connections()
+    }
 }
 
 impl fmt::Debug for QuicTransport {

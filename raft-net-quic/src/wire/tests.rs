@@ -40,7 +40,7 @@ fn every_message() -> Vec<PeerMessage> {
         Message::AppendAccepted { matched: Index(12) },
         Message::AppendRejected { prev: Index(12), hint: last },
         Message::Heartbeat { commit: Index(2), round: 77 },
-        Message::HeartbeatResponse { round: 77, verified: Index(9) },
+        Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8) },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: u64::MAX, index: Index(8) },
     ];
