@@ -19,7 +19,7 @@ help:
 	@echo 'make demo      three nodes on this machine; prints their addresses and what to try; Ctrl-C stops them'
 	@echo 'make test      all tests'
 	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
-	@echo 'make bench     benchmarks (minutes); prints a table'
+	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
 
 setup:
@@ -49,5 +49,8 @@ deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo 'cargo-deny is not installed: licences and advisories were not checked (cargo install cargo-deny)'; fi
 
+# The second one drives the raft-node that was built beside it.
 bench: setup
-	$(CARGO) run $(PROFILE) -p raft-benches
+	$(CARGO) run $(PROFILE) -p raft-benches --bin core
+	$(CARGO) build $(PROFILE) -p raft-node --bin raft-node
+	$(CARGO) run $(PROFILE) -p raft-benches --bin puts
