@@ -269,7 +269,10 @@ impl Shared {
 
     #[cfg(test)]
     pub(crate) fn open_connections(&self) -> usize {
-        self.running.get().and_then(|running| running.endpoint.lock().as_ref().map(Endpoint::open_connections)).unwrap_or(0)
+        self.running
+            .get()
+            .and_then(|running| running.endpoint.lock().as_ref().map(Endpoint::open_connections))
+            .unwrap_or(0)
     }
 
     fn members(&self) -> Arc<Members> {

@@ -124,12 +124,7 @@ impl Node {
         Self::start_at(number, files, SocketAddr::from(([127, 0, 0, 1], 0)), |_| {}).await
     }
 
-    async fn start_at(
-        number: u64,
-        files: TlsFiles,
-        listen: SocketAddr,
-        change: impl FnOnce(&mut QuicConfig),
-    ) -> Self {
+    async fn start_at(number: u64, files: TlsFiles, listen: SocketAddr, change: impl FnOnce(&mut QuicConfig)) -> Self {
         let mut config = QuicConfig::new(listen, CLUSTER, files);
         change(&mut config);
         let transport = QuicTransport::new(config).unwrap();
@@ -140,7 +135,8 @@ impl Node {
     }
 
     fn knows(&self, others: &[&Self]) {
-        self.transport.set_peers(member(self.number), others.iter().map(|other| peer(other.number, other.address)).collect());
+        self.transport
+            .set_peers(member(self.number), others.iter().map(|other| peer(other.number, other.address)).collect());
     }
 
     fn is_connected(&self, number: u64) -> bool {
@@ -153,7 +149,11 @@ impl Node {
 
     fn last_error(&self, number: u64) -> String {
         let statuses = self.transport.status().0;
-        statuses.into_iter().find(|(peer, _)| *peer == name(number)).and_then(|(_, status)| status.last_error).unwrap_or_default()
+        statuses
+            .into_iter()
+            .find(|(peer, _)| *peer == name(number))
+            .and_then(|(_, status)| status.last_error)
+            .unwrap_or_default()
     }
 
     fn dropped(&self, number: u64) -> u64 {
@@ -208,5 +208,7 @@ async fn pair_with(authority: &Authority, change: impl Fn(&mut QuicConfig)) -> (
     two.knows(&[&one]);
     one.reaches(&two).await;
     two.reaches(&one).await;
+    // Both dial at first; wait until one connection is left.
+    until("one connection", || one.transport.open_connections() == 1 && two.transport.open_connections() == 1).await;
     (one, two)
 }

@@ -13,11 +13,7 @@ use super::message::{Batch, COPY_BYTES_MAX, decode};
 use super::*;
 
 fn entry(index: u64, term: u64, payload: impl Into<Bytes>) -> Entry {
-    Entry {
-        id: LogId::new(Index(index), Term(term)),
-        kind: EntryKind::Command,
-        payload: Payload::new(payload.into()),
-    }
+    Entry { id: LogId::new(Index(index), Term(term)), kind: EntryKind::Command, payload: Payload::new(payload.into()) }
 }
 
 fn message(term: u64, message: Message, entries: Vec<Entry>) -> PeerMessage {
