@@ -321,3 +321,44 @@ impl View for Shared {
         Ok(meta)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use raft_core::types::Term;
+
+    use super::*;
+
+    /// The writer publishes after its write. A reader that comes between the two may see the write, and then no later
+    /// read of it may name an earlier applied entry.
+    #[test]
+    fn reads_between_a_write_and_its_publication_do_not_go_back() {
+        let root = tempfile::tempdir().unwrap();
+        let kv = KvStateMachine::open(root.path(), Settings::default()).unwrap();
+        let shared = kv.machine.engine().shared.clone();
+        let mut engine = RocksEngine { shared: shared.clone() };
+        let write = |engine: &mut RocksEngine, index: u64, key: &'static [u8]| {
+            let (index, key) = (Index(index), Bytes::from_static(key));
+            let header = Header { revision: index, created: index, version: 1 };
+            let meta = Meta { applied: LogId::new(index, Term(1)), ..Meta::new(Settings::default()) };
+            engine.write(vec![Row::Put { key, header, value: Bytes::new() }], &meta).unwrap();
+            meta.applied
+        };
+        let first = write(&mut engine, 1, b"old");
+        let second = write(&mut engine, 2, b"new");
+        type Read = fn(&Shared) -> LogId;
+        let reads: [Read; 4] = [
+            |shared| shared.get(b"new").unwrap().applied,
+            |shared| shared.get(b"absent").unwrap().applied,
+            |shared| View::meta(shared).unwrap().applied,
+            |shared| shared.walk(&mut |_, _, _| {}).unwrap().applied,
+        ];
+        for read in reads {
+            *shared.applied.write() = first;
+            assert_eq!(shared.get(b"old").unwrap().applied, first);
+            assert_eq!(read(&shared), second);
+            assert_eq!(shared.get(b"old").unwrap().applied, second);
+            assert_eq!(View::applied(&*shared), second);
+        }
+    }
+}
