@@ -12,11 +12,14 @@ pub mod founding;
 pub mod handle;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod identity;
 mod inbound;
 mod log_writer;
 pub mod metrics;
 mod node;
 pub mod parts;
+#[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+pub mod product;
 mod queue;
 mod reads;
 mod requests;

@@ -1,3 +1,7 @@
-//! The `raft-node` program.
+//! The `raft-node` program: see `raft-node help` and `docs/cli.md`.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -110,12 +110,6 @@ pub const FIELDS: &[Field] = &[
     field("limits.request_timeout_max", Kind::Duration, Some("60s"), "Longest deadline that a request may name."),
     field("limits.log_entries_max", Kind::Count, Some("1000"), "Most entries in one answer of /v1/node/log."),
     field(
-        "storage.sync",
-        Kind::Switch,
-        Some("true"),
-        "Whether writes wait for the disk. false may lose acknowledged writes.",
-    ),
-    field(
         "idempotency.window",
         Kind::Count,
         Some("1000000"),

@@ -10,6 +10,8 @@ mod value;
 
 pub use fields::{FIELDS, Field, find};
 pub use layers::{ConfigRefused, Layers, Origin, Problem};
-pub use settings::{ClientSettings, Founder, Limits, LogFormat, PeerSettings, Seeds, Settings, TlsFiles};
+pub use settings::{
+    COMMAND_BYTES_MAX, ClientSettings, Founder, Limits, LogFormat, PeerSettings, Seeds, Settings, TlsFiles,
+};
 pub(crate) use value::parse_duration;
 pub use value::{Kind, Value};

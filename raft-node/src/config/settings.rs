@@ -11,6 +11,11 @@ use raft_core::types::{NodeId, NodeName};
 use super::layers::{ConfigRefused, Layers, Problem};
 use super::value::{Value, parse_address};
 
+/// The largest command, in bytes: what one entry may carry.
+pub const COMMAND_BYTES_MAX: u64 = 4 << 20;
+/// What a command of the most operations needs beside its keys and values, in bytes, rounded up.
+const COMMAND_OVERHEAD: u64 = 4096;
+
 /// Everything that `start` needs to know.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,8 +39,6 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// What the client listener lets in.
     pub limits: Limits,
-    /// Whether writes wait for the disk.
-    pub storage_sync: bool,
     /// First values of the replicated settings.
     pub seeds: Seeds,
     /// How long requests in flight may take to finish when the node stops.
@@ -256,7 +259,6 @@ impl Reader<'_> {
             election_timeout: self.duration("election_timeout"),
             heartbeat_interval: self.duration("heartbeat_interval"),
             limits: self.limits(),
-            storage_sync: self.layers.value("storage.sync") != Some(&Value::Switch(false)),
             seeds: Seeds {
                 idempotency_window: self.number("idempotency.window"),
                 key_bytes_max: self.number("kv.key_bytes_max"),
@@ -389,7 +391,7 @@ impl Reader<'_> {
             self.refuse("runtime.threads", format!("is {}", settings.runtime_threads), "set at most 256");
         }
         self.check_limits(&settings.limits);
-        self.check_seeds(&settings.seeds, &core);
+        self.check_seeds(&settings.seeds);
         let mut ports: Vec<(&str, &str)> =
             vec![("client.listen", &settings.client.listen), ("ops.listen", &settings.ops_listen)];
         ports.retain(|(_, address)| !address.ends_with(":0"));
@@ -409,6 +411,11 @@ impl Reader<'_> {
         if limits.header_read_timeout.is_zero() {
             self.refuse("limits.header_read_timeout", "is zero", "set at least 1s");
         }
+        let batch_max = COMMAND_BYTES_MAX - COMMAND_OVERHEAD;
+        if limits.batch_bytes_max as u64 > batch_max {
+            let problem = format!("is {}", limits.batch_bytes_max);
+            self.refuse("limits.batch_bytes_max", problem, format!("set at most {batch_max}"));
+        }
         let largest = limits.value_bytes_max.max(limits.batch_bytes_max);
         if limits.bytes_in_flight_max < largest {
             self.refuse(
@@ -419,14 +426,16 @@ impl Reader<'_> {
         }
     }
 
-    fn check_seeds(&mut self, seeds: &Seeds, core: &CoreConfig) {
+    fn check_seeds(&mut self, seeds: &Seeds) {
         if seeds.key_bytes_max == 0 || seeds.key_bytes_max > 64 << 10 {
             self.refuse("kv.key_bytes_max", format!("is {}", seeds.key_bytes_max), "set 1 to 64KiB");
         }
-        // An entry must fit in what a leader keeps uncommitted and in what one follower may leave unanswered.
-        let entry_max = core.uncommitted_bytes_max.min(core.inflight_bytes_max) / 2;
-        if seeds.value_bytes_max == 0 || seeds.value_bytes_max > entry_max {
-            self.refuse("kv.value_bytes_max", format!("is {}", seeds.value_bytes_max), format!("set 1 to {entry_max}"));
+        let value_max = COMMAND_BYTES_MAX - COMMAND_OVERHEAD - seeds.key_bytes_max.min(64 << 10);
+        if seeds.value_bytes_max == 0 || seeds.value_bytes_max > value_max {
+            self.refuse("kv.value_bytes_max", format!("is {}", seeds.value_bytes_max), format!("set 1 to {value_max}"));
+        }
+        if seeds.idempotency_window == 0 || seeds.idempotency_window > 100_000_000 {
+            self.refuse("idempotency.window", format!("is {}", seeds.idempotency_window), "set 1 to 100000000");
         }
     }
 }
@@ -470,7 +479,6 @@ mod tests {
         assert_eq!(settings.limits.key_bytes_max, 8192);
         assert_eq!(settings.limits.value_bytes_max, 1_572_864);
         assert_eq!(settings.seeds.idempotency_window, 1_000_000);
-        assert!(settings.storage_sync);
         assert_eq!(settings.client.url(), "http://127.0.0.1:7080");
     }
 

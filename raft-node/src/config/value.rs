@@ -1,4 +1,4 @@
-//! Values as people write them: `200ms`, `8MiB`, `true`, `n1=host:7082, n2=host:7082`.
+//! Values as people write them: `200ms`, `8MiB`, `n1=host:7082, n2=host:7082`.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,8 +18,6 @@ pub enum Kind {
     Size,
     /// A whole number.
     Count,
-    /// `true` or `false`.
-    Switch,
     /// Several texts; in the environment and in flags separated by commas.
     List,
 }
@@ -33,8 +31,6 @@ pub enum Value {
     Duration(Duration),
     /// Of [`Kind::Size`] and [`Kind::Count`].
     Number(u64),
-    /// Of [`Kind::Switch`].
-    Switch(bool),
     /// Of [`Kind::List`].
     List(Vec<String>),
 }
@@ -50,7 +46,6 @@ impl Kind {
             Self::Duration => "a time with its unit, such as \"200ms\" or \"5s\"",
             Self::Size => "a number of bytes, such as \"8MiB\" or 1500000",
             Self::Count => "a whole number",
-            Self::Switch => "true or false",
             Self::List => "a list, such as [\"n1=host:7082\"] in a file, or n1=host:7082,n2=host:7082 elsewhere",
         }
     }
@@ -68,11 +63,6 @@ impl Kind {
             Self::Duration => parse_duration(text).map(Value::Duration),
             Self::Size => parse_size(text).map(Value::Number),
             Self::Count => text.replace('_', "").parse().map(Value::Number).map_err(|_| format!("is `{text}`")),
-            Self::Switch => match text {
-                "true" => Ok(Value::Switch(true)),
-                "false" => Ok(Value::Switch(false)),
-                _ => Err(format!("is `{text}`")),
-            },
             Self::List => {
                 Ok(Value::List(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Into::into).collect()))
             }
@@ -91,7 +81,6 @@ impl Kind {
                 .collect::<Result<_, _>>()
                 .map(Value::List),
             (Self::List, _) => Err(format!("is a {}", value.type_str())),
-            (Self::Switch, toml::Value::Boolean(switch)) => Ok(Value::Switch(*switch)),
             (Self::Count | Self::Size, toml::Value::Integer(number)) => {
                 u64::try_from(*number).map(Value::Number).map_err(|_| format!("is {number}"))
             }
@@ -108,7 +97,6 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Duration(duration) => write!(f, "\"{}\"", humantime::format_duration(*duration)),
             Self::Number(number) => write!(f, "{number}"),
-            Self::Switch(switch) => write!(f, "{switch}"),
             Self::List(items) => write!(f, "{items:?}"),
         }
     }

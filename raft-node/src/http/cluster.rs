@@ -79,10 +79,10 @@ fn member_view(status: MemberStatus) -> MemberView {
 /// `GET /v1/node`.
 pub(crate) async fn node(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     Parameters::read(&uri, &[])?;
-    Ok(json_response(&node_view(shared.node.status(), shared.options.storage_sync)))
+    Ok(json_response(&node_view(shared.node.status())))
 }
 
-fn node_view(status: NodeStatus, storage_sync: bool) -> NodeView {
+fn node_view(status: NodeStatus) -> NodeView {
     let leader = status.leader().map(|leader| leader.name.to_string());
     let phase_detail = match &status.phase {
         Phase::Founding { waiting_for } => {
@@ -113,7 +113,6 @@ fn node_view(status: NodeStatus, storage_sync: bool) -> NodeView {
         leader_contact_ms: raft.leader_contact.map(millis),
         broadcast_time_ms: raft.broadcast_time.map(|time| time.as_secs_f64() * 1000.0),
         caught_up: status.caught_up,
-        storage_sync,
         disk_failed: status.disk_failed,
         lost_index: raft.lost.map(|lost| lost.index.0),
         api_address: status.api_address,

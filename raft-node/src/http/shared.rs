@@ -32,8 +32,6 @@ pub(crate) const STALENESS: HeaderName = HeaderName::from_static("raft-staleness
 pub struct HttpOptions {
     /// What is let in.
     pub limits: Limits,
-    /// Whether writes wait for the disk; shown in `/v1/node`.
-    pub storage_sync: bool,
 }
 
 /// The node behind the handlers.

@@ -181,8 +181,6 @@ pub struct NodeView {
     pub broadcast_time_ms: Option<f64>,
     /// Whether it has once caught up with a leader since its start.
     pub caught_up: bool,
-    /// Whether writes wait for the disk. `false` may lose acknowledged writes.
-    pub storage_sync: bool,
     /// What the disk said when it failed.
     pub disk_failed: Option<String>,
     /// When entries were lost from this disk: it gives no vote until its log has reached this index again.

@@ -1,0 +1,216 @@
+//! The product: a node on RocksDB and QUIC that serves keys over HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::membership::Configuration;
+use raft_core::ports::StateMachine;
+use raft_core::types::NodeId;
+use raft_kv::{Command, KvStateMachine, Operation, Setting};
+use raft_log_rocks::{DataDir, DataDirError, LogOptions};
+use raft_net_quic::{QuicConfig, QuicTransport, SetupError, TlsFiles};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
+use crate::handle::{NodeHandle, StopError};
+use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::parts::{Founder, NodeConfig, Parts, StartError};
+use crate::rocks::SharedDataDir;
+
+/// Probes and metrics are few: connections to the ops listener at a time.
+const OPS_CONNECTIONS_MAX: usize = 64;
+/// How long the ops listener finishes what it answers when the node has stopped.
+const OPS_GRACE: Duration = Duration::from_millis(500);
+
+/// Why the product did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProductError {
+    /// A listener could not be made.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A peer setting or certificate cannot be used.
+    #[error(transparent)]
+    Peer(#[from] SetupError),
+    /// The node cannot start.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// Something that should not happen.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A running product.
+#[derive(Debug)]
+pub struct Product {
+    /// The node.
+    pub node: NodeHandle,
+    /// Where clients are served, as a URL.
+    pub client_url: String,
+    /// Where probes and metrics are served, as a URL.
+    pub ops_url: String,
+    /// Where peers are served, over UDP.
+    pub peer_address: String,
+    client: Server,
+    ops: Server,
+}
+
+/// A listener that serves.
+#[derive(Debug)]
+struct Server {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a listener ended badly");
+        }
+    }
+}
+
+impl Product {
+    /// Binds the listeners, opens the data directory and starts the node. Founding and replaying go on afterwards.
+    ///
+    /// # Errors
+    /// Names the setting that cannot work and the remedy; nothing is left running then.
+    pub async fn start(settings: &Settings) -> Result<Self, ProductError> {
+        let tls = Tls::new(&settings.client).map_err(ServeError::from)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let limits = &settings.limits;
+        let ops_limits = Limits { connections_max: OPS_CONNECTIONS_MAX, ..limits.clone() };
+        let client = Listener::bind("client.listen", &settings.client.listen, tls, limits).await?;
+        let ops = Listener::bind("ops.listen", &settings.ops_listen, None, &ops_limits).await?;
+        let address =
+            |listener: &Listener| listener.address().map_err(|error| ProductError::Internal(error.to_string()));
+        let (client_url, ops_url) = (format!("{scheme}://{}", address(&client)?), format!("http://{}", address(&ops)?));
+
+        let transport = Arc::new(QuicTransport::new(quic_config(settings))?);
+        let directory = DataDir::open(&settings.data_dir, &settings.name)?;
+        let node = Node::start(parts(settings, directory, transport.clone())).await?;
+        let bound = transport.local_address().unwrap_or(settings.peer.listen);
+        let router = client_router(node.clone(), HttpOptions { limits: limits.clone() })
+            .map_err(|error| ProductError::Internal(error.to_string()))?;
+        Ok(Self {
+            client: spawn(client, router, settings.shutdown_timeout),
+            ops: spawn(ops, ops_router(node.clone()), OPS_GRACE),
+            node,
+            client_url,
+            ops_url,
+            peer_address: bound.to_string(),
+        })
+    }
+
+    /// Fails readiness and refuses new requests, lets those in flight finish, makes everything durable, closes.
+    ///
+    /// # Errors
+    /// When the node had failed before, or something could not be made durable.
+    pub async fn stop(self) -> Result<(), StopError> {
+        self.node.drain().await;
+        self.client.stop().await;
+        let result = self.node.stop().await;
+        self.ops.stop().await;
+        result
+    }
+}
+
+/// Reads the certificates that the settings name, as a start would.
+///
+/// # Errors
+/// Names the setting and the file that cannot be used.
+pub fn check_files(settings: &Settings) -> Result<(), ProductError> {
+    Tls::new(&settings.client).map_err(ServeError::from)?;
+    QuicTransport::new(quic_config(settings))?;
+    Ok(())
+}
+
+fn spawn(listener: Listener, router: axum::Router, grace: Duration) -> Server {
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(listener.serve(router, stop.clone(), grace));
+    Server { stop, task }
+}
+
+fn quic_config(settings: &Settings) -> QuicConfig {
+    let peer = &settings.peer;
+    let tls = TlsFiles { ca: peer.ca.clone(), cert: peer.tls.cert.clone(), key: peer.tls.key.clone() };
+    QuicConfig::new(peer.listen, settings.cluster.clone(), tls)
+}
+
+fn parts(settings: &Settings, directory: DataDir, transport: Arc<QuicTransport>) -> Parts {
+    let state_path = directory.state_path();
+    let directory = SharedDataDir::new(directory);
+    Parts {
+        log: directory.log(LogOptions::default()),
+        identity: Box::new(directory),
+        state_machine: Box::new(move |record| {
+            let first = decode_seeds(&record.settings)?;
+            let machine = KvStateMachine::open(&state_path, first).map_err(|error| error.to_string())?;
+            Ok(Box::new(machine) as Box<dyn StateMachine>)
+        }),
+        transport,
+        config: node_config(settings),
+        metrics: Arc::new(Metrics::default()),
+        stamp: Arc::new(raft_kv::stamp),
+    }
+}
+
+fn node_config(settings: &Settings) -> NodeConfig {
+    let founders = settings
+        .bootstrap
+        .iter()
+        .map(|founder| Founder { name: founder.name.clone(), address: founder.address.clone() })
+        .collect();
+    let mut config = NodeConfig::new(settings.peer.advertise.clone(), founders);
+    config.api_address = settings.client.url();
+    config.founding_settings = encode_seeds(&settings.seeds);
+    // Who is who comes from the founding record.
+    config.raft = settings.core(NodeId(1), Configuration::default());
+    config.command_bytes_max = COMMAND_BYTES_MAX;
+    config.stop_grace = settings.shutdown_timeout;
+    config
+}
+
+/// The first settings travel in the founding record as the command that would set them.
+fn encode_seeds(seeds: &Seeds) -> Bytes {
+    let values = [
+        (Setting::IdempotencyWindow, seeds.idempotency_window),
+        (Setting::KeyBytesMax, seeds.key_bytes_max),
+        (Setting::ValueBytesMax, seeds.value_bytes_max),
+    ];
+    // Three settings are neither none nor too many.
+    Command::settings(values.to_vec()).encode().unwrap_or_default()
+}
+
+fn decode_seeds(bytes: &Bytes) -> Result<raft_kv::Settings, String> {
+    let wrong = |why: String| format!("the founding record's settings cannot be used: {why}");
+    let command = Command::decode(bytes.clone()).map_err(|error| wrong(error.to_string()))?;
+    let Operation::Settings(values) = command.operation else {
+        return Err(wrong("they are another command".into()));
+    };
+    let mut settings = raft_kv::Settings::default();
+    for (setting, value) in values {
+        settings.set(setting, value).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_settings_survive_the_founding_record() {
+        let seeds = Seeds { idempotency_window: 7, key_bytes_max: 8, value_bytes_max: 9 };
+        let expected = raft_kv::Settings { idempotency_window: 7, key_bytes_max: 8, value_bytes_max: 9 };
+        assert_eq!(decode_seeds(&encode_seeds(&seeds)), Ok(expected));
+        assert!(decode_seeds(&Bytes::new()).is_err());
+    }
+}
