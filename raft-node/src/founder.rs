@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use raft_core::ports::RequestError;
 use raft_core::types::{ClusterId, NodeName};
 use tokio::task::JoinSet;
 
@@ -110,10 +111,20 @@ async fn ask_all(shared: &Arc<Shared>, own: &BlankNode) -> BTreeMap<NodeName, Fo
 async fn ask(shared: &Shared, name: &NodeName) -> FounderAnswer {
     let answered = shared.transport.request(name, NodeRequest::Founding.encode(), ANSWER_TIMEOUT).await;
     match answered.map(NodeAnswer::decode) {
-        Err(error) => FounderAnswer::Silent(error.to_string()),
+        Err(error) => FounderAnswer::Silent(with_last_error(shared, name, &error)),
         Ok(Err(error)) => FounderAnswer::Unusable(error.to_string()),
         Ok(Ok(NodeAnswer::Founding(answer))) => answer,
         Ok(Ok(NodeAnswer::Failure(why))) => FounderAnswer::Unusable(why),
         Ok(Ok(other)) => FounderAnswer::Unusable(format!("it answered something else: {other:?}")),
+    }
+}
+
+/// A peer may be silent because it refuses our connection; the transport knows why.
+fn with_last_error(shared: &Shared, name: &NodeName, error: &RequestError) -> String {
+    let (peers, _) = shared.transport.status();
+    let status = peers.into_iter().find(|(peer, _)| peer == name);
+    match status.and_then(|(_, status)| status.last_error) {
+        Some(last) if !error.to_string().contains(&last) => format!("{error}; {last}"),
+        _ => error.to_string(),
     }
 }

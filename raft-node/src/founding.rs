@@ -264,3 +264,6 @@ fn willing(own: &BlankNode, asked: &NodeName, answer: Option<&FounderAnswer>) ->
         Some(FounderAnswer::Blank(node)) => Ok(node.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests;
