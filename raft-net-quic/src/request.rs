@@ -48,9 +48,8 @@ pub(crate) async fn ask(
     let link = shared.link(to).ok_or_else(|| not_sent(format!("no node named {to} is known here")))?;
     let pieces = encode(shared, frame_type::REQUEST, &control::Request { timeout_ms: millis(timeout) }, request)
         .ok_or_else(|| not_sent("the request is longer than peer.frame_bytes_max"))?;
-    let _permit = match timeout_at(deadline, link.requests.acquire()).await {
-        Ok(Ok(permit)) => permit,
-        _ => return Err(not_sent(format!("peer.requests_max requests to {to} are unanswered"))),
+    let Ok(Ok(_permit)) = timeout_at(deadline, link.requests.acquire()).await else {
+        return Err(not_sent(format!("peer.requests_max requests to {to} are unanswered")));
     };
     let connect_deadline = deadline.min(now + shared.config.timing.request_connect_wait);
     let session = connected(shared, &link, connect_deadline).await?;
