@@ -80,7 +80,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
 }
 
 fn unfinished(path: &Path) -> PathBuf {
-    path.with_extension("new")
+    path.with_extension("tmp")
 }
 
 fn check_format(directory: &Path, text: &str) -> Result<(), OpenError> {

@@ -73,7 +73,7 @@ fn a_later_format_is_refused_with_its_number() {
 #[test]
 fn a_start_that_was_cut_short_is_finished() {
     let root = tempfile::tempdir().unwrap();
-    std::fs::write(root.path().join("FORMAT.new"), "raft-k").unwrap();
+    std::fs::write(root.path().join("FORMAT.tmp"), "raft-k").unwrap();
     drop(open(root.path()).unwrap());
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2, "the format and the database");
     std::fs::remove_dir_all(root.path().join("db")).unwrap();
