@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use raft_core::ports::LogStore as _;
 use raft_core::types::{Index, LogId, Term};
+use raft_log_rocks::{LogOptions, RocksLog, SyncObserver, SyncReport};
 use tempfile::TempDir;
 
 mod common;
@@ -75,6 +78,27 @@ fn every_cut_of_the_wal_that_loses_a_batch_is_noticed() {
         assert!(recovered.last().index < Index(3), "cut at {cut} of {length}");
         assert_eq!(recovered.lost, Some(id(3, 1)), "cut at {cut} of {length}");
         assert_eq!(recovered.hard_state, vote(1, 2), "cut at {cut} of {length}");
+    }
+}
+
+#[test]
+fn the_evidence_tells_of_a_batch_after_its_sync_and_before_its_acknowledgement() {
+    struct AtSync(PathBuf, Mutex<Vec<u8>>);
+    impl SyncObserver for AtSync {
+        fn synced(&self, _: &SyncReport) {
+            *self.1.lock().unwrap() = fs::read(&self.0).unwrap();
+        }
+    }
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("EVIDENCE");
+    let at_sync = Arc::new(AtSync(path.clone(), Mutex::default()));
+    let options = LogOptions { observer: Some(at_sync.clone()), ..LogOptions::default() };
+    let mut log = RocksLog::open(directory.path(), options).unwrap();
+    for index in 1..=3 {
+        let before = fs::read(&path).unwrap();
+        log.write(&[append(index, index, 1)]).unwrap();
+        assert!(*at_sync.1.lock().unwrap() == before, "evidence of batch {index} before its sync is over");
+        assert!(fs::read(&path).unwrap() != before, "no evidence of batch {index} when it is acknowledged");
     }
 }
 
