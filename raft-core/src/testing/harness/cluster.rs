@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::arguments::{Arguments, duration, log_id, node, number};
-use super::network::{Filter, Network};
+use super::network::Filter;
 use super::node::Node;
 use super::{Harness, ScriptError, raw, show};
 use crate::config::{Config, LogRepair};
@@ -30,8 +30,7 @@ impl Harness {
         let founders = Configuration::new((1..=count).map(NodeId));
         let mut config = Config::new(NodeId(1), founders);
         settings(&mut config, arguments)?;
-        self.network = Network::default();
-        self.nodes.clear();
+        *self = Self::new();
         for id in (1..=count).map(NodeId) {
             let node = Node::blank(Config { id, ..config.clone() }, self.now())?;
             self.nodes.insert(id, node);

@@ -7,6 +7,9 @@ use crate::runs::{Span, TermRun};
 use crate::testing::entry_of;
 use crate::types::{Entry, GroupId, Index, LogId, Term};
 
+/// What entries carry that a script names and does not propose.
+pub(super) const GIVEN: &str = "given";
+
 /// `send 2 1 Append term=1 prev=1@1 entries="2@1 3@1" commit=1`: from, to, kind, and what the kind needs. Entries are
 /// named by `names` where they shall differ from what comes along.
 pub(super) fn message(arguments: &mut Arguments) -> Result<PeerMessage, ScriptError> {
@@ -65,7 +68,7 @@ fn number(arguments: &mut Arguments, key: &str) -> Result<u64, ScriptError> {
 /// Entries by their names, `2@1 3-9@2`; what they carry follows from the name.
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, ScriptError> {
     let ids: Result<Vec<_>, _> = text.split_whitespace().map(log_ids).collect();
-    Ok(ids?.into_iter().flatten().map(|id| entry_of(id.index.0, id.term.0, "given")).collect())
+    Ok(ids?.into_iter().flatten().map(|id| entry_of(id.index.0, id.term.0, GIVEN)).collect())
 }
 
 /// What a peer claims, right or wrong.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::raw;
 use crate::message::{Envelope, Message};
 use crate::replica::{Answer, Persist};
 use crate::runs::Span;
@@ -32,6 +33,8 @@ fn span(span: &Span) -> String {
 pub(super) fn entry(entry: &Entry) -> String {
     match entry.kind {
         EntryKind::Noop => format!("{} no-op", entry.id),
+        // What the script itself put on the disk has no content to speak of.
+        EntryKind::Command if entry.payload.bytes() == raw::GIVEN => entry.id.to_string(),
         EntryKind::Command => format!("{} {}", entry.id, payload(entry)),
         EntryKind::Unknown(code) => format!("{} kind {code}", entry.id),
     }
