@@ -36,14 +36,11 @@ impl Cluster {
             let Some(line) = lines.next() else {
                 return Err(io::Error::other("the demo ended before it was ready"));
             };
-            for word in line?.split_whitespace() {
-                if let Some(host) = word.strip_prefix("http://").map(|url| url.trim_end_matches('/'))
-                    && host.matches(':').count() == 1
-                    && !host.contains('/')
-                    && !clients.iter().any(|known| known == host)
-                {
-                    clients.push(host.to_owned());
-                }
+            // One line a node; the first address on it is the clients'.
+            let line = line?;
+            let Some(host) = line.split_whitespace().find_map(|word| word.strip_prefix("http://")) else { continue };
+            if !host.contains('/') && !clients.iter().any(|known| known == host) {
+                clients.push(host.to_owned());
             }
         }
         // The rest of what it prints must not fill the pipe.
