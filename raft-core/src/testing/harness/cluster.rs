@@ -55,7 +55,7 @@ impl Harness {
         let term = arguments.number("term")?.map(Term);
         let commit = Index(arguments.number("commit")?.unwrap_or_default());
         let entries = raw::entries(&arguments.words().join(" "))?;
-        let term = term.or(entries.last().map(|entry| entry.id.term)).unwrap_or_default();
+        let term = term.or_else(|| entries.last().map(|entry| entry.id.term)).unwrap_or_default();
         let now = self.now();
         let node = self.node(id)?;
         node.crash();
