@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where it fails.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use raft_net_quic::{QuicConfig, QuicTransport, TlsFiles};
 
 mod certificates;
 
-use certificates::Authority;
+use certificates::{Authority, own_ip};
 
 const CLUSTER: &str = "suite";
 
@@ -28,10 +28,8 @@ impl Lab {
     }
 
     fn socket_address(&mut self, name: &NodeName) -> SocketAddr {
-        *self.addresses.entry(name.clone()).or_insert_with(|| {
-            // The port is free again at once: UDP has no state that lingers.
-            UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
-        })
+        // Each node has an IP of its own, so one port serves all.
+        *self.addresses.entry(name.clone()).or_insert_with(|| SocketAddr::new(own_ip(), 7082))
     }
 }
 

@@ -107,9 +107,9 @@ fn a_peer_that_came_back_is_reached_again_though_it_never_said_goodbye() {
     for (stays, falls) in [(1u64, 2u64), (2, 1)] {
         let (calm, doomed) = (runtime(), runtime());
         let files = |number| authority.node(CLUSTER, &format!("n{number}"));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let one = calm.block_on(Node::start_at(stays, files(stays), any, no_idle_timeout));
-        let two = doomed.block_on(Node::start_at(falls, files(falls), any, no_idle_timeout));
+        let any = any_port;
+        let one = calm.block_on(Node::start_at(stays, files(stays), any(), no_idle_timeout));
+        let two = doomed.block_on(Node::start_at(falls, files(falls), any(), no_idle_timeout));
         one.knows(&[&two]);
         two.knows(&[&one]);
         calm.block_on(one.reaches(&two));
@@ -130,10 +130,10 @@ fn a_peer_that_came_back_is_reached_again_though_it_never_said_goodbye() {
 fn a_peer_that_forgot_the_connection_says_so() {
     let authority = Authority::new();
     let (calm, doomed) = (runtime(), runtime());
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let one = calm.block_on(Node::start_at(1, authority.node(CLUSTER, "n1"), any, no_idle_timeout));
+    let any = any_port;
+    let one = calm.block_on(Node::start_at(1, authority.node(CLUSTER, "n1"), any(), no_idle_timeout));
     let files = authority.node(CLUSTER, "n2");
-    let two = doomed.block_on(Node::start_at(2, files.clone(), any, no_idle_timeout));
+    let two = doomed.block_on(Node::start_at(2, files.clone(), any(), no_idle_timeout));
     one.knows(&[&two]);
     two.knows(&[&one]);
     calm.block_on(one.reaches(&two));

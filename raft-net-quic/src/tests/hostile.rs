@@ -344,8 +344,8 @@ async fn raft_messages_of_a_blank_node_are_not_taken() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_that_lead_nowhere_end_and_are_bounded() {
     let authority = Authority::new();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let one = Node::start_at(1, authority.node(CLUSTER, "n1"), any, |config| {
+    let any = any_port;
+    let one = Node::start_at(1, authority.node(CLUSTER, "n1"), any(), |config| {
         config.limits.handshakes_max = 2;
         config.timing.connect_timeout = Duration::from_millis(300);
     })

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use certificates::{Authority, San};
+use certificates::{Authority, San, own_ip};
 use parking_lot::Mutex;
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity, Transport as _};
@@ -39,8 +39,14 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     panic!("waited half a minute in vain for: {what}");
 }
 
+/// Any port of an address that no other test uses.
+fn any_port() -> SocketAddr {
+    SocketAddr::new(own_ip(), 0)
+}
+
+/// Where nobody listens.
 fn free_address() -> SocketAddr {
-    UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+    SocketAddr::new(own_ip(), 7082)
 }
 
 /// Remembers what it is given. Requests starting with `w` wait until the gate has a permit; others are echoed.
@@ -121,7 +127,7 @@ fn peer(number: u64, address: SocketAddr) -> Peer {
 
 impl Node {
     async fn start(number: u64, files: TlsFiles) -> Self {
-        Self::start_at(number, files, SocketAddr::from(([127, 0, 0, 1], 0)), |_| {}).await
+        Self::start_at(number, files, any_port(), |_| {}).await
     }
 
     async fn start_at(number: u64, files: TlsFiles, listen: SocketAddr, change: impl FnOnce(&mut QuicConfig)) -> Self {
@@ -201,9 +207,8 @@ async fn pair(authority: &Authority) -> (Node, Node) {
 }
 
 async fn pair_with(authority: &Authority, change: impl Fn(&mut QuicConfig)) -> (Node, Node) {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let one = Node::start_at(1, authority.node(CLUSTER, "n1"), any, &change).await;
-    let two = Node::start_at(2, authority.node(CLUSTER, "n2"), any, &change).await;
+    let one = Node::start_at(1, authority.node(CLUSTER, "n1"), any_port(), &change).await;
+    let two = Node::start_at(2, authority.node(CLUSTER, "n2"), any_port(), &change).await;
     one.knows(&[&two]);
     two.knows(&[&one]);
     one.reaches(&two).await;

@@ -1,12 +1,23 @@
-//! Certificates for tests, made anew in a directory that goes away with them.
+//! Certificates for tests, made anew in a directory that goes away with them; and addresses that nobody else uses.
 #![allow(dead_code)] // Each test target uses a part.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
 use crate::TlsFiles;
+
+/// A loopback address of its own for each call, so that no other test can take a port there.
+pub(crate) fn own_ip() -> IpAddr {
+    static CALLS: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = CALLS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let process = std::process::id().to_be_bytes()[3].clamp(1, 254);
+    // The last byte is never 0 or 255, in case that anybody takes it for a network or a broadcast.
+    IpAddr::V4(Ipv4Addr::new(127, process, high * 2 + low / 128, low % 128 + 1))
+}
 
 /// A certificate authority.
 pub(crate) struct Authority {
