@@ -1,4 +1,4 @@
-//! The suite that defines [`Transport`] and what it calls on [`Inbound`].
+//! The suite that defines [`Transport`] and what it calls on [`Inbound`](crate::ports::Inbound).
 //!
 //! It is async and knows no executor: run it on the one that your transport needs. A [`TransportLab`] makes the
 //! transports of one network and lets time pass; every case gets a lab of its own.
