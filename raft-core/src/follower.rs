@@ -51,7 +51,7 @@ impl Follower {
         self.election_deadline = member.election_deadline();
     }
 
-    /// AppendEntries, receiver's part. Raft Figure 2.
+    /// AppendEntries, receiver's part. Raft Figure 2 \[F2-FOLLOWER-RESPOND\].
     pub(crate) fn on_append(
         &mut self,
         member: &mut Member,

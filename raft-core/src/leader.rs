@@ -147,6 +147,19 @@ impl Leader {
         }
     }
 
+    /// A heartbeat's answer says again what is durable there: news only if the acknowledgement was lost.
+    pub(crate) fn on_durable_repeated(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        matched: Index,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.progress.get(&from).is_some_and(|progress| matched > progress.match_index) {
+            self.on_accepted(member, from, matched, effects);
+        }
+    }
+
     /// The follower's log parts from ours before the first entry of an append: look further back.
     /// Raft Figure 2 \[F2-LEADER-BACKTRACK\], §5.3 \[TH-FASTBACK\].
     pub(crate) fn on_rejected(

@@ -309,7 +309,7 @@ impl Raft {
                 if matched > verified {
                     return self.refuse(from, "more durable than verified", effects);
                 }
-                leader.on_accepted(member, from, matched, effects);
+                leader.on_durable_repeated(member, from, matched, effects);
                 leader.on_heartbeat_response(member, from, round, verified, effects);
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),

@@ -42,7 +42,8 @@ pub struct PeerProgress {
     pub next_index: Index,
     /// `probe` or `replicate`.
     pub state: &'static str,
-    /// Bytes sent and not answered.
+    /// Bytes sent and not answered, as counted against the window: an upper bound, since the sizes of small
+    /// neighbours are known only together.
     pub inflight_bytes: u64,
     /// Time since it was last heard from; `None` when never in this term.
     pub last_contact: Option<Duration>,

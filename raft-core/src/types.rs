@@ -174,7 +174,7 @@ impl EntryKind {
 }
 
 /// The bytes of an entry with their CRC-32C, computed once, where the request enters the system, and checked at every
-/// disk and before apply, so that a bit flipped anywhere on the way is found.
+/// disk and before apply, so that a bit flipped anywhere on the way is found \[TH-LOG-CHECKSUM\].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
     bytes: Bytes,

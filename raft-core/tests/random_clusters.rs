@@ -355,7 +355,7 @@ impl Cluster {
         panic!("seed {seed}: the healed cluster does not come to rest");
     }
 
-    fn check_end(&mut self) {
+    fn check_end(&self) {
         for (op, index) in &self.history.acknowledged {
             let (_, payload) = &self.history.committed[index];
             assert_eq!(payload.as_ref(), op.to_be_bytes(), "acknowledged, and lost");
