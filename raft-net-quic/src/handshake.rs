@@ -113,10 +113,12 @@ pub(crate) async fn dial(shared: &Arc<Shared>, link: &Arc<PeerLink>, attempt: us
     let connection = within(limit, connecting).await?;
     let outcome = within(limit, introduce(shared, link, &expected, &connection)).await;
     match outcome {
-        Ok(session) => {
+        Ok(Some(session)) => {
             session::run(shared, link, &session);
             Ok(())
         }
+        // The other side has connected meanwhile.
+        Ok(None) => Ok(()),
         Err(error) => {
             error.close(&connection);
             Err(error)
@@ -124,13 +126,13 @@ pub(crate) async fn dial(shared: &Arc<Shared>, link: &Arc<PeerLink>, attempt: us
     }
 }
 
-/// The dialer's half of the handshake.
+/// The dialer's half of the handshake. None when another connection is in use by now.
 async fn introduce(
     shared: &Arc<Shared>,
     link: &Arc<PeerLink>,
     expected: &Expectation,
     connection: &Connection,
-) -> Result<Arc<Session>, LinkError> {
+) -> Result<Option<Arc<Session>>, LinkError> {
     let cluster_name = &shared.config.cluster_name;
     tls::check_name(connection, cluster_name, &link.name, &expected.peer.address)?;
     let limits = &shared.config.limits;
@@ -146,8 +148,28 @@ async fn introduce(
     };
     let remote = judge(shared, expected, &welcome)?;
     let session = make_session(shared, expected, connection, remote, &welcome, true);
-    link.register(&session, expected)?;
-    Ok(session)
+    match register(shared, link, &session, expected) {
+        Ok(()) => Ok(Some(session)),
+        Err(Refusal::Duplicate) => {
+            session::retire_unused(shared, link, session);
+            Ok(None)
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Makes the session the one that is used, and ends the one before it.
+fn register(
+    shared: &Arc<Shared>,
+    link: &PeerLink,
+    session: &Arc<Session>,
+    expected: &Expectation,
+) -> Result<(), Refusal> {
+    if let Some(replaced) = link.register(session, expected)? {
+        let time = if replaced.alive { session::RETIRE_TIME } else { Duration::ZERO };
+        session::retire(shared, replaced.session, time);
+    }
+    Ok(())
 }
 
 /// Takes a connection in, or refuses it.
@@ -223,7 +245,7 @@ fn admit(
     let session = make_session(shared, &expected, connection, remote, hello, false);
     let mut answer = Hello::of(&expected.local, &shared.config.cluster_name, shared.process);
     answer.protocol = hello.common_protocol()?;
-    link.register(&session, &expected)?;
+    register(shared, &link, &session, &expected)?;
     Ok((link, session, answer.encode_welcome(&shared.config.limits)))
 }
 

@@ -14,10 +14,21 @@ use crate::wire::message;
 pub(crate) enum Pushed {
     /// It waits for the writer.
     Queued,
-    /// It was dropped, the first one since the lane last took one.
+    /// It was dropped, the first one since the writer last made room.
     DroppedFirst,
     /// It was dropped, as the one before it.
     DroppedAgain,
+}
+
+/// What a writer finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Messages.
+    Messages,
+    /// Maybe messages; some were dropped before them, and whoever sent those may try again now.
+    AfterDrops,
+    /// The lane belongs to another session by now.
+    Over,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +69,6 @@ impl Lane {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return if first { Pushed::DroppedFirst } else { Pushed::DroppedAgain };
         }
-        state.dropping = false;
         state.bytes += cost;
         state.queue.push_back(message);
         // Only a sleeping writer is woken: a burst costs one wake-up.
@@ -75,7 +85,6 @@ impl Lane {
         let mut state = self.state.lock();
         state.session = session;
         state.writer_sleeps = false;
-        state.dropping = false;
         drop(state);
         // The writer of the session before sees that its time is over.
         self.filled.notify_one();
@@ -88,15 +97,15 @@ impl Lane {
             return;
         }
         let lost = state.queue.len() as u64;
-        *state = State::default();
+        *state = State { dropping: state.dropping || lost > 0, ..State::default() };
         drop(state);
         self.dropped.fetch_add(lost, Ordering::Relaxed);
         self.filled.notify_one();
     }
 
-    /// Waits for messages and moves them to `batch` (which is empty) until they cost `bytes`. False when the lane
-    /// belongs to another session by now.
-    pub(crate) async fn take(&self, session: u64, bytes: usize, batch: &mut Vec<PeerMessage>) -> bool {
+    /// Waits for messages and moves them to `batch` (which is empty) until they cost `bytes`. Also returns, maybe
+    /// without messages, when there is room again after some were dropped.
+    pub(crate) async fn take(&self, session: u64, bytes: usize, batch: &mut Vec<PeerMessage>) -> Taken {
         loop {
             let filled = self.filled.notified();
             {
@@ -105,7 +114,7 @@ impl Lane {
                     drop(state);
                     // The wake-up may have been meant for the writer that came after this one.
                     self.filled.notify_one();
-                    return false;
+                    return Taken::Over;
                 }
                 let mut taken = 0;
                 while taken < bytes
@@ -115,8 +124,9 @@ impl Lane {
                     batch.push(message);
                 }
                 state.bytes = state.bytes.saturating_sub(taken);
-                if !batch.is_empty() {
-                    return true;
+                let dropped = std::mem::take(&mut state.dropping);
+                if dropped || !batch.is_empty() {
+                    return if dropped { Taken::AfterDrops } else { Taken::Messages };
                 }
                 state.writer_sleeps = true;
             }

@@ -55,6 +55,14 @@ pub(crate) struct Expectation {
     epoch: u64,
 }
 
+/// A connection in whose place another one is used now.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    pub(crate) session: Arc<Session>,
+    /// Whether the other side may still use it.
+    pub(crate) alive: bool,
+}
+
 /// One peer.
 #[derive(Debug)]
 pub(crate) struct PeerLink {
@@ -126,18 +134,23 @@ impl PeerLink {
     /// Both sides dial, so that whoever comes back is connected at once; two connections may come about at the same
     /// time. The one that the lesser name dialed stays, on both sides. A connection of an earlier life of the other
     /// process is dead, whatever QUIC still thinks of it.
-    pub(crate) fn register(&self, session: &Arc<Session>, expected: &Expectation) -> Result<(), Refusal> {
+    ///
+    /// Gives the connection that was replaced, and whether the process at its other end is still the same.
+    pub(crate) fn register(&self, session: &Arc<Session>, expected: &Expectation) -> Result<Option<Replaced>, Refusal> {
         let expectation = self.expectation.lock();
         if expectation.epoch != expected.epoch || self.removed.is_cancelled() {
             return Err(Refusal::NotReady);
         }
         let before = self.session.borrow().clone();
-        if let Some(before) = before {
+        let replaced = before.map(|before| {
             let alive = before.process == session.process && before.connection.close_reason().is_none();
-            if alive && before.dialed_by_lesser && !session.dialed_by_lesser {
-                return Err(Refusal::Duplicate);
-            }
-            before.close(close_code::REPLACED, "another connection is used");
+            Replaced { session: before, alive }
+        });
+        if let Some(Replaced { session: before, alive: true }) = &replaced
+            && before.dialed_by_lesser
+            && !session.dialed_by_lesser
+        {
+            return Err(Refusal::Duplicate);
         }
         *self.gate.lock() = session.number;
         if session.raft.is_some() {
@@ -146,7 +159,7 @@ impl PeerLink {
         }
         self.session.send_replace(Some(session.clone()));
         *self.last_error.lock() = None;
-        Ok(())
+        Ok(replaced)
     }
 
     /// Forgets `session`. True when it was the connection of this link, false when another has taken over.

@@ -12,7 +12,7 @@ use raft_core::types::NodeId;
 use tokio::sync::Semaphore;
 
 use crate::handshake::{self, LinkError};
-use crate::lane::Pushed;
+use crate::lane::{Pushed, Taken};
 use crate::link::{PeerLink, RaftEnds, Session};
 use crate::request;
 use crate::shared::{Shared, random};
@@ -29,6 +29,8 @@ const BATCH_BYTES: usize = 256 << 10;
 const READ_PIECES: usize = 64;
 /// First size of a read buffer. Payloads of many small frames share one.
 const READ_BUFFER_BYTES: usize = 64 << 10;
+/// How long requests on a connection that is replaced may still be answered.
+pub(crate) const RETIRE_TIME: Duration = Duration::from_millis(500);
 /// A connection that lived this long was a good one: the next pause is short again.
 const GOOD_LIFE: Duration = Duration::from_secs(1);
 
@@ -163,10 +165,39 @@ async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) 
         link.set_error(error.to_string());
     }
     tracing::info!(peer = %link.name, %error, "disconnected");
+    // When another connection took over it was told then.
+    if was_current {
+        tell_unreachable(&shared, &session);
+    }
+}
+
+/// Tells the node that Raft messages on this connection may be lost.
+fn tell_unreachable(shared: &Shared, session: &Session) {
     if let (Some(ends), Some(inbound)) = (session.raft, shared.inbound()) {
-        // Also when another connection took over: what was on its way here may be lost.
         inbound.unreachable(ends.remote);
     }
+}
+
+/// Ends a connection in whose place another one is used. Raft messages that are on their way on it are lost; requests
+/// get a little time to be answered when the process at the other end is the same.
+pub(crate) fn retire(shared: &Arc<Shared>, session: Arc<Session>, time: Duration) {
+    session.over.cancel();
+    let task = shared.clone();
+    shared.spawn(async move {
+        tell_unreachable(&task, &session);
+        let _ = tokio::time::timeout(time, session.connection.closed()).await;
+        session.close(close_code::REPLACED, "another connection is used");
+    });
+}
+
+/// Ends a connection that was never used here, though the other side may have begun to: it may ask.
+pub(crate) fn retire_unused(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: Arc<Session>) {
+    session.over.cancel();
+    shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
+    shared.spawn(async move {
+        let _ = tokio::time::timeout(RETIRE_TIME, session.connection.closed()).await;
+        session.close(close_code::REPLACED, "another connection is used");
+    });
 }
 
 /// Tells the node that a lane has begun to drop, from a task: whoever sends is never called back from within.
@@ -192,12 +223,15 @@ async fn write_lane(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Sessi
     let mut failed = stream.write_all(&kind.preface()).await.err();
     let mut messages = Vec::new();
     while failed.is_none() {
-        let more = tokio::select! {
-            more = lane.take(session.number, BATCH_BYTES, &mut messages) => more,
-            () = session.over.cancelled() => false,
+        let taken = tokio::select! {
+            taken = lane.take(session.number, BATCH_BYTES, &mut messages) => taken,
+            () = session.over.cancelled() => Taken::Over,
         };
-        if !more {
-            return;
+        match taken {
+            Taken::Messages => {}
+            // What was dropped after the first time it was told is told here: nothing is lost without a word.
+            Taken::AfterDrops => tell_unreachable(&shared, &session),
+            Taken::Over => return,
         }
         let (mut pieces, bytes) = encode(&shared, &link, kind, &messages);
         failed = stream.write_all_chunks(&mut pieces).await.err();
@@ -211,6 +245,7 @@ async fn write_lane(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Sessi
         // The other side takes no Raft messages on this connection: it does not know this node's id yet.
         shared.refusals.record(&link.name, "lane_stopped", &"the peer does not take raft messages from this node yet");
         lane.close(session.number);
+        tell_unreachable(&shared, &session);
     }
 }
 
