@@ -179,7 +179,7 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
-fn decisions_are_numbered_and_links_lead_somewhere() {
+fn decisions_are_numbered() {
     let mut problems = Vec::new();
     let decisions: Vec<_> = files(&["md"]).into_iter().filter(|file| file.path.starts_with("docs/adr/")).collect();
     for (expected, file) in (1..).zip(&decisions) {
@@ -193,12 +193,27 @@ fn decisions_are_numbered_and_links_lead_somewhere() {
             }
         }
     }
+    report(&problems);
+}
+
+#[test]
+fn links_and_pages_lead_somewhere() {
+    let mut problems = Vec::new();
     for file in files(&["md"]) {
         let directory = root().join(&file.path).parent().unwrap().to_owned();
         for link in file.text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = link.split('#').next().unwrap();
             if !target.is_empty() && !target.contains(':') && !directory.join(target).exists() {
                 problems.push(format!("{}: the link to {target} is dead", file.path));
+            }
+        }
+    }
+    for file in files(&[]) {
+        for rest in file.text.split("docs/").skip(1) {
+            let named: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_./".contains(*c)).collect();
+            let page = named.trim_end_matches('.');
+            if page.ends_with(".md") && !page.contains("NNNN") && !root().join("docs").join(page).exists() {
+                problems.push(format!("{}: there is no docs/{page}", file.path));
             }
         }
     }
