@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raft_core::replica::{Answer, Input, Output, Persist, Replica};
-use raft_core::status::Role;
 use raft_core::types::{Index, NodeId};
 
 use crate::applier::ApplyQueue;
@@ -258,8 +257,7 @@ impl Driver {
     fn refused(&mut self, from: NodeId, reason: &'static str) {
         self.shared.metrics.message_refused();
         if self.refusals_logged.len() < REFUSALS_LOGGED_MAX && self.refusals_logged.insert((from, reason)) {
-            let role: Role = self.replica.status(self.shared.clock.now()).role;
-            tracing::warn!(node = %self.shared.name, peer = %from, role = role.name(), reason, "a peer sent nonsense");
+            tracing::warn!(node = %self.shared.name, peer = %from, reason, "a peer sent what no correct peer sends");
         }
     }
 

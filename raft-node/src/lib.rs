@@ -1,4 +1,90 @@
 //! The driver that gives Raft threads and sockets, and the product made of it.
+//!
+//! # Two crates in one
+//!
+//! - **A library to embed.** [`Node::start`] takes [`Parts`] (an identity, a log, a state machine, a transport, settings)
+//!   and gives back a [`NodeHandle`]. With `default-features = false` that is all there is: no RocksDB, no QUIC, no HTTP,
+//!   no Prometheus.
+//! - **The product.** The features `rocksdb`, `quic` and `http`, all on by default, add the parts that the program
+//!   `raft-node` is made of. `metrics` gives Prometheus metrics to an embedder without HTTP.
+//!
+//! # Who does what
+//!
+//! | | runs on | owns |
+//! |---|---|---|
+//! | driver | one task of the caller's runtime | the replica: every decision, every waiting caller |
+//! | log thread | an OS thread | the [`LogStore`](raft_core::ports::LogStore): one sync per batch, then the messages that rode on it |
+//! | applier | an OS thread | the [`StateMachine`](raft_core::ports::StateMachine): applies, answers the callers |
+//! | filler | an OS thread | nothing; reads entries for followers that are far behind |
+//! | handle | the callers' tasks | nothing; forwards, waits, reads |
+//!
+//! The driver takes one event and whatever else waits, steps each with the time read after it was taken, then runs all
+//! effects, then waits. It never blocks. **Nobody else ever touches the replica**, and there is no lock around it.
+//!
+//! # The way of one put
+//!
+//! handle: stamp it, checksum it, queue it → driver: append it → { log thread: write and sync ∥ transport: send it } →
+//! followers sync and acknowledge straight from their log threads → driver: a quorum has it → applier: apply it and
+//! answer. The module of the driver (`driver.rs`) counts the hand-offs between threads on that way: five on the leader,
+//! three on a follower.
+//!
+//! # A cluster in one process
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use raft_core::testing::{MemLog, MemNet, MemState};
+//! use raft_core::types::{Incarnation, NodeName};
+//! use raft_node::handle::{Consistency, WriteOptions};
+//! use raft_node::identity::MemIdentity;
+//! use raft_node::metrics::Metrics;
+//! use raft_node::parts::Founder;
+//! use raft_node::{Node, NodeConfig, Parts};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let timeout = Duration::from_secs(30);
+//! let network = MemNet::new();
+//! let names = ["one", "two", "three"].map(NodeName::new);
+//! let founders = names.clone().map(|name| Founder { address: format!("{name}:7082"), name });
+//!
+//! let mut nodes = Vec::new();
+//! for (name, incarnation) in names.iter().zip(1..) {
+//!     let parts = Parts {
+//!         identity: MemIdentity::new(name.clone(), Incarnation(incarnation)).open(),
+//!         log: Box::new(|| Ok(Box::new(MemLog::new()))),
+//!         state_machine: Box::new(|_founding| Ok(Box::new(MemState::new()))),
+//!         transport: network.transport(name),
+//!         config: NodeConfig::new(format!("{name}:7082"), founders.to_vec()),
+//!         metrics: Arc::new(Metrics::new()),
+//!         // This state machine has no use for the leader's time.
+//!         stamp: Arc::new(|command, _milliseconds| command),
+//!     };
+//!     nodes.push(Node::start(parts).await?);
+//! }
+//! for node in &nodes {
+//!     node.wait_ready(timeout).await?;
+//! }
+//!
+//! // Any node takes any request; whoever does not lead passes it on.
+//! let options = WriteOptions { timeout, forward: true, idempotent: false };
+//! let written = nodes[2].write("colour=red".into(), options).await?;
+//! let answer = nodes[1].read("key:colour".into(), Consistency::Linearizable, timeout).await?;
+//! assert_eq!(answer.bytes, "red");
+//! assert!(answer.applied.index >= written.id.index);
+//!
+//! for node in &nodes {
+//!     node.stop().await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Founding
+//!
+//! A blank node does nothing until a cluster is founded, and that takes **all** founders; see [`founding`]. Until then
+//! [`NodeHandle::status`] says for whom it waits, and why.
 
 mod applier;
 mod clock;

@@ -9,7 +9,7 @@ use raft_core::membership::Configuration;
 use raft_core::ports::{LogStore, StateMachine, StoreError, Transport};
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
-use crate::founding::FoundingRecord;
+use crate::founding::{FOUNDERS_MAX, FoundingRecord};
 use crate::metrics::Metrics;
 
 /// What a data directory keeps of the founding of its cluster.
@@ -136,6 +136,11 @@ impl NodeConfig {
             if value == 0 {
                 return Err(ConfigError { field, problem: "is 0".into(), remedy: "set at least 1".into() });
             }
+        }
+        if self.bootstrap.len() > FOUNDERS_MAX {
+            let problem = format!("names {} nodes", self.bootstrap.len());
+            let remedy = format!("found with at most {FOUNDERS_MAX}");
+            return Err(ConfigError { field: "bootstrap", problem, remedy });
         }
         for (position, founder) in self.bootstrap.iter().enumerate() {
             if self.bootstrap[..position].iter().any(|earlier| earlier.name == founder.name) {

@@ -243,3 +243,6 @@ fn command_bytes(command: &Proposal<Waiter>) -> u64 {
 fn message_bytes(message: &PeerMessage) -> u64 {
     message.entries.iter().map(Entry::size).sum()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What nodes ask each other over [`Transport::request`](raft_core::ports::Transport::request), and its bytes.
 //!
-//! The transport carries these as opaque bytes; the format (protobuf, see `docs/wire.md`) is this crate's. An unknown
+//! The transport carries these as opaque bytes; the format (protobuf, see `docs/node-requests.md`) is this crate's. An unknown
 //! request is answered with a named failure, so that a newer node learns that it talks to an older one.
 
 use std::borrow::Cow;
@@ -529,3 +529,6 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         unreachable: status.unreachable,
     })
 }
+
+#[cfg(test)]
+mod tests;

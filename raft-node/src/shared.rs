@@ -174,6 +174,10 @@ impl Shared {
 
     /// Waits until this node serves; says why not when the deadline comes first or it never will.
     pub(crate) async fn serving(&self, deadline: Instant) -> Result<(), String> {
+        // Nearly always so, at the price of one look.
+        if *self.phase.borrow() == Phase::Running {
+            return Ok(());
+        }
         let mut phase = self.phase.subscribe();
         let waited = tokio::time::timeout_at(
             deadline.into(),
@@ -198,6 +202,10 @@ impl Shared {
         *self.view.lock() = Arc::new(View { status, taken: Instant::now() });
         self.leadership.send_if_modified(|known| {
             let changed = *known != now;
+            if known.leader != now.leader {
+                let leader = now.leader.and_then(|id| self.member(id)).map(|member| member.name.as_str());
+                tracing::info!(node = %self.name, term = %now.term, leader = leader.unwrap_or("none"), "leader changed");
+            }
             *known = now;
             changed
         });

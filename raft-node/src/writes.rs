@@ -63,15 +63,15 @@ pub(crate) async fn write(shared: &Arc<Shared>, command: Bytes, options: WriteOp
 
 async fn try_write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
     let deadline = deadline_after(options.timeout);
-    let refuse = |why| Err(WriteError::NotApplied { why, leader: shared.leader() });
-    let Some(_in_flight) = shared.begin() else { return refuse(Refusal::Stopping) };
+    let refused = |why| conclude(shared, None, why);
+    let Some(_in_flight) = shared.begin() else { return Err(refused(Refusal::Stopping)) };
     let bytes = command.len() as u64;
     let limit = shared.config.command_bytes_max;
     if bytes > limit {
-        return refuse(Refusal::TooLarge { bytes, limit, setting: Cow::Borrowed("command_bytes_max") });
+        return Err(refused(Refusal::TooLarge { bytes, limit, setting: Cow::Borrowed("command_bytes_max") }));
     }
     if let Err(why) = shared.serving(deadline).await {
-        return refuse(Refusal::NotReady(why));
+        return Err(refused(Refusal::NotReady(why)));
     }
 
     let mut leadership = shared.leadership.subscribe();
