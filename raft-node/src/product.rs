@@ -10,6 +10,8 @@ use raft_core::types::NodeId;
 use raft_kv::{Command, KvStateMachine, Operation, Setting};
 use raft_log_rocks::{DataDir, DataDirError, LogOptions};
 use raft_net_quic::{QuicConfig, QuicTransport, SetupError, TlsFiles};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +95,7 @@ impl Product {
             |listener: &Listener| listener.address().map_err(|error| ProductError::Internal(error.to_string()));
         let (client_url, ops_url) = (format!("{scheme}://{}", address(&client)?), format!("http://{}", address(&ops)?));
 
-        let transport = Arc::new(QuicTransport::new(quic_config(settings))?);
+        let transport = Arc::new(transport(settings)?);
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
@@ -128,7 +130,7 @@ impl Product {
 /// Names the setting and the file that cannot be used.
 pub fn check_files(settings: &Settings) -> Result<(), ProductError> {
     Tls::new(&settings.client).map_err(ServeError::from)?;
-    QuicTransport::new(quic_config(settings))?;
+    transport(settings)?;
     Ok(())
 }
 
@@ -136,6 +138,35 @@ fn spawn(listener: Listener, router: axum::Router, grace: Duration) -> Server {
     let stop = CancellationToken::new();
     let task = tokio::spawn(listener.serve(router, stop.clone(), grace));
     Server { stop, task }
+}
+
+fn transport(settings: &Settings) -> Result<QuicTransport, ProductError> {
+    let transport = QuicTransport::new(quic_config(settings))?;
+    check_own_name(settings)?;
+    Ok(transport)
+}
+
+/// A certificate that names another node is found at the start, not by every peer.
+fn check_own_name(settings: &Settings) -> Result<(), ProductError> {
+    let path = &settings.peer.tls.cert;
+    let refuse = |problem: String| {
+        let (name, cluster) = (&settings.name, &settings.cluster);
+        let remedy =
+            format!("give the certificate of raft://{cluster}/{name}, or set name and cluster to what it names");
+        ProductError::Peer(SetupError { setting: "peer.tls.cert", problem, remedy })
+    };
+    let leaf = CertificateDer::pem_file_iter(path).ok().and_then(|mut chain| chain.next()?.ok());
+    let leaf = leaf.as_ref().and_then(|leaf| webpki::EndEntityCert::try_from(leaf).ok());
+    let Some(leaf) = leaf else { return Err(refuse(format!("{} cannot be read", path.display()))) };
+    let uri = format!("raft://{}/{}", settings.cluster, settings.name);
+    let host = settings.peer.advertise.rsplit_once(':').map_or("", |(host, _)| host);
+    let named = leaf.valid_uri_names().any(|found| found == uri)
+        || leaf.valid_dns_names().any(|found| found.eq_ignore_ascii_case(host));
+    if named {
+        return Ok(());
+    }
+    let found: Vec<&str> = leaf.valid_uri_names().chain(leaf.valid_dns_names()).take(8).collect();
+    Err(refuse(format!("{} names {}", path.display(), found.join(", "))))
 }
 
 fn quic_config(settings: &Settings) -> QuicConfig {

@@ -162,9 +162,10 @@ impl Layers {
                     let guess = nearest(&name, names.iter().map(String::as_str));
                     problems.push(Problem {
                         problem: "is no setting".into(),
-                        remedy: guess.map_or("see docs/config.md, or unset it".into(), |guess| {
-                            format!("did you mean `{guess}`? Otherwise unset it")
-                        }),
+                        remedy: guess.map_or_else(
+                            || "see docs/config.md, or unset it".into(),
+                            |guess| format!("did you mean `{guess}`? Otherwise unset it"),
+                        ),
                         origin: Some(Origin::Environment(name.clone())),
                         key: name,
                     });
@@ -206,7 +207,7 @@ fn flatten<'a>(prefix: &str, table: &'a toml::Table, leaves: &mut Vec<(String, &
 fn beside(file: &Path, kind: Kind, value: Value) -> Value {
     match (kind, value) {
         (Kind::Path, Value::Text(text)) => {
-            let directory = file.parent().unwrap_or(Path::new(""));
+            let directory = file.parent().unwrap_or_else(|| Path::new(""));
             Value::Text(directory.join(text).to_string_lossy().into_owned())
         }
         (_, value) => value,
@@ -217,7 +218,8 @@ fn unknown(key: String, origin: Origin) -> Problem {
     let guess = nearest(&key, FIELDS.iter().map(|field| field.key));
     Problem {
         problem: "is no setting".into(),
-        remedy: guess.map_or("see docs/config.md, or remove it".into(), |guess| format!("did you mean `{guess}`?")),
+        remedy: guess
+            .map_or_else(|| "see docs/config.md, or remove it".into(), |guess| format!("did you mean `{guess}`?")),
         origin: Some(origin),
         key,
     }

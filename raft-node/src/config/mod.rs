@@ -15,3 +15,6 @@ pub use settings::{
 };
 pub(crate) use value::parse_duration;
 pub use value::{Kind, Value};
+
+#[cfg(test)]
+mod reference;

@@ -74,7 +74,8 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<R
     if let Some(max) = staleness_max
         && answer.staleness.is_none_or(|staleness| staleness > max)
     {
-        let stale = answer.staleness.map_or("of unknown age".into(), |age| format!("up to {} ms old", millis(age)));
+        let stale =
+            answer.staleness.map_or_else(|| "of unknown age".into(), |age| format!("up to {} ms old", millis(age)));
         let detail = format!("this replica is {stale}, and max_staleness is {} ms; ask another", millis(max));
         return Err(Problem::new(Code::TooStale, detail));
     }

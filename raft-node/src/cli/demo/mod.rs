@@ -143,8 +143,7 @@ impl Cluster {
                     Some(Event::GaveUp { name, why }) => {
                         return Err(CliError::failed(format!("{name} does not stay up: {why}")));
                     }
-                    Some(event) if introduced || event.is_trouble() => output::line(event)?,
-                    Some(_) => {}
+                    Some(event) => output::line(event)?,
                     None => return Err(CliError::failed("all nodes are gone")),
                 },
                 () = &mut end => return Ok(()),

@@ -73,7 +73,7 @@ fn is_empty(directory: &Path) -> bool {
 /// A directory for temporary files that is not memory.
 fn temporary_root() -> PathBuf {
     let usual = std::env::temp_dir();
-    let memory = rustix::fs::statfs(&usual).is_ok_and(|system| i64::from(system.f_type) == TMPFS_MAGIC);
+    let memory = rustix::fs::statfs(&usual).is_ok_and(|system| system.f_type == TMPFS_MAGIC);
     if memory { PathBuf::from("/var/tmp") } else { usual }
 }
 

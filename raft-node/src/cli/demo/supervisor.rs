@@ -23,9 +23,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// What happens to a process.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// It runs.
-    Started { name: String, pid: u32 },
-    /// It takes requests.
+    /// It runs again.
+    Restarted { name: String, pid: u32 },
+    /// It takes requests again.
     Ready { name: String, pid: u32 },
     /// It ended without being told to.
     Ended { name: String, pid: u32, status: String },
@@ -33,17 +33,10 @@ pub(crate) enum Event {
     GaveUp { name: String, why: String },
 }
 
-impl Event {
-    /// Whether a person should hear of it in any case.
-    pub(crate) fn is_trouble(&self) -> bool {
-        matches!(self, Self::Ended { .. } | Self::GaveUp { .. })
-    }
-}
-
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Started { name, pid } => write!(f, "{name} is started again (pid {pid})"),
+            Self::Restarted { name, pid } => write!(f, "{name} is started again (pid {pid})"),
             Self::Ready { name, pid } => write!(f, "{name} takes requests again (pid {pid})"),
             Self::Ended { name, pid, status } => {
                 write!(f, "{name} (pid {pid}) ended: {status}; it is started again in {} s", RESTART_PAUSE.as_secs())
@@ -79,8 +72,9 @@ impl NodeProcess {
     /// Keeps the process running until told to stop.
     pub(crate) async fn supervise(self, events: mpsc::Sender<Event>) {
         let mut failed_starts = 0;
+        let mut first = true;
         loop {
-            let (why, lived) = match self.live(&events).await {
+            let (why, lived) = match self.live(&events, first).await {
                 End::Stopped => return,
                 End::NotStarted(why) => (why, Duration::ZERO),
                 End::Died { pid, status, lived } => {
@@ -89,6 +83,7 @@ impl NodeProcess {
                     (format!("{status}; see {}", self.log.display()), lived)
                 }
             };
+            first = false;
             failed_starts = if lived < SHORT_LIFE { failed_starts + 1 } else { 0 };
             if failed_starts >= FAILED_STARTS_MAX {
                 return self.tell(&events, Event::GaveUp { name: self.name.clone(), why }).await;
@@ -105,15 +100,20 @@ impl NodeProcess {
         let _ = events.send(event).await;
     }
 
-    async fn live(&self, events: &mpsc::Sender<Event>) -> End {
+    async fn live(&self, events: &mpsc::Sender<Event>, first: bool) -> End {
         let began = Instant::now();
         let mut child = match self.spawn() {
             Ok(child) => child,
             Err(error) => return End::NotStarted(format!("{} cannot be started: {error}", self.program.display())),
         };
         let pid = child.id().unwrap_or_default();
-        self.tell(events, Event::Started { name: self.name.clone(), pid }).await;
-        let ready = tokio::spawn(wait_for_line(child.stdout.take(), events.clone(), self.name.clone(), pid));
+        if !first {
+            self.tell(events, Event::Restarted { name: self.name.clone(), pid }).await;
+        }
+        let ready = Event::Ready { name: self.name.clone(), pid };
+        // Of the first life the introduction tells.
+        let teller = (!first).then(|| events.clone());
+        let ready = tokio::spawn(wait_for_line(child.stdout.take(), teller, ready));
         let end = tokio::select! {
             status = child.wait() => match status {
                 Ok(status) => End::Died { pid, status, lived: began.elapsed() },
@@ -165,10 +165,12 @@ impl NodeProcess {
 }
 
 /// A node prints one line when it is ready.
-async fn wait_for_line(stdout: Option<ChildStdout>, events: mpsc::Sender<Event>, name: String, pid: u32) {
+async fn wait_for_line(stdout: Option<ChildStdout>, events: Option<mpsc::Sender<Event>>, ready: Event) {
     let Some(stdout) = stdout else { return };
     let mut lines = BufReader::new(stdout).lines();
-    if let Ok(Some(_)) = lines.next_line().await {
-        let _ = events.send(Event::Ready { name, pid }).await;
+    if let (Ok(Some(_)), Some(events)) = (lines.next_line().await, events) {
+        let _ = events.send(ready).await;
     }
+    // The pipe stays open as long as the node lives.
+    while let Ok(Some(_)) = lines.next_line().await {}
 }
