@@ -54,12 +54,14 @@ impl Harness {
         let vote = arguments.key("vote").map(|text| node(&text)).transpose()?;
         let term = arguments.number("term")?.map(Term);
         let commit = Index(arguments.number("commit")?.unwrap_or_default());
+        let lost = arguments.log_id("lost")?;
         let entries = raw::entries(&arguments.words().join(" "))?;
         let term = term.or_else(|| entries.last().map(|entry| entry.id.term)).unwrap_or_default();
         let now = self.now();
         let node = self.node(id)?;
         node.crash();
         node.reformat(HardState { term, vote }, entries, commit)?;
+        node.lost = lost;
         node.start(now)?;
         self.step(id, Input::Tick)?;
         self.shown.clear();
