@@ -65,6 +65,9 @@ fn run(topic: &str) {
     let wanted = std::env::var("SCRIPT").unwrap_or_default();
     let mut failed = Vec::new();
     for path in scripts(&directory).into_iter().filter(|path| path.to_string_lossy().contains(&wanted)) {
+        if let Err(problem) = check_header(&path) {
+            failed.push(format!("{}: {problem}", path.display()));
+        }
         let result =
             catch_unwind(AssertUnwindSafe(|| goldenscript::run(&mut Script { cluster: Harness::new() }, &path)));
         match result {
