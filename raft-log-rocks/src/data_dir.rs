@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::evidence;
 use crate::small_file::{self, Fields, Kind, SmallFileError};
 use crate::store::{LogOptions, RocksLog};
 
@@ -160,6 +161,8 @@ pub struct DataDir {
     incarnation: Incarnation,
     start: StartRecord,
     founding: Option<Founding>,
+    /// Why writing a founding record failed.
+    failed: Option<String>,
     /// Holds the lock.
     _lock: File,
 }
@@ -184,7 +187,7 @@ impl DataDir {
         let incarnation = open_identity(path, name)?;
         let founding = read_founding(path)?;
         let start = count_start(path, founding.is_some())?;
-        Ok(Self { path: path.to_owned(), name: name.clone(), incarnation, start, founding, _lock: lock })
+        Ok(Self { path: path.to_owned(), name: name.clone(), incarnation, start, founding, failed: None, _lock: lock })
     }
 
     /// The directory.
@@ -238,6 +241,11 @@ impl DataDir {
                     .into(),
             });
         }
+        // The evidence was durable before the directory noted the log. A database that lost its all looks like one that
+        // never held anything, and must not be given new evidence.
+        if made {
+            evidence::demand(&self.log_path())?;
+        }
         let log = RocksLog::open(self.log_path(), options)?;
         if !made {
             LOG_MADE.replace(&self.path, &[])?;
@@ -254,7 +262,8 @@ impl DataDir {
     /// Accepts a founding record, once and for ever. Durable on return. The same one again is no error.
     ///
     /// # Errors
-    /// When another one was accepted before, when it is too long, or when the disk fails.
+    /// When another one was accepted before, when it is too long, or when the disk fails. A failure of the disk is final
+    /// for this process: nobody knows what it left there, and the next start looks.
     pub fn accept_founding(&mut self, cluster: ClusterId, id: NodeId, record: Bytes) -> Result<(), DataDirError> {
         if let Some(held) = &self.founding {
             if (held.cluster, held.id, &held.record) == (cluster, id, &record) {
@@ -265,14 +274,22 @@ impl DataDir {
         if record.len() > FOUNDING_RECORD_BYTES_MAX {
             return Err(DataDirError::FoundingRecordLength { found: record.len() });
         }
+        if let Some(reason) = &self.failed {
+            let source =
+                io::Error::other(format!("an earlier failure is final, restart the node to recover: {reason}"));
+            return Err(DataDirError::Io { doing: "writing", path: FOUNDING.path(&self.path), source });
+        }
         let mut body = Vec::with_capacity(28 + record.len());
         body.extend_from_slice(&cluster.0.to_be_bytes());
         body.extend_from_slice(&id.0.to_be_bytes());
         body.extend_from_slice(&(record.len() as u32).to_be_bytes());
         body.extend_from_slice(&record);
-        FOUNDING.replace(&self.path, &body)?;
-        // A crash before this only means that the next start notes it.
-        write_start(&self.path, self.start, true)?;
+        // A crash between the two only means that the next start notes it.
+        let written = FOUNDING.replace(&self.path, &body).and_then(|()| write_start(&self.path, self.start, true));
+        if let Err(error) = written {
+            self.failed = Some(error.to_string());
+            return Err(error.into());
+        }
         self.founding = Some(Founding { cluster, id, record });
         Ok(())
     }

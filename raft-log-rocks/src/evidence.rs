@@ -25,7 +25,7 @@ use raft_core::ports::StoreError;
 use raft_core::types::{GroupId, HardState, Index, LogId, Term};
 
 use crate::health::Health;
-use crate::record::{vote_code, vote_from_code};
+use crate::record::{SEQUENCE_LIMIT, reachable, vote_code, vote_from_code};
 use crate::small_file::{Fields, sync_directory};
 
 /// How many groups one log store keeps evidence for; a write for one more is refused.
@@ -131,10 +131,11 @@ impl Evidence {
         self.shared.lock().witnesses.clone()
     }
 
-    /// Whether there is room for `group`.
-    pub(crate) fn admits(&self, group: GroupId) -> bool {
+    /// Whether there is room for all of `groups`, which are different ones.
+    pub(crate) fn admits<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) -> bool {
         let slots = self.shared.lock();
-        slots.witnesses.contains_key(&group) || slots.witnesses.len() < GROUPS_MAX
+        let new = groups.into_iter().filter(|group| !slots.witnesses.contains_key(group)).count();
+        slots.witnesses.len() + new <= GROUPS_MAX
     }
 
     /// Writes down how groups stand after a batch that is durable. Costs one write to the page cache.
@@ -224,8 +225,24 @@ fn newest(path: &Path, content: &[u8]) -> Result<(usize, u64, BTreeMap<GroupId, 
     best.ok_or_else(|| damaged(reasons.join("; ")))
 }
 
+/// Refuses a directory whose log was in use and whose evidence is gone.
+pub(crate) fn demand(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(FILE_NAME);
+    match path.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(missing(directory)),
+        Err(error) => Err(failed("looking for", &path, &error)),
+    }
+}
+
+/// There is no evidence, and there ought to be.
+pub(crate) fn missing(directory: &Path) -> StoreError {
+    let place = directory.join(FILE_NAME).display().to_string();
+    StoreError::Damaged { place, reason: remedy("it is missing") }
+}
+
 /// What to do about evidence that is gone, appended to why.
-pub(crate) fn remedy(reason: &str) -> String {
+fn remedy(reason: &str) -> String {
     format!(
         "{reason}; without it this node cannot prove that its log still holds all that it acknowledged: put the file \
          back if there is a copy of this very moment, or move the data directory away and let this node join as a new \
@@ -277,6 +294,9 @@ fn decode(page: &[u8]) -> Result<(u64, BTreeMap<GroupId, Witness>), String> {
         let (group, sequence) = (GroupId(fields.u64()?), fields.u64()?);
         let hard_state = HardState { term: Term(fields.u64()?), vote: vote_from_code(fields.u64()?) };
         let last = LogId::new(Index(fields.u64()?), Term(fields.u64()?));
+        if !reachable(sequence, &hard_state, last) || number >= SEQUENCE_LIMIT {
+            return Err(format!("no log stands like this: {group}, batch {sequence}, {hard_state:?}, {last}"));
+        }
         witnesses.insert(group, Witness { sequence, hard_state, last });
     }
     Ok((number, witnesses))
@@ -324,10 +344,10 @@ mod tests {
         let evidence = open(directory.path()).unwrap();
         assert_eq!(evidence.witnesses(), BTreeMap::new());
         for group in 1..=GROUPS_MAX as u64 {
-            assert!(evidence.admits(GroupId(group)));
+            assert!(evidence.admits(&[GroupId(group)]));
             evidence.record([(GroupId(group), witness(1)), (GroupId(1), witness(group))]).unwrap();
         }
-        assert!(!evidence.admits(GroupId(999)));
+        assert!(!evidence.admits(&[GroupId(999)]));
         drop(evidence);
         let found = open(directory.path()).unwrap().witnesses();
         assert_eq!(found.len(), GROUPS_MAX);
@@ -357,6 +377,17 @@ mod tests {
                 assert!(decode(&flipped).is_err(), "bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn numbers_that_no_log_reaches_are_refused() {
+        let page = |number, witness| decode(&encode(number, &BTreeMap::from([(GroupId(1), witness)])));
+        assert!(page(1, witness(1)).is_ok());
+        assert!(page(u64::MAX, witness(1)).is_err());
+        assert!(page(1, Witness { sequence: u64::MAX, ..witness(1) }).is_err());
+        assert!(page(1, Witness { last: LogId::new(Index(u64::MAX), Term(3)), ..witness(1) }).is_err());
+        let hard_state = HardState { term: Term(u64::MAX), vote: None };
+        assert!(page(1, Witness { hard_state, ..witness(1) }).is_err());
     }
 
     #[test]

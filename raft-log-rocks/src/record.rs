@@ -13,8 +13,11 @@ const VERSION: u8 = 1;
 const ENTRY_HEADER: usize = 24;
 /// Where the record's checksum stands; it covers the key and everything before it.
 const ENTRY_CHECKSUM_AT: usize = 20;
-/// The longest payload that a record's length field can name.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = u32::MAX as usize;
+/// The longest payload, far above what a node lets in. RocksDB holds at most 4 GiB under one key and its batches say
+/// nothing of what they leave out, so the bound is ours.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
+/// Batches of one group that are ever counted, so that no sum overflows.
+pub(crate) const SEQUENCE_LIMIT: u64 = 1 << 62;
 /// The last byte of the key of a group's state; others are reserved.
 const STATE_SUFFIX: u8 = 0;
 
@@ -78,6 +81,9 @@ pub(crate) fn decode_entry(group: GroupId, index: Index, record: &[u8]) -> Resul
         return Err("the payload's checksum does not fit".into());
     }
     let id = LogId::new(index, Term(term));
+    if id.term >= Term::LIMIT || id.index >= Index::LIMIT {
+        return Err(format!("{id} is beyond the highest index or term of a log"));
+    }
     Ok(Entry { id, kind: EntryKind::from_code(kind), payload })
 }
 
@@ -154,7 +160,16 @@ pub(crate) fn decode_state(group: GroupId, record: &[u8]) -> Result<GroupState, 
     if version != VERSION || zero != [0; 3] {
         return Err(format!("the record has version {version}; this binary knows {VERSION}"));
     }
-    Ok(GroupState { sequence, hard_state: HardState { term, vote }, commit, last })
+    let state = GroupState { sequence, hard_state: HardState { term, vote }, commit, last };
+    if !reachable(sequence, &state.hard_state, last) || commit > last.index {
+        return Err(format!("no log stands like this: {state:?}"));
+    }
+    Ok(state)
+}
+
+/// Whether a log can have come this far. What is let in here can be added up without an overflow.
+pub(crate) fn reachable(sequence: u64, hard_state: &HardState, last: LogId) -> bool {
+    sequence < SEQUENCE_LIMIT && hard_state.term < Term::LIMIT && last.index < Index::LIMIT && last.term < Term::LIMIT
 }
 
 #[cfg(test)]
@@ -224,6 +239,28 @@ mod tests {
         }
         for cut in 0..whole.len() {
             assert!(decode_state(GroupId(1), &whole[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_log_reaches_are_refused() {
+        let beyond = Entry { id: LogId::new(Index(7), Term::LIMIT), ..sample() };
+        let mut record = Vec::new();
+        encode_entry(GroupId(1), &beyond, &mut record);
+        assert!(decode_entry(GroupId(1), Index(7), &record).unwrap_err().contains("beyond"));
+        let sound =
+            GroupState { sequence: 9, commit: Index(6), last: LogId::new(Index(7), Term(3)), ..GroupState::default() };
+        assert_eq!(decode_state(GroupId(1), &encode_state(GroupId(1), &sound)), Ok(sound));
+        let term = |term| HardState { term, vote: None };
+        for state in [
+            GroupState { sequence: u64::MAX, ..sound },
+            GroupState { hard_state: term(Term(u64::MAX)), ..sound },
+            GroupState { commit: Index(8), ..sound },
+            GroupState { last: LogId::new(Index(u64::MAX), Term(3)), ..sound },
+            GroupState { last: LogId::new(Index(7), Term(u64::MAX)), ..sound },
+        ] {
+            let reason = decode_state(GroupId(1), &encode_state(GroupId(1), &state)).unwrap_err();
+            assert!(reason.contains("no log"), "{state:?}: {reason}");
         }
     }
 

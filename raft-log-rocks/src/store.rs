@@ -22,6 +22,11 @@ use crate::small_file;
 /// Settings of a [`RocksLog`].
 #[derive(Clone)]
 pub struct LogOptions {
+    /// Whether every call of [`LogStore::write`] syncs before it returns. Without it a loss of power **may lose
+    /// acknowledged writes**, votes among them, and with those the promise that there is one leader in a term; the end
+    /// of a process alone loses nothing. The log is then synced by the first write after every
+    /// `evidence_sync_interval`, and when it is closed.
+    pub sync: bool,
     /// How old the evidence may be after a loss of power. Shorter costs a sync of one small file that often while there
     /// are writes, off the writer's way.
     pub evidence_sync_interval: Duration,
@@ -34,7 +39,12 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { evidence_sync_interval: Duration::from_secs(1), write_buffer_bytes: 64 << 20, observer: None }
+        Self {
+            sync: true,
+            evidence_sync_interval: Duration::from_secs(1),
+            write_buffer_bytes: 64 << 20,
+            observer: None,
+        }
     }
 }
 
@@ -80,9 +90,28 @@ pub struct RocksLog {
     /// The groups that were read or written since the start.
     groups: BTreeMap<GroupId, Group>,
     syncs: SyncCount,
+    syncing: Syncing,
+    /// Groups that unsynced batches changed; always none when every batch is synced.
+    unsynced: BTreeSet<GroupId>,
     observer: Option<Arc<dyn SyncObserver>>,
     /// Kept for its capacity.
     record: Vec<u8>,
+}
+
+/// Which batches are synced.
+#[derive(Clone, Copy, Debug)]
+enum Syncing {
+    Every,
+    Seldom { every: Duration, last: Instant },
+}
+
+impl Syncing {
+    fn is_due(self) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Seldom { every, last } => last.elapsed() >= every,
+        }
+    }
 }
 
 impl RocksLog {
@@ -108,12 +137,22 @@ impl RocksLog {
         if !Evidence::exists(directory) {
             // The evidence is made before the first batch is written, so that only a blank database may have none.
             if !groups.is_empty() {
-                let place = directory.join("EVIDENCE").display().to_string();
-                return Err(StoreError::Damaged { place, reason: evidence::remedy("it is missing") });
+                return Err(evidence::missing(directory));
             }
             Evidence::create(directory)?;
         }
+        // A start before this one may have been cut short before it made the names in here durable.
+        small_file::sync_directory(directory)?;
         let health = Arc::new(Health::default());
+        let syncing = if options.sync {
+            Syncing::Every
+        } else {
+            tracing::warn!(
+                log = %directory.display(),
+                "sync is off: a loss of power may lose acknowledged writes and votes; set storage.sync = true"
+            );
+            Syncing::Seldom { every: options.evidence_sync_interval, last: Instant::now() }
+        };
         let mut log = Self {
             database: Arc::new(database),
             evidence: Evidence::open(directory, options.evidence_sync_interval, Arc::clone(&health))?,
@@ -121,6 +160,8 @@ impl RocksLog {
             health,
             groups: BTreeMap::new(),
             syncs: SyncCount::default(),
+            syncing,
+            unsynced: BTreeSet::new(),
             observer: options.observer,
             record: Vec::new(),
         };
@@ -128,7 +169,8 @@ impl RocksLog {
         Ok(log)
     }
 
-    /// The count of completed syncs. It has risen when [`LogStore::write`] returns from a write that was not empty.
+    /// The count of completed syncs. It has risen when [`LogStore::write`] returns from a write that was not empty,
+    /// unless [`LogOptions::sync`] is off.
     #[must_use]
     pub fn completed_syncs(&self) -> SyncCount {
         self.syncs.clone()
@@ -175,7 +217,7 @@ impl RocksLog {
         group.hard_state = repair.hard_state;
         group.commit = group.commit.min(group.last().index);
         group.sequence = witness.sequence;
-        self.commit_batch(batch, &BTreeSet::from([id]), &[])
+        self.commit_batch(batch, &BTreeSet::from([id]), &[], true)
     }
 
     /// The group's log, read and checked if it was not yet.
@@ -192,12 +234,9 @@ impl RocksLog {
         let mut changed = BTreeSet::new();
         for write in writes {
             let id = write.group;
-            if !write.is_empty() {
-                if !self.evidence.admits(id) || changed.len() == evidence::GROUPS_MAX {
-                    let reason = format!("{id} is one more than the {} groups that a log holds", evidence::GROUPS_MAX);
-                    return Err(StoreError::Refused { reason });
-                }
-                changed.insert(id);
+            if !write.is_empty() && changed.insert(id) && !self.evidence.admits(changed.union(&self.unsynced)) {
+                let reason = format!("{id} is one more than the {} groups that a log holds", evidence::GROUPS_MAX);
+                return Err(StoreError::Refused { reason });
             }
             // One by one and not as a range: a range tombstone burdens every read until it is flushed, and these keys
             // are those that the next entries are written to.
@@ -213,37 +252,52 @@ impl RocksLog {
             // Nothing to make durable, and everything before is.
             return Ok(());
         }
-        self.commit_batch(batch, &changed, writes)
+        self.commit_batch(batch, &changed, writes, self.syncing.is_due())
     }
 
-    /// Makes a batch durable together with the states of the groups that it changes, then notes it in the evidence.
+    /// Writes a batch together with the states of the groups that it changes. With `sync` it is durable on return, and
+    /// so is all before it, and the evidence tells of it.
     fn commit_batch(
         &mut self,
         mut batch: WriteBatch,
         changed: &BTreeSet<GroupId>,
         writes: &[LogWrite],
+        sync: bool,
     ) -> Result<(), StoreError> {
-        let mut witnesses = Vec::with_capacity(changed.len());
         for id in changed {
             let group = self.groups.get_mut(id).expect("a group that changes was loaded");
             group.sequence += 1;
             batch.put_cf(self.database.state(), state_key(*id), encode_state(*id, &group.state()));
-            witnesses.push((*id, group.witness()));
         }
+        self.unsynced.extend(changed);
         let bytes = batch.size_in_bytes();
         let started = Instant::now();
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(sync);
         self.database.db().write_opt(batch, &options).map_err(|error| failed("writing a batch to the log", &error))?;
+        if !sync {
+            return Ok(());
+        }
         let number = self.syncs.0.fetch_add(1, Ordering::AcqRel) + 1;
         if let Some(observer) = &self.observer {
             let entries = writes.iter().map(|write| write.entries.len()).sum();
             let report = SyncReport { number, duration: started.elapsed(), writes: writes.len(), entries, bytes };
             observer.synced(&report);
         }
-        self.evidence.record(witnesses.iter().copied())?;
-        for (id, witness) in witnesses {
-            self.quarantine.release(id, witness.last.index)?;
+        self.vouch()
+    }
+
+    /// Notes in the evidence how the groups stand that changed, now that all of it is durable.
+    fn vouch(&mut self) -> Result<(), StoreError> {
+        if let Syncing::Seldom { last, .. } = &mut self.syncing {
+            *last = Instant::now();
+        }
+        let changed = std::mem::take(&mut self.unsynced);
+        let witnesses = changed.iter().filter_map(|id| Some((*id, self.groups.get(id)?.witness())));
+        self.evidence.record(witnesses)?;
+        for id in changed {
+            let last = self.groups.get(&id).map_or(Index::ZERO, |group| group.last().index);
+            self.quarantine.release(id, last)?;
         }
         Ok(())
     }
@@ -284,6 +338,19 @@ impl LogStore for RocksLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(RocksLogReader::new(Arc::clone(&self.database)))
+    }
+}
+
+impl Drop for RocksLog {
+    /// Syncs what is not synced yet, unless the store has failed.
+    fn drop(&mut self) {
+        if self.unsynced.is_empty() || self.health.check("closing the log").is_err() {
+            return;
+        }
+        let synced = self.database.db().flush_wal(true).map_err(|error| failed("syncing the log", &error));
+        let vouched = synced.and_then(|()| self.vouch());
+        // There is nobody left to tell but the node's log.
+        let _ = self.finally(vouched);
     }
 }
 

@@ -266,3 +266,33 @@ fn a_second_process_is_refused_with_the_first_ones_pid_until_that_is_gone() {
     holder.wait().unwrap();
     assert_eq!(open_directory(directory.path()).unwrap().start().count, 2);
 }
+
+#[test]
+fn a_log_that_lost_its_evidence_and_everything_else_is_not_taken_for_a_new_one() {
+    let directory = used();
+    let opened = open_directory(directory.path()).unwrap();
+    fs::remove_file(opened.log_path().join("EVIDENCE")).unwrap();
+    fs::remove_dir_all(opened.log_path().join("db")).unwrap();
+    // A blank database in its place, as after a recovery that found nothing to keep.
+    drop(rocksdb::DB::open_default(opened.log_path().join("db")).unwrap());
+    let error =
+        opened.open_log(LogOptions::default()).err().expect("a voter was let in without its memory").to_string();
+    assert!(error.contains("EVIDENCE") && error.contains("let this node join as a new one"), "{error}");
+}
+
+#[test]
+fn a_founding_record_whose_writing_failed_is_final_for_this_process() {
+    let directory = TempDir::new().unwrap();
+    let mut opened = open_directory(directory.path()).unwrap();
+    let obstacle = directory.path().join("FOUNDING.tmp");
+    fs::create_dir(&obstacle).unwrap();
+    let record = Bytes::from_static(b"the founders");
+    opened.accept_founding(ClusterId(77), NodeId(2), record.clone()).unwrap_err();
+    fs::remove_dir(&obstacle).unwrap();
+    // Nobody knows what the failed writing left on the disk.
+    let error = opened.accept_founding(ClusterId(78), NodeId(2), record.clone()).unwrap_err().to_string();
+    assert!(error.contains("earlier failure") && error.contains("restart"), "{error}");
+    assert!(opened.founding().is_none());
+    drop(opened);
+    open_directory(directory.path()).unwrap().accept_founding(ClusterId(77), NodeId(2), record).unwrap();
+}

@@ -275,3 +275,22 @@ fn one_group_too_many_is_refused_by_the_name_of_the_bound() {
         assert_eq!(log.recover(GroupId(group)).unwrap().last(), LogId::new(Index(1), Term(1)));
     }
 }
+
+#[test]
+fn groups_are_counted_over_all_writes_of_a_call_and_each_once() {
+    let directory = TempDir::new().unwrap();
+    let mut log = open(directory.path());
+    let of = |group, index| LogWrite { group: GroupId(group), ..append(index, index, 1) };
+    let writes: Vec<_> = (1..=63).map(|group| of(group, 1)).collect();
+    log.write(&writes).unwrap();
+    // Two new ones, and there is room for one.
+    let error = log.write(&[of(64, 1), of(65, 1)]).unwrap_err().to_string();
+    assert!(error.contains("g65") && error.contains("64 groups"), "{error}");
+    drop(log);
+    let mut log = open(directory.path());
+    // All 64 in one call, one of them twice: no group too many.
+    let mut writes: Vec<_> = (1..=63).map(|group| of(group, 2)).collect();
+    writes.extend([of(64, 1), of(64, 2)]);
+    log.write(&writes).unwrap();
+    assert_eq!(log.recover(GroupId(64)).unwrap().last(), LogId::new(Index(2), Term(1)));
+}
