@@ -7,6 +7,10 @@ use crate::codec::{Fields, Short};
 use crate::idempotency::Window;
 use crate::settings::Settings;
 
+/// Counts of keys and of writes of a key are no higher, so that no sum overflows: even at 128 changes in every entry a
+/// log does not get there.
+const COUNT_LIMIT: u64 = 1 << 62;
+
 /// What stands before a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -38,9 +42,8 @@ impl Header {
         let (header, value) = record.split_first_chunk::<{ Self::LENGTH }>()?;
         let number = |from: usize| -> Option<u64> { Some(u64::from_be_bytes(header[from..from + 8].try_into().ok()?)) };
         let parsed = Self { revision: Index(number(1)?), created: Index(number(9)?), version: number(17)? };
-        // Each index writes a key at most 128 times, so no version comes near the limit either.
         let believable =
-            parsed.created <= parsed.revision && parsed.revision <= Index::LIMIT && parsed.version < u64::MAX;
+            parsed.created <= parsed.revision && parsed.revision <= Index::LIMIT && parsed.version <= COUNT_LIMIT;
         (header[0] == Self::FORMAT && believable).then_some((parsed, value))
     }
 }
@@ -90,8 +93,10 @@ impl Meta {
         if record[0] != Self::FORMAT {
             return Err(format!("format {}", record[0]));
         }
-        if oldest > next || next > Index::LIMIT.0 || meta.applied.index > Index::LIMIT {
-            return Err(format!("applied {}, idempotency keys {oldest}..{next}", meta.applied));
+        let (applied, keys) = (meta.applied, meta.keys);
+        let reached = applied.index <= Index::LIMIT && applied.term <= Term::LIMIT && keys <= COUNT_LIMIT;
+        if oldest > next || next > Index::LIMIT.0 || !reached {
+            return Err(format!("applied {applied}, {keys} keys, idempotency keys {oldest}..{next}"));
         }
         meta.settings.check().map_err(|error| error.to_string())?;
         Ok(meta)
@@ -184,6 +189,7 @@ mod tests {
         assert_eq!(with(0, 2), None, "another format");
         assert_eq!(with(16, 4), None, "created after it was written");
         assert_eq!(with(1, 0x80), None, "a revision that no log reaches");
+        assert_eq!(with(17, 0x80), None, "more versions than a log can write");
 
         let meta = Meta::new(Settings::default()).encode();
         let with = |place: usize, byte: u8| {
@@ -192,7 +198,9 @@ mod tests {
             Meta::decode(&other).unwrap_err()
         };
         assert_eq!(with(0, 2), "format 2");
-        assert_eq!(with(40, 1), "applied 0@0, idempotency keys 1..0");
+        assert_eq!(with(40, 1), "applied 0@0, 0 keys, idempotency keys 1..0");
+        assert_eq!(with(25, 0x80), "applied 0@0, 9223372036854775808 keys, idempotency keys 0..0");
+        assert_eq!(with(9, 0x80), "applied 0@9223372036854775808, 0 keys, idempotency keys 0..0");
         assert_eq!(with(57, 0xff).split(' ').next(), Some("idempotency.window"));
         assert_eq!(Meta::decode(&meta[1..]), Err("80 bytes".into()));
         assert_eq!(Meta::decode(&[]), Err("0 bytes".into()));
