@@ -1,7 +1,9 @@
 //! A node's life: found, open, replay, serve, stop.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use raft_core::config::Config;
 use raft_core::ports::{LogStore, Recovered, StateMachine};
@@ -20,6 +22,9 @@ use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartErro
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::status::Phase;
 use crate::waiters::Waiter;
+
+/// How long the connections stay for the answers to those who still waited when the driver ended.
+const LAST_ANSWERS_MAX: Duration = Duration::from_millis(500);
 
 /// Where a node begins.
 #[derive(Debug)]
@@ -84,6 +89,9 @@ async fn live(
 ) {
     let result = run(&shared, identity, log, state_machine).await;
     shared.queue.close();
+    // Whoever asked is told what is certain, before the connections go.
+    shared.draining.store(true, Ordering::Release);
+    let _ = tokio::time::timeout(LAST_ANSWERS_MAX, shared.all_ended()).await;
     shared.transport.stop().await;
     match result {
         Ok(()) => shared.enter(Phase::Stopped),
