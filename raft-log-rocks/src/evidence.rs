@@ -112,6 +112,8 @@ impl Evidence {
                 Ok(file)
             })
             .map_err(|error| failed("reading", &path, &error))?;
+        // An interval of nothing would keep the thread awake.
+        let interval = interval.max(Duration::from_millis(1));
         let (slot, number, witnesses) = newest(&path, &content)?;
         // The slot before the newest one is the one that is sure to be synced: it is overwritten last.
         let slots = Slots { witnesses, number, slot: (slot + 1) % SLOTS, unsynced: false, stopping: false };
