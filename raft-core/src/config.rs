@@ -38,6 +38,8 @@ pub struct Config {
     pub log_repair: LogRepair,
     /// Bytes of entries in one append message. At least one entry is sent whatever its size.
     pub append_bytes_max: u64,
+    /// Entries in one append message. Bounds the work and the frame of a message of many tiny entries.
+    pub append_entries_max: u64,
     /// Append messages to one follower that may be unanswered; then the leader waits.
     pub inflight_appends_max: usize,
     /// Entries to one follower that may be unanswered; then the leader waits.
@@ -84,6 +86,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(40),
             log_repair: LogRepair::TermHints,
             append_bytes_max: 1 << 20,
+            append_entries_max: 4096,
             inflight_appends_max: 256,
             inflight_entries_max: 64 * 1024,
             inflight_bytes_max: 8 << 20,
@@ -125,6 +128,7 @@ impl Config {
         }
         for (field, value) in [
             ("append_bytes_max", self.append_bytes_max),
+            ("append_entries_max", self.append_entries_max),
             ("inflight_appends_max", self.inflight_appends_max as u64),
             ("inflight_entries_max", self.inflight_entries_max),
             ("inflight_bytes_max", self.inflight_bytes_max),

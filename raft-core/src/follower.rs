@@ -78,6 +78,8 @@ impl Follower {
             }
             if first <= member.log.last().index {
                 member.truncate(first);
+                // Only a faulty leader takes back its own words; they are not believed then.
+                self.verified = self.verified.min(first.prev());
             }
             member.append_received(span, first);
         }

@@ -284,8 +284,9 @@ fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects
         entries: config.inflight_entries_max,
         bytes: config.inflight_bytes_max,
     };
-    let bytes_max = config.append_bytes_max;
-    while let Some(entries_max) = progress.room(window) {
+    let (bytes_max, append_entries_max) = (config.append_bytes_max, config.append_entries_max);
+    while let Some(room) = progress.room(window) {
+        let entries_max = room.min(append_entries_max);
         let first = progress.next_index;
         let last = member.log.last().index;
         let probing = progress.state_name() == "probe";

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::message::PeerMessage;
 use crate::runs::TermRun;
-use crate::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, WriteId};
+use crate::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, Term, WriteId};
 
 /// Why a store could not do what it was asked. There is no retry: whatever it says, the node stops acknowledging,
 /// steps down and comes back only through recovery (an fsync that failed once may have dropped what it was to save).
@@ -91,6 +91,35 @@ impl Recovered {
     #[must_use]
     pub fn last(&self) -> LogId {
         self.runs.last().map_or(LogId::ZERO, |run| LogId::new(run.last, run.term))
+    }
+
+    /// Whether this describes a log at all; a store that was brought along may be wrong about it.
+    ///
+    /// # Errors
+    /// Says what does not fit.
+    pub fn check(&self) -> Result<(), String> {
+        let last = self.last();
+        let mut before = TermRun { term: Term::ZERO, last: Index::ZERO };
+        for run in &self.runs {
+            if run.term <= before.term || run.last <= before.last {
+                return Err(format!(
+                    "the run of term {} to {} follows that of term {}",
+                    run.term, run.last, before.term
+                ));
+            }
+            before = *run;
+        }
+        let batched = self.batches.last().map_or(Index::ZERO, |(last, _)| *last);
+        if batched != last.index || !self.batches.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(format!("its batches do not cover it: they end at {batched}, the log at {last}"));
+        }
+        if last.term > self.hard_state.term {
+            return Err(format!("its last entry {last} is of a later term than its own ({})", self.hard_state.term));
+        }
+        if self.commit > last.index {
+            return Err(format!("its commit index {} lies beyond its last entry {last}", self.commit));
+        }
+        Ok(())
     }
 }
 

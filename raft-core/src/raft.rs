@@ -41,6 +41,11 @@ impl Raft {
     /// When a setting cannot work, or the state machine is ahead of a log that knows of no loss.
     pub fn new(config: Config, recovered: Recovered, applied: Index, now: Now) -> Result<Self, ConfigError> {
         config.check()?;
+        recovered.check().map_err(|problem| ConfigError {
+            field: "data_dir",
+            problem: format!("holds a log that its store recovered wrongly: {problem}"),
+            remedy: "run the store's conformance suite (raft_core::testing::log_store_suite)".into(),
+        })?;
         let last = recovered.last().index;
         if applied > last && recovered.lost.is_none() {
             return Err(ConfigError {
@@ -356,6 +361,18 @@ impl Raft {
     fn refuse(&mut self, from: NodeId, reason: &'static str, effects: &mut Vec<Effect>) {
         self.member.counters.messages_refused += 1;
         effects.push(Effect::Refused { from, reason });
+    }
+
+    /// Nobody waits for these reads any more (in rising order): they no longer count against the bound.
+    pub fn forget_reads(&mut self, tickets: &[Ticket]) {
+        if tickets.is_empty() {
+            return;
+        }
+        let waits = |ticket: Ticket| tickets.binary_search(&ticket).is_err();
+        self.member.reads.retain(waits);
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.rounds.retain(waits);
+        }
     }
 
     /// When the next [`Event::Tick`] is wanted, on the clock of [`Now::monotonic`].

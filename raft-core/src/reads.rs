@@ -82,6 +82,14 @@ impl FollowerReads {
         }
     }
 
+    /// Keeps only the reads that somebody waits for.
+    pub(crate) fn retain(&mut self, waits: impl Fn(Ticket) -> bool) {
+        self.unasked.retain(|ticket| waits(*ticket));
+        for (_, tickets) in &mut self.asked {
+            tickets.retain(|ticket| waits(*ticket));
+        }
+    }
+
     /// All reads, for a node that becomes leader and confirms them itself.
     pub(crate) fn take_all(&mut self) -> Vec<Ticket> {
         self.restart();
@@ -181,6 +189,17 @@ impl Rounds {
         let batch = self.waiting.pop_front().expect("front was there");
         self.len -= batch.readers.len();
         Some((batch.readers, index))
+    }
+
+    /// Keeps only the reads that somebody waits for; followers' questions are asked again by them.
+    pub(crate) fn retain(&mut self, waits: impl Fn(Ticket) -> bool) {
+        for batch in &mut self.waiting {
+            batch.readers.retain(|reader| match reader {
+                Reader::Here(ticket) => waits(*ticket),
+                Reader::Peer { .. } => true,
+            });
+        }
+        self.len = self.waiting.iter().map(|batch| batch.readers.len()).sum();
     }
 
     /// The reads of this node, for a leader that is deposed: they are asked for anew.

@@ -1,6 +1,6 @@
 //! The ordering glue: one member of one group, as one single-threaded value without threads, clocks or sockets.
 //!
-//! [`Raft`](crate::raft::Raft) decides; `Replica` keeps what it decides about: the payloads of proposals, the cache of
+//! [`Raft`] decides; `Replica` keeps what it decides about: the payloads of proposals, the cache of
 //! entries, the callers that wait. The driver of `raft-node` gives it threads and sockets, the simulator gives it a
 //! heap of events. Both do what its [`Output`]s say, in their order, before the next [`Input`].
 
@@ -249,6 +249,7 @@ const DEADLINES_EVERY: Duration = Duration::from_millis(20);
 pub struct Replica<W> {
     raft: Raft,
     group: GroupId,
+    append_bytes_max: u64,
     cache: EntryCache,
     waiting: BTreeMap<Ticket, Waiting<W>>,
     confirmed_reads: VecDeque<ConfirmedRead>,
@@ -264,17 +265,31 @@ enum Payloads {
     Received(Vec<Entry>),
 }
 
+/// Commands that become one batch of the log.
+struct ProposalPart {
+    first: Ticket,
+    bytes: u64,
+    payloads: Vec<Payload>,
+}
+
+impl ProposalPart {
+    fn after(last: Ticket) -> Self {
+        Self { first: Ticket(last.0 + 1), bytes: 0, payloads: Vec::new() }
+    }
+}
+
 impl<W> Replica<W> {
     /// A member that has just started: what its log recovered, and what its state machine has applied.
     ///
     /// # Errors
     /// When a setting cannot work, or state and log do not fit together.
     pub fn new(config: Config, recovered: Recovered, applied: Index, now: Now) -> Result<Self, ConfigError> {
-        let group = config.group;
+        let (group, append_bytes_max) = (config.group, config.append_bytes_max);
         let cache = EntryCache::new(recovered.last().index, config.cache_bytes_max);
         Ok(Self {
             raft: Raft::new(config, recovered, applied, now)?,
             group,
+            append_bytes_max,
             cache,
             waiting: BTreeMap::new(),
             confirmed_reads: VecDeque::new(),
@@ -312,22 +327,30 @@ impl<W> Replica<W> {
         }
     }
 
+    /// Commands that came together are appended together, in parts that fit in one message.
     fn propose(&mut self, now: Now, proposals: Vec<Proposal<W>>, out: &mut Vec<Output<W>>) {
-        let first = Ticket(self.last_ticket.0 + 1);
-        let leader = self.raft.leader();
-        let mut payloads = Vec::with_capacity(proposals.len());
-        let mut bytes = 0;
+        let mut part = ProposalPart::after(self.last_ticket);
         for Proposal { payload, deadline, waiter } in proposals {
             if self.waiting.len() >= WAITING_MAX {
                 let why = Rejection::Overloaded { bound: "callers waiting" };
-                out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader } });
+                out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
                 continue;
             }
+            let bytes = Entry::OVERHEAD + payload.bytes().len() as u64;
+            if !part.payloads.is_empty() && part.bytes + bytes > self.append_bytes_max {
+                let full = std::mem::replace(&mut part, ProposalPart::after(self.last_ticket));
+                self.propose_part(now, full, out);
+            }
             self.last_ticket.0 += 1;
-            bytes += Entry::OVERHEAD + payload.bytes().len() as u64;
-            payloads.push(payload);
+            part.bytes += bytes;
+            part.payloads.push(payload);
             self.waiting.insert(self.last_ticket, Waiting { waiter, deadline, entry: None });
         }
+        self.propose_part(now, part, out);
+    }
+
+    fn propose_part(&mut self, now: Now, part: ProposalPart, out: &mut Vec<Output<W>>) {
+        let ProposalPart { first, bytes, payloads } = part;
         let count = payloads.len() as u64;
         self.run(now, Event::Propose { first, count, bytes }, Payloads::Proposed(payloads), out);
     }
@@ -520,6 +543,7 @@ impl<W> Replica<W> {
             out.push(Output::Answer { waiter: waiting.waiter, answer });
         }
         self.confirmed_reads.retain(|read| self.waiting.contains_key(&read.ticket));
+        self.raft.forget_reads(&expired);
     }
 
     /// The disk failed, or the node stops: nobody who waits will hear more from here.
