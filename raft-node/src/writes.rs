@@ -26,6 +26,8 @@ use crate::waiters::{Waiter, WriteEnd};
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The driver answers every caller by its deadline; one that is held up gets this much longer.
 const DRIVER_GRACE: Duration = Duration::from_millis(500);
+/// How long an answer of a leader that has a successor is still waited for.
+const LAST_ANSWER_GRACE: Duration = Duration::from_millis(20);
 /// The leader is given this much less than the whole time, so that its answer comes before we stop waiting for it.
 const FORWARD_MARGIN_MAX: Duration = Duration::from_millis(50);
 
@@ -178,7 +180,11 @@ async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Inst
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = left - FORWARD_MARGIN_MAX.min(left / 10);
     let request = NodeRequest::Write { command, timeout }.encode();
-    match shared.transport.request(&name, request, left).await {
+    let answer = tokio::select! {
+        answer = shared.transport.request(&name, request, left) => answer,
+        () = succeeded(shared, leader) => return Attempt::Unknown { why: Doubt::LeaderChanged, token: None },
+    };
+    match answer {
         Err(RequestError::NotSent(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
         Err(RequestError::NoAnswer(why)) => Attempt::Unknown { why: Doubt::NoAnswer(why), token: None },
         Ok(answer) => match NodeAnswer::decode(answer) {
@@ -192,6 +198,19 @@ async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Inst
             Ok(other) => unusable(&name, &format!("{other:?}")),
             Err(error) => unusable(&name, &error.to_string()),
         },
+    }
+}
+
+/// Returns when another node leads than `leader` and its last answers had time to come. It may be dead, which its
+/// connection shows only seconds later; the caller should know at once.
+async fn succeeded(shared: &Shared, leader: NodeId) {
+    let mut leadership = shared.leadership.subscribe();
+    let followed = leadership.wait_for(|known| known.leader.is_some_and(|other| other != leader)).await.is_ok();
+    if followed {
+        tokio::time::sleep(LAST_ANSWER_GRACE).await;
+    } else {
+        // The node is going away, and with it whoever waits.
+        std::future::pending().await
     }
 }
 
