@@ -37,7 +37,10 @@ impl StartArgs {
         let (settings, _) = self.settings.settings()?;
         begin_logging(&settings)?;
         let runtime = runtime(settings.runtime_threads)?;
-        runtime.block_on(run(settings))
+        let result = runtime.block_on(run(settings));
+        // Whatever still runs was told to end, or is what a second signal does not wait for.
+        runtime.shutdown_background();
+        result
     }
 }
 
