@@ -232,6 +232,7 @@ impl RocksLog {
     fn write_all(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         let mut changed = BTreeSet::new();
+        let mut operations = 0;
         for write in writes {
             let id = write.group;
             if !write.is_empty() && changed.insert(id) && !self.evidence.admits(changed.union(&self.unsynced)) {
@@ -242,12 +243,16 @@ impl RocksLog {
             // are those that the next entries are written to.
             for index in self.group(id)?.stage(write)? {
                 batch.delete_cf(self.database.entries(), entry_key(id, Index(index)));
+                operations += 1;
             }
+            operations += write.entries.len();
             for entry in &write.entries {
                 encode_entry(id, entry, &mut self.record);
                 batch.put_cf(self.database.entries(), entry_key(id, entry.id.index), &self.record);
             }
         }
+        // A batch takes no record that is too long for it, and does not say so.
+        assert_eq!(batch.len(), operations, "the batch holds what was put into it");
         if changed.is_empty() {
             // Nothing to make durable, and everything before is.
             return Ok(());
