@@ -1,7 +1,7 @@
 //! The directory of a state on disk: a file that says what it is, and the database beside it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::settings::SettingError;
@@ -10,6 +10,8 @@ use crate::settings::SettingError;
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "raft-kv state ";
 const FORMAT_VERSION: u32 = 1;
+/// Read of the format file at most; all of them are shorter.
+const FORMAT_BYTES_MAX: u64 = 64;
 const DATABASE: &str = "db";
 
 /// Why a state cannot be opened.
@@ -64,7 +66,7 @@ pub enum OpenError {
 pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, OpenError> {
     let path = directory.join(FORMAT_FILE);
     fs::create_dir_all(directory).map_err(at(directory))?;
-    match fs::read(&path) {
+    match read_start(&path) {
         Ok(text) => check_format(directory, &String::from_utf8_lossy(&text))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             check_blank(directory)?;
@@ -73,6 +75,13 @@ pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, OpenError> {
         Err(error) => return Err(at(&path)(error)),
     }
     Ok(directory.join(DATABASE))
+}
+
+/// The format file, or the beginning of what stands in its place.
+fn read_start(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(FORMAT_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
@@ -112,5 +121,15 @@ fn write_format(directory: &Path, path: &Path) -> Result<(), OpenError> {
     writeln!(file, "{FORMAT_PREFIX}{FORMAT_VERSION}").map_err(at(&new))?;
     file.sync_all().map_err(at(&new))?;
     fs::rename(&new, path).map_err(at(path))?;
+    sync_names(directory)?;
+    // The directory's own name too: a log may be compacted because of what is in here.
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_names(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the names in a directory durable.
+fn sync_names(directory: &Path) -> Result<(), OpenError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
 }
