@@ -170,6 +170,10 @@ impl Leader {
         hint: LogId,
         effects: &mut Vec<Effect>,
     ) {
+        if prev == Index::ZERO {
+            effects.push(Effect::Refused { from, reason: "a rejection of what every log holds" });
+            return;
+        }
         let Some(progress) = self.heard(member, from) else { return };
         if !progress.rejection_is_current(prev) {
             return;
@@ -178,7 +182,7 @@ impl Leader {
         // It once acknowledged this entry and holds it no more: its disk lost it. What it had must not be counted
         // for what comes; what is committed stays so.
         if prev <= progress.match_index {
-            progress.match_index = hint.index.min(prev.prev());
+            progress.match_index = Index::ZERO;
         }
         let next = match member.config.log_repair {
             LogRepair::StepBack => prev,

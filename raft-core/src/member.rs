@@ -64,7 +64,8 @@ impl Member {
         let log = Log::recovered(runs, batches);
         let last = log.last().index;
         // What was applied was committed. A log that lost its end may be behind the state; it comes back from peers.
-        let commit_index = commit.max(applied).min(last);
+        let known = if lost.is_some() { commit } else { commit.max(applied) };
+        let commit_index = known.min(last);
         let seed = config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         Self {
             reads: FollowerReads::new(config.life),
@@ -208,7 +209,8 @@ impl Member {
             news = true;
         }
         assert!(self.durable_index <= self.log.last().index, "durable beyond the log's end");
-        if self.lost.is_some_and(|lost| self.durable_index >= lost.index) {
+        let durable = LogId::new(self.durable_index, self.log.term_at(self.durable_index).unwrap_or_default());
+        if self.lost.is_some_and(|lost| durable.at_least_as_up_to_date_as(lost)) {
             self.lost = None;
         }
         news

@@ -65,9 +65,12 @@ impl FollowerReads {
         if self.asked.is_empty() { None } else { Some(self.asked_at + patience) }
     }
 
-    /// The reads that an answer to `number` serves.
+    /// The reads that an answer to `number` serves. A number that was never given out serves none.
     pub(crate) fn answered(&mut self, number: u64) -> Vec<Ticket> {
         let mut served = Vec::new();
+        if number > self.last_number {
+            return served;
+        }
         while self.asked.front().is_some_and(|(asked, _)| *asked <= number) {
             let (_, tickets) = self.asked.pop_front().expect("front was there");
             served.extend(tickets);

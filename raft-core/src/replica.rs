@@ -332,7 +332,7 @@ impl<W> Replica<W> {
         let mut part = ProposalPart::after(self.last_ticket);
         for Proposal { payload, deadline, waiter } in proposals {
             if self.waiting.len() >= WAITING_MAX {
-                let why = Rejection::Overloaded { bound: "callers waiting" };
+                let why = Rejection::Overloaded { bound: "WAITING_MAX" };
                 out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
                 continue;
             }
@@ -357,7 +357,7 @@ impl<W> Replica<W> {
 
     fn read(&mut self, now: Now, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
         if self.waiting.len() >= WAITING_MAX {
-            let why = Rejection::Overloaded { bound: "callers waiting" };
+            let why = Rejection::Overloaded { bound: "WAITING_MAX" };
             out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
             return;
         }
@@ -574,7 +574,7 @@ impl<W> Replica<W> {
     /// What became of the entry `token`.
     #[must_use]
     pub fn outcome(&self, token: LogId) -> Outcome {
-        if token.index > self.raft.applied_index() || token.index == Index::ZERO {
+        if token.index > self.raft.applied_index().min(self.raft.commit_index()) || token.index == Index::ZERO {
             return Outcome::NotKnownYet;
         }
         // What is applied is committed, and a committed entry never changes. A log that lost its end cannot tell.
