@@ -28,8 +28,12 @@ const LEVELS: usize = 7;
 ///
 /// An error of a background job is final too: RocksDB would otherwise clear "no space" by itself, and go on with a WAL
 /// whose end nobody knows. The protection bytes and checks find bits that flip in memory and on the way to a table.
+///
+/// What is read from a WAL at open is written to a table and synced at once: after a sync that failed, the WAL may have
+/// come from a page cache that no disk backs.
 const SETTINGS: &str = "max_bgerror_resume_count=0;memtable_protection_bytes_per_key=8;\
-    block_protection_bytes_per_key=8;paranoid_file_checks=true;track_and_verify_wals=true";
+    block_protection_bytes_per_key=8;paranoid_file_checks=true;track_and_verify_wals=true;\
+    avoid_flush_during_recovery=false";
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;

@@ -338,7 +338,9 @@ impl LogStore for RocksLog {
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
         self.health.check("writing to the log")?;
         let result = self.write_all(writes);
-        self.finally(result)
+        self.finally(result)?;
+        // The evidence may have failed on its own thread meanwhile.
+        self.health.check("writing to the log")
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {

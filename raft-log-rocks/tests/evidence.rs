@@ -253,3 +253,26 @@ fn every_flipped_bit_of_a_mark_is_found() {
         assert!(error.contains("QUARANTINE"), "bit {bit}: {error}");
     }
 }
+
+/// After a sync that failed, the page cache may hold what no disk has, and a process that starts again reads it from
+/// there. Recovery must not take it for durable: what it brings back is written and synced anew.
+#[test]
+fn what_recovery_brings_back_does_not_rest_on_the_wal_that_it_was_read_from() {
+    let (directory, killed, second) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut log = open(directory.path());
+    log.write(&[set(vote(4, 2)), append(1, 5, 4)]).unwrap();
+    // As a kill leaves it; closing might flush.
+    copy(directory.path(), killed.path());
+    drop(log);
+    let mut log = open(killed.path());
+    assert_eq!(log.recover(GROUP).unwrap().last(), id(5, 4));
+    copy(killed.path(), second.path());
+    drop(log);
+    for file in fs::read_dir(second.path().join("db")).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "log") {
+            OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap();
+        }
+    }
+    let recovered = recover(second.path());
+    assert_eq!((recovered.last(), recovered.lost, recovered.hard_state), (id(5, 4), None, vote(4, 2)));
+}
