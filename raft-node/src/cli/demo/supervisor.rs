@@ -4,7 +4,9 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -13,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Pause before a dead node is started again, so that its absence can be seen.
 const RESTART_PAUSE: Duration = Duration::from_secs(3);
-/// A life shorter than this is counted as a failed start.
-const SHORT_LIFE: Duration = Duration::from_secs(10);
-/// Failed starts in a row after which the demo gives up.
+/// Starts in a row that ended before the node took requests, after which the demo gives up. Killing a node that took
+/// requests is what a demo is for, however often.
 const FAILED_STARTS_MAX: u32 = 3;
 /// How long a node may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -63,7 +64,7 @@ enum End {
     /// As it was told to.
     Stopped,
     /// By itself, or by somebody's `kill`.
-    Died { pid: u32, status: ExitStatus, lived: Duration },
+    Died { pid: u32, status: ExitStatus, was_ready: bool },
     /// It did not even begin.
     NotStarted(String),
 }
@@ -74,17 +75,17 @@ impl NodeProcess {
         let mut failed_starts = 0;
         let mut first = true;
         loop {
-            let (why, lived) = match self.live(&events, first).await {
+            let (why, was_ready) = match self.live(&events, first).await {
                 End::Stopped => return,
-                End::NotStarted(why) => (why, Duration::ZERO),
-                End::Died { pid, status, lived } => {
+                End::NotStarted(why) => (why, false),
+                End::Died { pid, status, was_ready } => {
                     let status = status.to_string();
                     self.tell(&events, Event::Ended { name: self.name.clone(), pid, status: status.clone() }).await;
-                    (format!("{status}; see {}", self.log.display()), lived)
+                    (format!("{status}; see {}", self.log.display()), was_ready)
                 }
             };
             first = false;
-            failed_starts = if lived < SHORT_LIFE { failed_starts + 1 } else { 0 };
+            failed_starts = if was_ready { 0 } else { failed_starts + 1 };
             if failed_starts >= FAILED_STARTS_MAX {
                 return self.tell(&events, Event::GaveUp { name: self.name.clone(), why }).await;
             }
@@ -101,7 +102,6 @@ impl NodeProcess {
     }
 
     async fn live(&self, events: &mpsc::Sender<Event>, first: bool) -> End {
-        let began = Instant::now();
         let mut child = match self.spawn() {
             Ok(child) => child,
             Err(error) => return End::NotStarted(format!("{} cannot be started: {error}", self.program.display())),
@@ -113,10 +113,11 @@ impl NodeProcess {
         let ready = Event::Ready { name: self.name.clone(), pid };
         // Of the first life the introduction tells.
         let teller = (!first).then(|| events.clone());
-        let ready = tokio::spawn(wait_for_line(child.stdout.take(), teller, ready));
+        let was_ready = Arc::new(AtomicBool::new(false));
+        let ready = tokio::spawn(wait_for_line(child.stdout.take(), teller, ready, was_ready.clone()));
         let end = tokio::select! {
             status = child.wait() => match status {
-                Ok(status) => End::Died { pid, status, lived: began.elapsed() },
+                Ok(status) => End::Died { pid, status, was_ready: was_ready.load(Ordering::Acquire) },
                 Err(error) => End::NotStarted(error.to_string()),
             },
             () = self.stop.cancelled() => {
@@ -165,11 +166,19 @@ impl NodeProcess {
 }
 
 /// A node prints one line when it is ready.
-async fn wait_for_line(stdout: Option<ChildStdout>, events: Option<mpsc::Sender<Event>>, ready: Event) {
+async fn wait_for_line(
+    stdout: Option<ChildStdout>,
+    events: Option<mpsc::Sender<Event>>,
+    ready: Event,
+    was_ready: Arc<AtomicBool>,
+) {
     let Some(stdout) = stdout else { return };
     let mut lines = BufReader::new(stdout).lines();
-    if let (Ok(Some(_)), Some(events)) = (lines.next_line().await, events) {
-        let _ = events.send(ready).await;
+    if let Ok(Some(_)) = lines.next_line().await {
+        was_ready.store(true, Ordering::Release);
+        if let Some(events) = events {
+            let _ = events.send(ready).await;
+        }
     }
     // The pipe stays open as long as the node lives.
     while let Ok(Some(_)) = lines.next_line().await {}
