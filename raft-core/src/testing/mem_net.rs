@@ -172,8 +172,14 @@ impl Hub {
                 }
                 let until_deadline = net.until_deadline(name);
                 let Some(node) = net.nodes.get_mut(name).filter(|node| node.life == life) else { return };
-                let Some(inbound) = node.inbound.clone() else { return };
-                if let Some(arrived) = node.next() {
+                if node.inbound.is_none() {
+                    return;
+                }
+                // Cloned only to be called, and dropped without the lock: the last handle takes its node's transport
+                // with it, whose end locks.
+                if let Some(arrived) = node.next()
+                    && let Some(inbound) = node.inbound.clone()
+                {
                     break (inbound, arrived);
                 }
                 let wake = Arc::clone(&node.wake);
