@@ -36,6 +36,10 @@ struct Node {
     /// The state machine's own durable state, which may lag behind.
     applied: Index,
     lives: u64,
+    /// What its log held some time ago: where a disk that lies may take it back to.
+    long_ago: Vec<Entry>,
+    /// The store's mark of a loss, which outlives restarts until the log is back.
+    lost: Option<LogId>,
 }
 
 /// What is true of the whole cluster over all its history.
@@ -53,6 +57,8 @@ struct History {
     /// What a read that began then must see.
     reads: BTreeMap<Op, Index>,
     reads_served: u64,
+    /// Disks that forgot.
+    losses: u64,
 }
 
 struct Cluster {
@@ -95,7 +101,21 @@ impl Cluster {
                 let replica = Replica::new(config, recovered, Index::ZERO, Now::default()).unwrap();
                 let (writes, finished, applies) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
                 let applied = Index::ZERO;
-                (NodeId(id), Node { disk, store, replica, writes, finished, applies, applied, lives: 1 })
+                (
+                    NodeId(id),
+                    Node {
+                        disk,
+                        store,
+                        replica,
+                        writes,
+                        finished,
+                        applies,
+                        applied,
+                        lives: 1,
+                        long_ago: Vec::new(),
+                        lost: None,
+                    },
+                )
             })
             .collect();
         let network = Vec::new();
@@ -292,11 +312,45 @@ impl Cluster {
         node.applies.clear();
         node.store = node.disk.open();
         node.lives += 1;
-        let recovered = node.store.recover(GroupId::FIRST).unwrap();
+        let mut recovered = node.store.recover(GroupId::FIRST).unwrap();
+        node.lost = node.lost.filter(|lost| !recovered.last().at_least_as_up_to_date_as(*lost));
+        recovered.lost = node.lost;
         // The state machine has no log of its own: it comes back with less.
         node.applied = Index(self.random.below(node.applied.0 + 1));
         let now = Now { monotonic: self.now };
         node.replica = Replica::new(config(id, voters, node.lives, seed), recovered, node.applied, now).unwrap();
+    }
+
+    /// The node's disk forgets what it had acknowledged and is back at what it held long ago. The evidence beside it
+    /// knows term, vote and how far it had been. One disk at a time: a quorum that forgets has lost for good.
+    fn lose_and_restart(&mut self, id: NodeId, voters: u64, seed: u64) {
+        let now = Now { monotonic: self.now };
+        if voters == 1 || self.nodes.values().any(|node| node.replica.status(now).lost.is_some()) {
+            return;
+        }
+        let node = self.nodes.get_mut(&id).unwrap();
+        let held = node.store.recover(GroupId::FIRST).unwrap();
+        node.disk = MemDisk::new();
+        node.store = node.disk.open();
+        let hard_state = Some(held.hard_state);
+        let entries = std::mem::take(&mut node.long_ago);
+        node.store.write(&[LogWrite { group: GroupId::FIRST, hard_state, entries, ..LogWrite::default() }]).unwrap();
+        node.writes.clear();
+        node.finished.clear();
+        node.applies.clear();
+        node.lives += 1;
+        let mut recovered = node.store.recover(GroupId::FIRST).unwrap();
+        if recovered.runs != held.runs {
+            node.lost = Some(held.last());
+        }
+        recovered.lost = node.lost;
+        node.replica = Replica::new(config(id, voters, node.lives, seed), recovered, node.applied, now).unwrap();
+        self.history.losses += 1;
+    }
+
+    fn remember(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.long_ago = node.disk.entries(GroupId::FIRST);
     }
 
     fn tick(&mut self, by: Duration) {
@@ -371,8 +425,8 @@ impl Cluster {
     }
 }
 
-/// Runs one seed; returns how many writes were acknowledged, reads served and leaders seen.
-fn run(seed: u64) -> (usize, u64, usize) {
+/// Runs one seed; returns what happened in it.
+fn run(seed: u64) -> History {
     let mut draw = Random::new(seed);
     let voters = [1, 3, 3, 3, 5, 5][usize::try_from(draw.below(6)).unwrap()];
     let crashes = draw.below(3) * 3;
@@ -399,6 +453,8 @@ fn run(seed: u64) -> (usize, u64, usize) {
             910..950 => cluster.read(id),
             950..970 if cluster.random.below(10) < cuts => cluster.cut_or_heal(),
             970..990 if cluster.random.below(20) < crashes => cluster.crash_and_restart(id, voters, seed),
+            992..994 => cluster.remember(id),
+            994..995 if seed % 3 == 0 => cluster.lose_and_restart(id, voters, seed),
             990..992 => {
                 let peer = cluster.pick();
                 cluster.step(id, Input::Unreachable(peer));
@@ -407,7 +463,7 @@ fn run(seed: u64) -> (usize, u64, usize) {
         }
     }
     cluster.converge(seed);
-    (cluster.history.acknowledged.len(), cluster.history.reads_served, cluster.history.leaders.len())
+    cluster.history
 }
 
 /// Seeds that once found a bug, each with what it was.
@@ -417,15 +473,18 @@ const REGRESSIONS: &[u64] = &[];
 fn random_schedules_break_nothing() {
     let count = std::env::var("RAFT_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(3_000);
     let begin = std::env::var("RAFT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    let (mut acknowledged, mut reads, mut leaders) = (0, 0, 0);
+    let (mut acknowledged, mut reads, mut leaders, mut losses) = (0, 0, 0, 0);
     for seed in REGRESSIONS.iter().copied().chain(begin..begin + count) {
         let ran = std::panic::catch_unwind(|| run(seed));
-        let (a, r, l) = ran.unwrap_or_else(|_| panic!("seed {seed} failed: run RAFT_SEED={seed} RAFT_SEEDS=1"));
-        acknowledged += a;
-        reads += r;
-        leaders += l;
+        let history = ran.unwrap_or_else(|_| panic!("seed {seed} failed: run RAFT_SEED={seed} RAFT_SEEDS=1"));
+        acknowledged += history.acknowledged.len();
+        reads += history.reads_served;
+        leaders += history.leaders.len();
+        losses += history.losses;
     }
-    println!("{count} clusters: {acknowledged} writes acknowledged, {reads} reads served, {leaders} leaders");
+    println!(
+        "{count} clusters: {acknowledged} writes acknowledged, {reads} reads served, {leaders} leaders, {losses} lost disks"
+    );
     // A suite that did nothing proves nothing.
     let count = usize::try_from(count).unwrap();
     assert!(acknowledged > count && leaders > count, "{acknowledged} writes, {leaders} leaders");
