@@ -124,3 +124,38 @@ fn work(log: &dyn LogReader, shared: &Shared, to: NodeId, job: Job) {
     };
     shared.transport.send(to, message);
 }
+
+#[cfg(test)]
+mod tests {
+    use raft_core::message::{Envelope, Message};
+    use raft_core::runs::Span;
+    use raft_core::types::{GroupId, Term};
+
+    use super::*;
+
+    fn append(to: u64) -> PeerMessage {
+        let message = Message::Append { entries: Span::default(), commit: Default::default() };
+        let envelope = Envelope { from: NodeId(1), to: NodeId(to), term: Term(1), message };
+        PeerMessage { group: GroupId::FIRST, envelope, entries: Vec::new() }
+    }
+
+    #[test]
+    fn appends_queue_behind_an_unsent_one_to_the_same_peer_only() {
+        let queue = FillQueue::default();
+        assert!(queue.queue_behind(append(2)).is_some(), "nothing waits, so it goes at once");
+        queue.fill(Fill { message: append(2), tail: Vec::new() });
+        assert!(queue.queue_behind(append(2)).is_none());
+        assert!(queue.queue_behind(append(3)).is_some(), "another peer does not wait");
+
+        assert!(matches!(queue.take(), Some((NodeId(2), Job::Fill(_)))));
+        assert!(queue.queue_behind(append(2)).is_none(), "the one in work is not sent yet");
+        queue.done(NodeId(2));
+        for _ in 0..2 {
+            assert!(matches!(queue.take(), Some((NodeId(2), Job::Complete(_)))));
+            queue.done(NodeId(2));
+        }
+        assert!(queue.queue_behind(append(2)).is_some(), "all are sent");
+        queue.close();
+        assert!(queue.take().is_none());
+    }
+}

@@ -347,6 +347,24 @@ async fn every_acknowledged_write_follows_a_completed_sync_on_a_quorum() {
     }
 }
 
+/// An acknowledgement that left before its sync would commit this write. [F2-PERSIST]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_while_the_disks_of_all_followers_stand_still() {
+    let cluster = Cluster::start(&NAMES).await;
+    let leader = cluster.leader().await;
+    put(&cluster.nodes[leader], "before", "x").await.unwrap();
+    for at in cluster.others(leader) {
+        cluster.disks[at].log.stall();
+    }
+    let short = WriteOptions { timeout: Duration::from_millis(300), ..options() };
+    let result = cluster.nodes[leader].write(Bytes::from_static(b"k=v"), short).await;
+    assert!(matches!(result, Err(WriteError::Unknown { .. })), "{result:?}");
+    for at in cluster.others(leader) {
+        cluster.disks[at].log.resume();
+    }
+    put(&cluster.nodes[leader], "after", "x").await.unwrap();
+}
+
 #[cfg(feature = "metrics")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_tell_what_happened() {
