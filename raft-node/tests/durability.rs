@@ -1,7 +1,7 @@
 //! Every acknowledgement follows a completed fdatasync. A `kill -9` proves nothing about that, since the page cache
 //! survives it; so the system calls of real nodes are traced.
-// A panic is how a test fails.
-#![allow(clippy::unwrap_used)]
+// A panic is how a test fails; what a test measured or was told is printed.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Founding: a cluster begins once, from blank disks, with everybody present; and never again.
-// A panic is how a test fails.
-#![allow(clippy::unwrap_used)]
+// A panic is how a test fails; what a test measured or was told is printed.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 
@@ -54,7 +54,8 @@ fn a_founder_that_is_killed_in_the_middle_delays_the_founding_and_does_not_spoil
         // A moment drawn at random, before, during or shortly after the founding: there is nothing to await.
         std::thread::sleep(Duration::from_millis(random.below(300)));
         let victim = usize::try_from(random.below(3)).unwrap();
-        let phase = cluster.nodes[victim].status().map_or("not up yet".into(), |status| status["phase"].to_string());
+        let phase =
+            cluster.nodes[victim].status().map_or_else(|| "not up yet".into(), |status| status["phase"].to_string());
         cluster.nodes[victim].kill();
         cluster.nodes[victim].start();
         for node in &cluster.nodes {
