@@ -181,12 +181,9 @@ pub(crate) async fn accept(shared: &Arc<Shared>, incoming: quinn::Incoming) {
         Ok(connection) => connection,
         Err(error) => return report_stranger(shared, &from, &error),
     };
-    match within(limit, welcome(shared, &connection)).await {
-        Ok((link, session)) => session::run(shared, &link, &session),
-        Err(error) => {
-            report_stranger(shared, &from, &error);
-            error.close(&connection);
-        }
+    if let Err(error) = within(limit, welcome(shared, &connection)).await {
+        report_stranger(shared, &from, &error);
+        error.close(&connection);
     }
 }
 
@@ -198,7 +195,7 @@ fn report_stranger(shared: &Shared, from: &std::net::IpAddr, error: &LinkError) 
 }
 
 /// The acceptor's half of the handshake.
-async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(Arc<PeerLink>, Arc<Session>), LinkError> {
+async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), LinkError> {
     let (mut send, mut receive) = connection.accept_bi().await?;
     let mut preface = [0; PREFACE_LEN];
     read_preface(&mut receive, &mut preface).await?;
@@ -209,9 +206,12 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(Arc<P
     let hello = Hello::decode(&frame)?;
     match admit(shared, connection, &hello) {
         Ok((link, session, answer)) => {
+            // Its tasks run from here on: when the dialer is gone before its answer, they see the end of the connection
+            // and take it off the link again.
+            session::run(shared, &link, &session);
             send.write_all(&answer).await?;
             let _ = send.finish();
-            Ok((link, session))
+            Ok(())
         }
         Err(LinkError::Refused(refusal)) => {
             refuse(shared, send, &refusal).await;

@@ -365,6 +365,23 @@ async fn handshakes_that_lead_nowhere_end_and_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dialer_that_goes_before_its_answer_is_let_go() {
+    let authority = Authority::new();
+    let (one, two, files) = cluster(&authority).await;
+    let stranger = Stranger::new(&files).unwrap();
+    let connection = stranger.connect(one.address).await;
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    // Its answer is not wanted, so it cannot be written.
+    receive.stop(0u32.into()).unwrap();
+    send.write_all(&opening(&honest())).await.unwrap();
+    connection.closed().await;
+    // The connection was taken as n3's for a moment: its end has to be noticed, else n3 is never dialed again.
+    until("its end is told", || one.inbound.unreachable.lock().contains(&NodeId(3))).await;
+    assert!(!one.is_connected(3));
+    undisturbed(&one, &two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_instead_of_a_hello_is_refused() {
     let authority = Authority::new();
     let (one, two, files) = cluster(&authority).await;
