@@ -24,11 +24,14 @@ struct Load {
     stop: AtomicBool,
     acknowledged: AtomicU64,
     retries: AtomicU64,
+    /// Retries that were answered with what an earlier attempt had done.
+    replayed: AtomicU64,
 }
 
 /// One client: it alone writes its key. Each value is put under one idempotency key, again and again, to any node,
-/// until somebody acknowledges it. The revision that is acknowledged must stay the key's newest: a later one would be
-/// a second effect of a retry, another value a lost write. Returns the key's last value and revision.
+/// until somebody acknowledges it, and only over the value before: a retry that had a second effect would find the
+/// first one's revision there and be refused (412). The revision that is acknowledged must stay the key's newest: a
+/// later one would be a second effect too, another value a lost write. Returns the key's last value and revision.
 fn client(load: &Load, number: u64) -> (String, u64) {
     let key = format!("/v1/kv/client-{number}");
     let mut random = Random::new(number);
@@ -39,7 +42,9 @@ fn client(load: &Load, number: u64) -> (String, u64) {
         }
         let value = format!("{number}-{nth}");
         let idempotency_key = format!("kill-{number}-{nth}");
-        let headers = [("Idempotency-Key", idempotency_key.as_str())];
+        let before = format!("\"{}\"", last.1);
+        let condition = if last.1 == 0 { ("If-None-Match", "*") } else { ("If-Match", before.as_str()) };
+        let headers = [("Idempotency-Key", idempotency_key.as_str()), condition];
         let reply = loop {
             let host = &load.hosts[usize::try_from(random.below(load.hosts.len() as u64)).unwrap()];
             match call(host, "PUT", &format!("{key}?timeout=2s"), &headers, value.as_bytes()) {
@@ -54,7 +59,9 @@ fn client(load: &Load, number: u64) -> (String, u64) {
                 }
             }
         };
-        let revision = reply.json()["revision"].as_u64().unwrap();
+        let answer = reply.json();
+        load.replayed.fetch_add(u64::from(answer["replayed"] == true), Ordering::Relaxed);
+        let revision = answer["revision"].as_u64().unwrap();
         assert!(revision > last.1, "revision {revision} after {}", last.1);
         last = (value, revision);
         load.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -83,6 +90,7 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
         stop: AtomicBool::new(false),
         acknowledged: AtomicU64::new(0),
         retries: AtomicU64::new(0),
+        replayed: AtomicU64::new(0),
     };
     let mut random = Random::new(2026);
     let (mut killed, mut all_at_once) = (0, 0);
@@ -133,11 +141,14 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
         }
     }
     let (acknowledged, retries) = (load.acknowledged.into_inner(), load.retries.into_inner());
+    let replayed = load.replayed.into_inner();
     println!(
-        "{} rounds, {killed} kills ({all_at_once} times all three), {acknowledged} acknowledged writes, {retries} retries",
+        "{} rounds, {killed} kills ({all_at_once} times all three), {acknowledged} acknowledged writes, {retries} \
+         retries, of which {replayed} had had their effect before",
         rounds()
     );
     assert!(acknowledged > rounds() * CLIENTS && retries > 0, "{acknowledged} writes, {retries} retries: no load");
+    assert!(replayed > 0 || rounds() < 20, "no retry had had its effect before: nothing was put to the test");
 }
 
 fn holds(node: &TestNode, key: &str, value: &str) -> bool {
