@@ -155,7 +155,7 @@ impl Leader {
         matched: Index,
         effects: &mut Vec<Effect>,
     ) {
-        if self.progress.get(&from).is_some_and(|progress| matched > progress.match_index) {
+        if self.progress.get(&from).is_some_and(|progress| progress.would_learn_from(matched)) {
             self.on_accepted(member, from, matched, effects);
         }
     }

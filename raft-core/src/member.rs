@@ -26,6 +26,10 @@ struct PendingWrite {
     asked_at: Duration,
 }
 
+/// Writes that may wait for the disk before answers are dropped instead of queued behind them: whoever waits for one
+/// asks again, so a disk that stalls for an hour leaves no hour of answers.
+const WRITES_PENDING_MAX: usize = 4096;
+
 /// The facts of one member of one group.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -133,7 +137,7 @@ impl Member {
         let envelope = Envelope { from: self.id(), to, term: self.term, message };
         if self.hard_state_is_durable() && backed_by <= self.durable_index {
             effects.push(Effect::Send(envelope));
-        } else {
+        } else if self.pending.len() < WRITES_PENDING_MAX || matches!(envelope.message, Message::Vote { .. }) {
             self.write.release.push(envelope);
         }
     }

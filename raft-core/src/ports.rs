@@ -81,7 +81,7 @@ pub struct Recovered {
     /// index 1 on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
     pub batches: Vec<(Index, u64)>,
     /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
-    /// nor campaigns until its log has reached this entry's index again. Term and vote above are then at least those
+    /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote above are then at least those
     /// of the evidence.
     pub lost: Option<LogId>,
 }

@@ -33,14 +33,22 @@ impl Inflights {
     }
 }
 
+/// A probe that is out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// When it was sent. A heartbeat answered more than an interval later means that it is lost ...
+    at: Duration,
+    /// ... unless the follower has verified up to its end by then: it has arrived, and waits for the disk.
+    last: Index,
+}
+
 /// What a leader knows of the follower's log and how it sends to it.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     /// Where the logs part is not known (or messages were lost): one append at a time.
     Probe {
-        /// When the unanswered probe was sent; none when no probe is out. A heartbeat answered more than an interval
-        /// later means that the probe is lost.
-        asked_at: Option<Duration>,
+        /// The unanswered probe; none when no probe is out.
+        asked: Option<Asked>,
         /// Whether a rejection came already: then probe without entries until the logs meet.
         bare: bool,
     },
@@ -86,7 +94,7 @@ impl Progress {
         Self {
             match_index: Index::ZERO,
             next_index: last.next(),
-            state: State::Probe { asked_at: None, bare: false },
+            state: State::Probe { asked: None, bare: false },
             contact: now,
             heard: false,
             answered_round: 0,
@@ -96,7 +104,7 @@ impl Progress {
     /// How many entries may be sent now; none means wait.
     pub(crate) fn room(&self, window: Window) -> Option<u64> {
         match &self.state {
-            State::Probe { asked_at: Some(_), .. } => None,
+            State::Probe { asked: Some(_), .. } => None,
             State::Probe { bare: true, .. } => Some(0),
             State::Probe { .. } => Some(window.entries),
             State::Replicate { inflights, .. } => {
@@ -112,7 +120,7 @@ impl Progress {
     /// Notes that entries up to `last` were sent.
     pub(crate) fn sent(&mut self, last: Index, bytes: u64, now: Duration) {
         match &mut self.state {
-            State::Probe { asked_at, .. } => *asked_at = Some(now),
+            State::Probe { asked, .. } => *asked = Some(Asked { at: now, last }),
             State::Replicate { inflights, .. } => {
                 inflights.push(last, bytes);
                 self.next_index = last.next();
@@ -135,6 +143,15 @@ impl Progress {
         self.next_index = self.next_index.max(matched.next());
     }
 
+    /// Whether an acknowledgement up to `matched` would be news: of more entries, or of the probe that is out.
+    pub(crate) fn would_learn_from(&self, matched: Index) -> bool {
+        let answers_probe = match &self.state {
+            State::Probe { asked, .. } => asked.is_some_and(|asked| matched >= asked.last),
+            State::Replicate { .. } => false,
+        };
+        answers_probe || matched > self.match_index
+    }
+
     /// Whether a rejection of an append after `prev` answers what is out now, and is not an old or repeated one.
     pub(crate) fn rejection_is_current(&self, prev: Index) -> bool {
         match self.state {
@@ -148,13 +165,13 @@ impl Progress {
         self.next_index = next_index.max(self.match_index.next());
         // Where all before is known to match there is nothing to search for.
         let bare = bare && self.next_index.prev() > self.match_index;
-        self.state = State::Probe { asked_at: None, bare };
+        self.state = State::Probe { asked: None, bare };
     }
 
     /// What is on its way may be lost: a search goes on where it is, a pipeline begins anew after what is acknowledged.
     pub(crate) fn lost_contact(&mut self) {
         match &mut self.state {
-            State::Probe { asked_at, .. } => *asked_at = None,
+            State::Probe { asked, .. } => *asked = None,
             State::Replicate { .. } => self.probe_from(self.match_index.next(), false),
         }
     }
@@ -164,10 +181,10 @@ impl Progress {
     /// that nothing moved for `patience`. Returns whether something may be sent that could not be before.
     pub(crate) fn heartbeat_answered(&mut self, verified: Index, now: Duration, patience: Duration) -> bool {
         match &mut self.state {
-            State::Probe { asked_at, .. } => {
-                let lost = asked_at.is_none_or(|asked| now >= asked + patience);
+            State::Probe { asked, .. } => {
+                let lost = asked.is_none_or(|asked| now >= asked.at + patience && verified < asked.last);
                 if lost {
-                    *asked_at = None;
+                    *asked = None;
                 }
                 lost
             }

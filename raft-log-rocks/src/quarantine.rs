@@ -37,19 +37,20 @@ impl Quarantine {
         self.lost.keys().copied().collect()
     }
 
-    /// Marks `group`. Of two losses the farther end counts: the log must reach it. Durable on return.
+    /// Marks `group`. Of two losses the more up-to-date end counts (by term, then by index, as votes go): a log that
+    /// reaches it holds whatever was committed of the other. Durable on return.
     pub(crate) fn mark(&mut self, group: GroupId, end: LogId) -> Result<(), SmallFileError> {
-        if self.lost(group).is_some_and(|held| held.index >= end.index) {
+        if self.lost(group).is_some_and(|held| held.at_least_as_up_to_date_as(end)) {
             return Ok(());
         }
         self.lost.insert(group, end);
         self.save()
     }
 
-    /// Takes the mark off when a log that now ends at `last`, durably, has reached it.
-    pub(crate) fn release(&mut self, group: GroupId, last: Index) -> Result<(), SmallFileError> {
+    /// Takes the mark off when a log that now ends at `last`, durably, is at least as up to date.
+    pub(crate) fn release(&mut self, group: GroupId, last: LogId) -> Result<(), SmallFileError> {
         match self.lost(group) {
-            Some(end) if last >= end.index => {
+            Some(end) if last.at_least_as_up_to_date_as(end) => {
                 self.lost.remove(&group);
                 tracing::info!(%group, %end, "the log has reached its lost end again");
                 self.save()
@@ -91,17 +92,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_stays_until_the_log_reaches_it_and_the_farther_of_two_counts() {
+    fn a_mark_stays_until_the_log_is_as_up_to_date_and_the_newer_of_two_counts() {
         let directory = tempfile::tempdir().unwrap();
         let end = LogId::new(Index(8), Term(2));
         let mut quarantine = Quarantine::open(directory.path()).unwrap();
         quarantine.mark(GroupId(1), end).unwrap();
-        quarantine.mark(GroupId(1), LogId::new(Index(6), Term(3))).unwrap();
-        quarantine.release(GroupId(1), Index(7)).unwrap();
-        quarantine.release(GroupId(2), Index(99)).unwrap();
+        let newer = LogId::new(Index(6), Term(3));
+        quarantine.mark(GroupId(1), newer).unwrap();
+        quarantine.mark(GroupId(1), LogId::new(Index(9), Term(1))).unwrap();
+        quarantine.release(GroupId(1), LogId::new(Index(99), Term(2))).unwrap();
+        quarantine.release(GroupId(2), LogId::new(Index(99), Term(9))).unwrap();
         let mut quarantine = Quarantine::open(directory.path()).unwrap();
-        assert_eq!(quarantine.lost(GroupId(1)), Some(end));
-        quarantine.release(GroupId(1), Index(8)).unwrap();
+        assert_eq!(quarantine.lost(GroupId(1)), Some(newer));
+        quarantine.release(GroupId(1), LogId::new(Index(5), Term(4))).unwrap();
         let quarantine = Quarantine::open(directory.path()).unwrap();
         assert_eq!(quarantine.groups(), vec![]);
         assert!(!QUARANTINE.path(directory.path()).exists());

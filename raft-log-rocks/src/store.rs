@@ -189,7 +189,7 @@ impl RocksLog {
             }
         }
         for id in self.quarantine.groups() {
-            let last = self.database.group_state(id)?.last.index;
+            let last = self.database.group_state(id)?.last;
             self.quarantine.release(id, last)?;
         }
         Ok(())
