@@ -454,7 +454,7 @@ fn run(seed: u64) -> History {
             950..970 if cluster.random.below(10) < cuts => cluster.cut_or_heal(),
             970..990 if cluster.random.below(20) < crashes => cluster.crash_and_restart(id, voters, seed),
             992..994 => cluster.remember(id),
-            994..995 if seed % 3 == 0 => cluster.lose_and_restart(id, voters, seed),
+            994..995 if seed.is_multiple_of(3) => cluster.lose_and_restart(id, voters, seed),
             990..992 => {
                 let peer = cluster.pick();
                 cluster.step(id, Input::Unreachable(peer));

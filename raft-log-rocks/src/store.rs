@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raft_core::ports::{LogReader, LogStore, LogWrite, Recovered, StoreError};
-use raft_core::types::{GroupId, Index};
+use raft_core::types::{GroupId, Index, LogId};
 use rocksdb::{WriteBatch, WriteOptions};
 
 use crate::database::{Database, failed};
@@ -301,7 +301,7 @@ impl RocksLog {
         let witnesses = changed.iter().filter_map(|id| Some((*id, self.groups.get(id)?.witness())));
         self.evidence.record(witnesses)?;
         for id in changed {
-            let last = self.groups.get(&id).map_or(Index::ZERO, |group| group.last().index);
+            let last = self.groups.get(&id).map_or(LogId::ZERO, Group::last);
             self.quarantine.release(id, last)?;
         }
         Ok(())
