@@ -77,7 +77,7 @@ fn a_quorum_of_three_nodes_syncs_before_one_of_them_acknowledges() {
 fn made_up(write_at: f64, sync_at: f64, took: f64) -> Trace {
     let (key, value) = ("k", marker(0));
     Trace::parse(&format!(
-        "7 100.000000 recvfrom(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, \"PUT /v1/kv/{key} HTTP/1.1\\r\\n\\r\\n{value}\", 99) = 40 <0.000010>\n\
+        "7     100.000000 recvfrom(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, \"PUT /v1/kv/{key} HTTP/1.1\\r\\n\\r\\n{value}\", 99) = 40 <0.000010>\n\
          8 {write_at:.6} write(5</d/n1/log/000004.log>, \"\\1\\2{value}\", 60) = 60 <0.000010>\n\
          8 {sync_at:.6} fdatasync(5</d/n1/log/000004.log> <unfinished ...>\n\
          7 100.000500 sendto(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, \"HTTP/1.1 200 OK\\r\\n\", 99) = 40 <0.000010>\n\

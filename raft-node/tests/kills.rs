@@ -22,6 +22,8 @@ fn rounds() -> u64 {
 struct Load {
     hosts: Vec<String>,
     stop: AtomicBool,
+    /// Something else went wrong: then nobody waits for an answer any more.
+    failed: AtomicBool,
     acknowledged: AtomicU64,
     retries: AtomicU64,
     /// Retries that were answered with what an earlier attempt had done.
@@ -46,6 +48,7 @@ fn client(load: &Load, number: u64) -> (String, u64) {
         let condition = if last.1 == 0 { ("If-None-Match", "*") } else { ("If-Match", before.as_str()) };
         let headers = [("Idempotency-Key", idempotency_key.as_str()), condition];
         let reply = loop {
+            assert!(!load.failed.load(Ordering::Acquire), "the test has failed elsewhere");
             let host = &load.hosts[usize::try_from(random.below(load.hosts.len() as u64)).unwrap()];
             match call(host, "PUT", &format!("{key}?timeout=2s"), &headers, value.as_bytes()) {
                 Some(reply) if reply.status == 200 => break reply,
@@ -75,6 +78,18 @@ fn client(load: &Load, number: u64) -> (String, u64) {
     last
 }
 
+/// Ends all clients when the test itself panics.
+struct Abandon<'a>(&'a Load);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed.store(true, Ordering::Release);
+            self.0.stop.store(true, Ordering::Release);
+        }
+    }
+}
+
 fn check(reply: &support::http::Reply, last: &(String, u64), number: u64) {
     assert_eq!(reply.status, 200, "client {number} lost its acknowledged {last:?}: {}", reply.text());
     assert_eq!(reply.text(), last.0, "client {number} reads another value than {last:?}");
@@ -88,6 +103,7 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
     let load = Load {
         hosts: cluster.clients(),
         stop: AtomicBool::new(false),
+        failed: AtomicBool::new(false),
         acknowledged: AtomicU64::new(0),
         retries: AtomicU64::new(0),
         replayed: AtomicU64::new(0),
@@ -95,6 +111,7 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
     let mut random = Random::new(2026);
     let (mut killed, mut all_at_once) = (0, 0);
     let ends: Vec<(String, u64)> = std::thread::scope(|scope| {
+        let _abandon = Abandon(&load);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 scope.spawn({

@@ -68,8 +68,9 @@ impl Trace {
         let mut unfinished: BTreeMap<&str, String> = BTreeMap::new();
         let mut calls = Vec::new();
         for line in text.lines() {
-            let mut words = line.splitn(3, ' ').map(str::trim);
-            let (Some(thread), Some(at), Some(rest)) = (words.next(), words.next(), words.next()) else { continue };
+            // Numbers of threads are padded with blanks.
+            let Some((thread, rest)) = line.trim_start().split_once(' ') else { continue };
+            let Some((at, rest)) = rest.trim_start().split_once(' ') else { continue };
             if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
                 unfinished.insert(thread, format!("{at} {begun}"));
             } else if let Some((_, end)) = rest.split_once(" resumed>").filter(|_| rest.starts_with("<... ")) {
