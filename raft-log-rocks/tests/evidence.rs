@@ -37,7 +37,7 @@ fn a_flipped_bit_in_the_middle_of_the_wal_is_a_loss_that_stays_until_the_log_has
     assert_eq!(recover(directory.path()).lost, Some(id(5, 3)), "the mark outlives a restart");
 
     let mut log = open(directory.path());
-    log.write(&[append(3, 4, 4)]).unwrap();
+    log.write(&[append(3, 4, 3)]).unwrap();
     assert_eq!(log.recover(GROUP).unwrap().lost, Some(id(5, 3)), "one entry is still missing");
     drop(log);
     assert_eq!(recover(directory.path()).lost, Some(id(5, 3)));
@@ -195,11 +195,16 @@ fn a_crash_in_the_middle_of_the_repair_finds_the_same_loss_again() {
     put_back(found.path(), directory.path(), "db");
     put_back(found.path(), directory.path(), "EVIDENCE");
     assert_eq!(recover(directory.path()).lost, lost);
-    // A second loss on the way back leaves the farther mark.
+    // A second loss on the way back leaves the newer mark, ...
     copy(directory.path(), found.path());
-    open(directory.path()).write(&[append(3, 3, 2)]).unwrap();
+    open(directory.path()).write(&[append(3, 3, 1)]).unwrap();
     put_back(found.path(), directory.path(), "db");
     assert_eq!(recover(directory.path()).lost, lost);
+    // ... which a shorter log of a later term outdoes: whatever was committed of the lost end is in it.
+    open(directory.path()).write(&[append(3, 3, 2)]).unwrap();
+    assert_eq!(recover(directory.path()).lost, None);
+    put_back(found.path(), directory.path(), "db");
+    assert_eq!(recover(directory.path()).lost, Some(id(3, 2)));
 }
 
 #[test]
