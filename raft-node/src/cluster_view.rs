@@ -26,6 +26,7 @@ pub(crate) fn report(shared: &Shared) -> Report {
         phase: shared.phase.borrow().name().to_owned(),
         role: view.status.role,
         applied_index: view.status.applied_index,
+        storage_sync: shared.config.storage_sync,
     }
 }
 
@@ -137,6 +138,7 @@ fn member_status(
         last_contact,
         version: report.as_ref().map(|report| report.version.clone()),
         process_id: report.as_ref().map(|report| report.process_id),
+        storage_sync: report.as_ref().map(|report| report.storage_sync),
         phase: report.map(|report| report.phase),
         unreachable,
         member,
@@ -163,7 +165,7 @@ fn reasons(
     for member in members {
         let name = &member.member.name;
         if let Some(why) = &member.unreachable {
-            reasons.push(format!("{name} does not answer: {why}"));
+            reasons.push(format!("{name} cannot be asked: {why}"));
         }
         if let Some(lag) = member.lag_entries.filter(|lag| *lag > HEALTHY_LAG_ENTRIES_MAX) {
             reasons.push(format!("{name} is {lag} entries behind"));

@@ -193,8 +193,18 @@ impl Driver {
                     }
                     applies.push(batch);
                 }
-                Output::Answer { waiter: Waiter::CaughtUp, answer } => self.caught_up(&answer),
-                Output::Answer { waiter, answer } => waiter.tell(answer),
+                Output::Answer { waiter, answer } => {
+                    let ready = matches!(answer, Answer::ReadReady { .. });
+                    if let Waiter::Read { since, .. } | Waiter::CaughtUp { since } = &waiter
+                        && ready
+                    {
+                        self.shared.freshen(*since);
+                    }
+                    match waiter {
+                        Waiter::CaughtUp { .. } => self.caught_up(ready),
+                        waiter => waiter.tell(answer),
+                    }
+                }
                 Output::Refused { from, reason } => self.refused(from, reason),
             }
         }
@@ -243,13 +253,13 @@ impl Driver {
         }
         self.catching_up = true;
         let deadline = self.shared.clock.now().monotonic + self.shared.config.raft.election_timeout * 4;
-        self.step(Input::Read { deadline, waiter: Waiter::CaughtUp });
+        self.step(Input::Read { deadline, waiter: Waiter::CaughtUp { since: Instant::now() } });
         self.run_effects();
     }
 
-    fn caught_up(&mut self, answer: &Answer) {
+    fn caught_up(&mut self, ready: bool) {
         self.catching_up = false;
-        if matches!(answer, Answer::ReadReady { .. }) {
+        if ready {
             self.shared.caught_up.store(true, std::sync::atomic::Ordering::Release);
         }
     }

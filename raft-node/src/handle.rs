@@ -141,8 +141,9 @@ pub struct ReadAnswer {
     pub bytes: Bytes,
     /// The state that was read.
     pub applied: LogId,
-    /// For [`Consistency::Local`]: time since a leader was last heard from, which bounds how old the answer is; `None`
-    /// when no leader was heard from since the start. Zero for linearizable reads.
+    /// For [`Consistency::Local`]: how old the answer may be. It is the time since the newest linearizable read that
+    /// this node has served was asked: all that was acknowledged before that is in the answer. `None` when it has
+    /// served none since its start. Zero for linearizable reads.
     pub staleness: Option<Duration>,
 }
 

@@ -91,7 +91,7 @@ async fn live(
     shared.queue.close();
     // Whoever asked is told what is certain, before the connections go.
     shared.draining.store(true, Ordering::Release);
-    let _ = tokio::time::timeout(LAST_ANSWERS_MAX, shared.all_ended()).await;
+    let _ = tokio::time::timeout(LAST_ANSWERS_MAX, shared.all_told()).await;
     shared.transport.stop().await;
     match result {
         Ok(()) => shared.enter(Phase::Stopped),
@@ -141,11 +141,12 @@ impl Opened {
         let recovered = log.recover(GroupId::FIRST).map_err(|error| format!("recovering the log: {error}"))?;
         let machine = state_machine(record).map_err(|error| format!("opening the state machine: {error}"))?;
         let applied = machine.applied().index;
-        if applied > recovered.last().index {
-            // Applying never runs ahead of the synced log, so the log has lost what it acknowledged.
+        if applied > recovered.last().index && recovered.lost.is_none() {
+            // Applying never runs ahead of the synced log, so the log has lost what it acknowledged. A store that knows
+            // what it lost says so in `lost`, and the replica keeps to itself until it has that again.
             return Err(format!(
-                "the state machine has applied up to {applied}, but the log ends at {}: the log has lost entries; \
-                 start this node with a blank data directory, so that it joins anew",
+                "the state machine has applied up to {applied}, but the log ends at {}: the log has lost entries \
+                 without a trace, or belongs to another state; put the data directory back as this node left it",
                 recovered.last().index
             ));
         }

@@ -97,6 +97,8 @@ pub struct NodeConfig {
     pub queued_message_bytes_max: u64,
     /// How long a stop waits for what is in flight.
     pub stop_grace: Duration,
+    /// Whether the log syncs before it acknowledges. Only shown to people; the log itself is told by its factory.
+    pub storage_sync: bool,
 }
 
 impl NodeConfig {
@@ -116,6 +118,7 @@ impl NodeConfig {
             queued_messages_max: 16 * 1024,
             queued_message_bytes_max: 64 << 20,
             stop_grace: Duration::from_secs(5),
+            storage_sync: true,
         }
     }
 

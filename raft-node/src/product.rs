@@ -95,6 +95,12 @@ impl Product {
             |listener: &Listener| listener.address().map_err(|error| ProductError::Internal(error.to_string()));
         let (client_url, ops_url) = (format!("{scheme}://{}", address(&client)?), format!("http://{}", address(&ops)?));
 
+        if !settings.storage_sync {
+            tracing::warn!(
+                node = %settings.name,
+                "storage.sync is false: a loss of power may lose acknowledged writes; set it to true to keep them"
+            );
+        }
         let transport = Arc::new(transport(settings)?);
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
@@ -179,7 +185,7 @@ fn parts(settings: &Settings, directory: DataDir, transport: Arc<QuicTransport>)
     let state_path = directory.state_path();
     let directory = SharedDataDir::new(directory);
     Parts {
-        log: directory.log(LogOptions::default()),
+        log: directory.log(LogOptions { sync: settings.storage_sync, ..LogOptions::default() }),
         identity: Box::new(directory),
         state_machine: Box::new(move |record| {
             let first = decode_seeds(&record.settings)?;
@@ -205,6 +211,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
     // Who is who comes from the founding record.
     config.raft = settings.core(NodeId(1), Configuration::default());
     config.command_bytes_max = COMMAND_BYTES_MAX;
+    config.storage_sync = settings.storage_sync;
     config.stop_grace = settings.shutdown_timeout;
     config
 }

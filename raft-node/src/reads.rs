@@ -42,10 +42,8 @@ fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
         Phase::Running | Phase::Stopping => {}
         other => return Err(ReadFailure::NotReady(describe(other))),
     }
-    let view = shared.view();
     // Taken before the read: what was applied later only makes the answer fresher.
-    let since_look = if shared.leadership.borrow().leads { Duration::ZERO } else { view.taken.elapsed() };
-    let staleness = view.status.leader_contact.map(|contact| contact + since_look);
+    let staleness = shared.staleness();
     query_here(shared, query, staleness)
 }
 
@@ -79,7 +77,7 @@ async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> 
 /// Waits until this replica has applied everything that a linearizable read which begins now must see.
 async fn confirm(shared: &Shared, deadline: Instant) -> Result<ReadEnd, ReadFailure> {
     let (answer, answered) = oneshot::channel();
-    match shared.queue.read(shared.clock.at(deadline), Waiter::Read(answer)) {
+    match shared.queue.read(shared.clock.at(deadline), Waiter::Read { since: Instant::now(), answer }) {
         Ok(()) => {}
         Err(Refused::Full(full)) => return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(full.0) }),
         Err(Refused::Closed) => return Err(ReadFailure::Stopping),

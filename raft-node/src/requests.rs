@@ -75,6 +75,7 @@ pub(crate) struct Report {
     pub(crate) phase: String,
     pub(crate) role: Role,
     pub(crate) applied_index: Index,
+    pub(crate) storage_sync: bool,
 }
 
 /// Why bytes from a peer are no request or answer.
@@ -216,6 +217,8 @@ mod wire {
         pub(super) role: u32,
         #[prost(uint64, tag = "5")]
         pub(super) applied_index: u64,
+        #[prost(bool, tag = "6")]
+        pub(super) unsynced: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -268,6 +271,8 @@ mod wire {
         pub(super) phase: Option<String>,
         #[prost(string, optional, tag = "11")]
         pub(super) unreachable: Option<String>,
+        #[prost(bool, optional, tag = "12")]
+        pub(super) storage_sync: Option<bool>,
     }
 }
 
@@ -322,6 +327,7 @@ impl NodeAnswer {
                 phase: report.phase.clone(),
                 role: role_code(report.role),
                 applied_index: report.applied_index.0,
+                unsynced: !report.storage_sync,
             }),
             Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
         };
@@ -352,6 +358,7 @@ impl NodeAnswer {
                 phase: report.phase,
                 role: role(report.role)?,
                 applied_index: Index(report.applied_index),
+                storage_sync: !report.unsynced,
             }),
             wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
         })
@@ -494,6 +501,7 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         process_id: status.process_id,
         phase: status.phase.clone(),
         unreachable: status.unreachable.clone(),
+        storage_sync: status.storage_sync,
     }
 }
 
@@ -527,6 +535,7 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         process_id: status.process_id,
         phase: status.phase,
         unreachable: status.unreachable,
+        storage_sync: status.storage_sync,
     })
 }
 

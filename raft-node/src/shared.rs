@@ -73,19 +73,47 @@ pub(crate) struct Shared {
     /// Bytes of entries that wait for the log thread.
     pub(crate) log_backlog_bytes: AtomicU64,
     pub(crate) draining: AtomicBool,
+    /// Writes that other nodes passed on. They are served until the queue closes, so that a leader which drains does
+    /// not stop the writes of a whole cluster.
+    passed_on: InFlightCount,
+    /// When the newest linearizable read that was answered here was asked, in microseconds of the clock; 0 for none.
+    fresh_micros: AtomicU64,
     view: Mutex<Arc<View>>,
-    in_flight: AtomicUsize,
-    in_flight_ended: Notify,
+    in_flight: InFlightCount,
     beat_millis: AtomicU64,
 }
 
+/// Requests that are being served.
+#[derive(Default)]
+struct InFlightCount {
+    number: AtomicUsize,
+    ended: Notify,
+}
+
+impl InFlightCount {
+    fn begin(&self) -> InFlight<'_> {
+        self.number.fetch_add(1, Ordering::AcqRel);
+        InFlight(self)
+    }
+
+    async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.number.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
 /// A request that is being served; a stop waits for it.
-pub(crate) struct InFlight<'a>(&'a Shared);
+pub(crate) struct InFlight<'a>(&'a InFlightCount);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.in_flight_ended.notify_waiters();
+        if self.0.number.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ended.notify_waiters();
         }
     }
 }
@@ -126,29 +154,54 @@ impl Shared {
             log_backlog_bytes: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             view: Mutex::new(Arc::new(View { status: Status::default(), taken: Instant::now() })),
-            in_flight: AtomicUsize::new(0),
-            in_flight_ended: Notify::new(),
+            in_flight: InFlightCount::default(),
+            passed_on: InFlightCount::default(),
+            fresh_micros: AtomicU64::new(0),
             beat_millis: AtomicU64::new(0),
         }
     }
 
     /// Begins a request, unless the node takes none any more.
     pub(crate) fn begin(&self) -> Option<InFlight<'_>> {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let guard = InFlight(self);
+        let guard = self.in_flight.begin();
         // Counted before the look at `draining`, so that a stop that sees none in flight has refused all later ones.
         (!self.draining.load(Ordering::Acquire)).then_some(guard)
     }
 
-    /// Waits until no request is in flight.
+    /// Begins a write that another node passed on, also while this one drains.
+    pub(crate) fn begin_passed_on(&self) -> InFlight<'_> {
+        self.passed_on.begin()
+    }
+
+    /// Waits until no request of this node's own clients is in flight.
     pub(crate) async fn all_ended(&self) {
-        loop {
-            let ended = self.in_flight_ended.notified();
-            if self.in_flight.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            ended.await;
-        }
+        self.in_flight.all_ended().await;
+    }
+
+    /// Waits until nothing is in flight; the queue is closed then, so that what other nodes pass on ends too.
+    pub(crate) async fn all_told(&self) {
+        self.in_flight.all_ended().await;
+        self.passed_on.all_ended().await;
+    }
+
+    /// Notes that a linearizable read which was asked at this instant is answered: all that was acknowledged before is
+    /// applied here.
+    pub(crate) fn freshen(&self, asked: Instant) {
+        let micros = u64::try_from(self.clock.at(asked).as_micros()).unwrap_or(u64::MAX);
+        self.fresh_micros.fetch_max(micros.max(1), Ordering::AcqRel);
+    }
+
+    /// How old what is applied here may be; nothing is known before the first linearizable read.
+    pub(crate) fn staleness(&self) -> Option<Duration> {
+        let fresh = self.fresh_micros.load(Ordering::Acquire);
+        (fresh > 0).then(|| self.clock.now().monotonic.saturating_sub(Duration::from_micros(fresh)))
+    }
+
+    /// How long the leader that this node follows has been silent; nothing when this node leads or follows nobody.
+    pub(crate) fn leader_silence(&self) -> Option<Duration> {
+        let view = self.view();
+        let follows = view.status.role == raft_core::status::Role::Follower;
+        view.status.leader_contact.filter(|_| follows).map(|contact| contact + view.taken.elapsed())
     }
 
     /// Moves to another phase; the two last ones are final, and stopping is left only for them.
@@ -314,6 +367,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION"),
             process_id: std::process::id(),
             uptime: self.clock.now().monotonic,
+            storage_sync: self.config.storage_sync,
             disk_failed: self.disk_failed.get().cloned(),
             caught_up: self.caught_up.load(Ordering::Acquire),
             peers,

@@ -26,7 +26,7 @@ pub struct Member {
 /// Why a founder is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitReason {
-    /// It does not answer; what the transport said.
+    /// It cannot be asked; what the transport said.
     Silent(String),
     /// It is a member of a running cluster that does not name this disk: this node can only be admitted there by a
     /// change of membership.
@@ -42,7 +42,7 @@ pub enum WaitReason {
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(why) => write!(f, "does not answer ({why})"),
+            Self::Silent(why) => write!(f, "cannot be asked ({why})"),
             Self::BelongsToCluster(cluster) => {
                 write!(f, "belongs to cluster {cluster}, which does not name this node's disk")
             }
@@ -127,6 +127,8 @@ pub struct NodeStatus {
     pub process_id: u32,
     /// Time since this process made the node.
     pub uptime: Duration,
+    /// Whether the log syncs before it acknowledges. If not, a loss of power may lose acknowledged writes.
+    pub storage_sync: bool,
     /// What the disk said when it failed; then nothing is acknowledged any more.
     pub disk_failed: Option<String>,
     /// Whether it has once caught up with a leader since its start.
@@ -175,6 +177,8 @@ pub struct MemberStatus {
     pub process_id: Option<u32>,
     /// Where it is in its life ([`Phase::name`]), by its own word.
     pub phase: Option<String>,
+    /// Whether its log syncs before it acknowledges, by its own word.
+    pub storage_sync: Option<bool>,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
 }

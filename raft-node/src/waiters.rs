@@ -18,9 +18,17 @@ pub(crate) enum Waiter {
         answer: oneshot::Sender<WriteEnd>,
     },
     /// A linearizable read's caller.
-    Read(oneshot::Sender<ReadEnd>),
+    Read {
+        /// When it was asked.
+        since: Instant,
+        /// Where its answer goes.
+        answer: oneshot::Sender<ReadEnd>,
+    },
     /// The driver itself, which wants to know when this node has caught up with the leader.
-    CaughtUp,
+    CaughtUp {
+        /// When it asked.
+        since: Instant,
+    },
 }
 
 /// How a command ended.
@@ -48,15 +56,15 @@ impl Waiter {
             (Self::Write { answer: caller, .. }, Answer::Unknown { token }) => {
                 let _ = caller.send(WriteEnd::Unknown { token });
             }
-            (Self::Read(caller), Answer::ReadReady { .. }) => {
+            (Self::Read { answer: caller, .. }, Answer::ReadReady { .. }) => {
                 let _ = caller.send(ReadEnd::Ready);
             }
-            (Self::Read(caller), Answer::Rejected { why, .. }) => {
+            (Self::Read { answer: caller, .. }, Answer::Rejected { why, .. }) => {
                 let _ = caller.send(ReadEnd::Rejected { why });
             }
-            (Self::CaughtUp, _) => {}
+            (Self::CaughtUp { .. }, _) => {}
             (waiter @ Self::Write { .. }, answer @ Answer::ReadReady { .. })
-            | (waiter @ Self::Read(_), answer @ Answer::Unknown { .. }) => {
+            | (waiter @ Self::Read { .. }, answer @ Answer::Unknown { .. }) => {
                 panic!("the replica answered {waiter:?} with {answer:?}")
             }
         }

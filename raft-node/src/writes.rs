@@ -31,6 +31,9 @@ const LAST_ANSWER_GRACE: Duration = Duration::from_millis(20);
 /// The leader is given this much less than the whole time, so that its answer comes before we stop waiting for it.
 const FORWARD_MARGIN_MAX: Duration = Duration::from_millis(50);
 
+/// Nothing is passed on to a leader that was silent for more than this many heartbeats.
+const SILENT_HEARTBEATS_MAX: u32 = 2;
+
 /// How one attempt ended.
 #[derive(Debug)]
 enum Attempt {
@@ -177,6 +180,13 @@ async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Inst
     let Some(name) = shared.member(leader).map(|member| member.name.clone()) else {
         return Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{leader} is no member that this node knows")));
     };
+    // A leader that is silent for this long is probably dead: what is sent to it is in doubt for its whole time, while
+    // nothing is in doubt as long as we wait for a heartbeat or for another leader.
+    let silence_max = SILENT_HEARTBEATS_MAX * shared.config.raft.heartbeat_interval;
+    if let Some(silence) = shared.leader_silence().filter(|silence| *silence > silence_max) {
+        let why = format!("{name} was last heard from {} ms ago", silence.as_millis());
+        return Attempt::NotApplied(Refusal::LeaderUnreachable(why));
+    }
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = left - FORWARD_MARGIN_MAX.min(left / 10);
     let request = NodeRequest::Write { command, timeout }.encode();
@@ -230,7 +240,8 @@ pub(crate) async fn serve_forwarded(shared: &Arc<Shared>, command: Bytes, timeou
 
 async fn write_here(shared: &Shared, command: Bytes, timeout: Duration) -> Attempt {
     let deadline = deadline_after(timeout);
-    let Some(_in_flight) = shared.begin() else { return Attempt::NotApplied(Refusal::Stopping) };
+    // Also while this node drains: it leads on until its own clients are served, and nobody else can.
+    let _in_flight = shared.begin_passed_on();
     if !shared.leadership.borrow().leads {
         return Attempt::NotApplied(Refusal::NotLeader);
     }

@@ -5,7 +5,7 @@
 
 mod in_memory;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use in_memory::{Cluster, PATIENCE, eventually, options, put, value};
@@ -183,6 +183,59 @@ async fn a_write_passed_on_to_a_leader_that_dies_is_sent_again_only_when_that_do
             assert!(matches!(result, Err(WriteError::Unknown { why: Doubt::NoAnswer(_), .. })), "{result:?}");
         }
     }
+}
+
+/// What goes to a leader that is probably dead is in doubt; what waits for another one is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_passed_on_to_a_leader_that_has_fallen_silent() {
+    let cluster = Cluster::start_tuned(&NAMES, |config| {
+        // Long enough that nobody campaigns while this looks.
+        config.raft.election_timeout = Duration::from_secs(2);
+        config.raft.heartbeat_interval = Duration::from_millis(40);
+    });
+    let cluster = cluster.await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    let node = &cluster.nodes[follower];
+    cluster.cut_off(leader);
+    eventually("two heartbeats are missed", async || {
+        node.status().raft.leader_contact.is_some_and(|contact| contact > Duration::from_millis(80))
+    })
+    .await;
+    let short = WriteOptions { timeout: Duration::from_millis(200), ..options() };
+    let refused = node.write(Bytes::from_static(b"k=v"), short).await.unwrap_err();
+    let WriteError::NotApplied { why: Refusal::LeaderUnreachable(why), .. } = &refused else { panic!("{refused:?}") };
+    assert!(why.contains("last heard from"), "{why}");
+    cluster.heal(leader);
+    put(node, "k", "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_drains_serves_what_others_pass_on() {
+    let cluster = Cluster::start(&NAMES).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    cluster.nodes[leader].drain().await;
+    let written = put(&cluster.nodes[follower], "k", "v").await.unwrap();
+    assert_eq!(written.served_by.as_str(), NAMES[leader]);
+}
+
+/// A replica that hears of its leader may still be far behind; only a confirmed read says how old it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_a_local_answer_counts_from_the_newest_linearizable_read() {
+    let cluster = Cluster::start(&NAMES).await;
+    let node = &cluster.nodes[cluster.follower().await];
+    let begun = Instant::now();
+    value(node, "k", Consistency::Linearizable).await;
+    let age = async || {
+        let answer = node.read(Bytes::from_static(b"size"), Consistency::Local, PATIENCE).await.unwrap();
+        answer.staleness.unwrap()
+    };
+    assert!(age().await <= begun.elapsed());
+    let limit = Duration::from_millis(300);
+    eventually("heartbeats do not make it younger", async || age().await > limit).await;
+    let hears = async || node.status().raft.leader_contact.is_some_and(|contact| contact < limit);
+    eventually("the leader is heard from all the while", hears).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

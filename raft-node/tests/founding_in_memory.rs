@@ -53,7 +53,7 @@ async fn three_blank_nodes_found_when_the_last_one_has_come_in_any_order() {
     waits_for_only(&second, "a", silent).await;
     waits_for_only(&third, "a", silent).await;
     assert!(second.ready().is_err() && second.live().is_ok());
-    assert!(second.started().unwrap_err().contains("a does not answer"), "{:?}", second.started());
+    assert!(second.started().unwrap_err().contains("a cannot be asked"), "{:?}", second.started());
 
     let first = try_start(&net, &a, config("a", &NAMES)).await.unwrap();
     one_cluster(&[&first, &second, &third]).await;

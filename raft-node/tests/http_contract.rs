@@ -128,7 +128,7 @@ async fn a_value_is_put_read_and_deleted() {
     assert_eq!(header(&got, "raft-token"), token);
     assert_eq!(got.bytes().await.unwrap(), "hello");
 
-    let local = one.get("/v1/kv/greeting?consistency=local&max_staleness=1m").await;
+    let local = one.get("/v1/kv/greeting?consistency=local").await;
     assert_eq!((local.status().as_u16(), header(&local, "raft-consistency")), (200, "local"));
     assert_ne!(header(&local, "raft-staleness-ms"), "");
 
@@ -218,7 +218,6 @@ async fn what_is_wrong_with_a_request_is_a_problem_that_names_it() {
     let unknown = problem(one.get("/v1/kv/k?consistency=eventual").await, 400, "unknown_consistency").await;
     assert!(unknown.detail.contains("linearizable, local"), "{}", unknown.detail);
     problem(one.get("/v1/kv/k?consistancy=local").await, 400, "malformed_parameter").await;
-    problem(one.get("/v1/kv/k?max_staleness=1s").await, 400, "malformed_parameter").await;
     let late = problem(one.get("/v1/kv/k?timeout=2h").await, 400, "malformed_parameter").await;
     assert!(late.detail.contains("limits.request_timeout_max"), "{}", late.detail);
     let long = problem(one.put("k", &[0; 1025], &[]).await, 413, "value_too_large").await;

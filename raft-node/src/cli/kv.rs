@@ -43,9 +43,6 @@ enum KvCommand {
         /// What the answer may be behind.
         #[arg(long, value_enum, default_value_t)]
         consistency: Mode,
-        /// The oldest that a local answer may be.
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        max_staleness: Option<std::time::Duration>,
     },
     /// Removes a key.
     Delete {
@@ -94,15 +91,12 @@ impl KvArgs {
                 let call = Call { method: Method::DELETE, target, headers: write.headers()?, body: Vec::new() };
                 show_write(&client.call(&call).await?, self.output)
             }
-            KvCommand::Get { key, consistency, max_staleness } => {
+            KvCommand::Get { key, consistency } => {
                 let mode = match consistency {
                     Mode::Linearizable => "linearizable",
                     Mode::Local => "local",
                 };
-                let mut target = format!("{}?timeout={timeout}ms&consistency={mode}", path(&key)?);
-                if let Some(staleness) = max_staleness {
-                    target.push_str(&format!("&max_staleness={}ms", staleness.as_millis()));
-                }
+                let target = format!("{}?timeout={timeout}ms&consistency={mode}", path(&key)?);
                 show_value(&client.call(&Call::get(target)).await?, self.output)
             }
         }

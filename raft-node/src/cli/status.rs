@@ -69,8 +69,12 @@ fn text(view: &ClusterView) -> String {
     for reason in &view.reasons {
         text.push_str(&format!("  ! {reason}\n"));
     }
-    if let Some(why) = &view.not_leader_view {
-        text.push_str(&format!("  seen by {}, which does not lead: {why}\n", view.answered_by));
+    for member in view.members.iter().filter(|member| member.storage_sync == Some(false)) {
+        let risk = "a loss of power may lose acknowledged writes";
+        text.push_str(&format!("  ! {} runs with storage.sync = false: {risk}\n", member.name));
+    }
+    if view.not_leader_view.is_some() {
+        text.push_str(&format!("  seen by {}\n", view.answered_by));
     }
     if !view.members.is_empty() {
         let head = ["NAME", "ID", "ROLE", "PHASE", "MATCH", "LAG", "APPLIED", "CONTACT", "PID", "VERSION", "CLIENTS"];

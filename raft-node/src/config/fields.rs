@@ -127,6 +127,12 @@ pub const FIELDS: &[Field] = &[
         Some("1.5MiB"),
         "Longest value that the cluster takes. Replicated: the file only seeds it at founding.",
     ),
+    field(
+        "storage.sync",
+        Kind::Switch,
+        Some("true"),
+        "Whether the log is synced before anything is acknowledged. Without, a loss of power may lose acknowledged writes.",
+    ),
     field("shutdown_timeout", Kind::Duration, Some("10s"), "How long a stopping node lets requests in flight finish."),
     field(
         "runtime.threads",

@@ -41,6 +41,8 @@ pub struct Settings {
     pub limits: Limits,
     /// First values of the replicated settings.
     pub seeds: Seeds,
+    /// Whether the log is synced before anything is acknowledged.
+    pub storage_sync: bool,
     /// How long requests in flight may take to finish when the node stops.
     pub shutdown_timeout: Duration,
     /// Threads of the runtime.
@@ -264,6 +266,7 @@ impl Reader<'_> {
                 key_bytes_max: self.number("kv.key_bytes_max"),
                 value_bytes_max: self.number("kv.value_bytes_max"),
             },
+            storage_sync: self.layers.value("storage.sync") != Some(&Value::Switch(false)),
             shutdown_timeout: self.duration("shutdown_timeout"),
             runtime_threads: self.bound("runtime.threads"),
             log_filter: self.required("log.filter"),
@@ -479,6 +482,7 @@ mod tests {
         assert_eq!(settings.limits.key_bytes_max, 8192);
         assert_eq!(settings.limits.value_bytes_max, 1_572_864);
         assert_eq!(settings.seeds.idempotency_window, 1_000_000);
+        assert!(settings.storage_sync);
         assert_eq!(settings.client.url(), "http://127.0.0.1:7080");
     }
 
@@ -507,11 +511,17 @@ mod tests {
             (vec![("kv.value_bytes_max", "64MiB")], "kv.value_bytes_max"),
             (vec![("ops.listen", "127.0.0.1:7080")], "`ops.listen`"),
             (vec![("name", "a/b")], "`name`"),
+            (vec![("storage.sync", "maybe")], "true or false"),
             (vec![("log.format", "xml")], "text or json"),
         ] {
             let refused = settings(&more).unwrap_err().to_string();
             assert!(refused.contains(part), "{part} in {refused}");
         }
+    }
+
+    #[test]
+    fn syncing_can_be_switched_off() {
+        assert!(!settings(&[("storage.sync", "false")]).unwrap().0.storage_sync);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum Kind {
     Size,
     /// A whole number.
     Count,
+    /// `true` or `false`.
+    Switch,
     /// Several texts; in the environment and in flags separated by commas.
     List,
 }
@@ -31,6 +33,8 @@ pub enum Value {
     Duration(Duration),
     /// Of [`Kind::Size`] and [`Kind::Count`].
     Number(u64),
+    /// Of [`Kind::Switch`].
+    Switch(bool),
     /// Of [`Kind::List`].
     List(Vec<String>),
 }
@@ -46,6 +50,7 @@ impl Kind {
             Self::Duration => "a time with its unit, such as \"200ms\" or \"5s\"",
             Self::Size => "a number of bytes, such as \"8MiB\" or 1500000",
             Self::Count => "a whole number",
+            Self::Switch => "true or false",
             Self::List => "a list, such as [\"n1=host:7082\"] in a file, or n1=host:7082,n2=host:7082 elsewhere",
         }
     }
@@ -63,6 +68,7 @@ impl Kind {
             Self::Duration => parse_duration(text).map(Value::Duration),
             Self::Size => parse_size(text).map(Value::Number),
             Self::Count => text.replace('_', "").parse().map(Value::Number).map_err(|_| format!("is `{text}`")),
+            Self::Switch => text.parse().map(Value::Switch).map_err(|_| format!("is `{text}`")),
             Self::List => {
                 Ok(Value::List(text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Into::into).collect()))
             }
@@ -84,6 +90,7 @@ impl Kind {
             (Self::Count | Self::Size, toml::Value::Integer(number)) => {
                 u64::try_from(*number).map(Value::Number).map_err(|_| format!("is {number}"))
             }
+            (Self::Switch, toml::Value::Boolean(on)) => Ok(Value::Switch(*on)),
             (Self::Duration, toml::Value::Integer(number)) => Err(format!("is {number}, without a unit")),
             (_, toml::Value::String(text)) => self.parse(text),
             _ => Err(format!("is a {}", value.type_str())),
@@ -97,6 +104,7 @@ impl fmt::Display for Value {
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Duration(duration) => write!(f, "\"{}\"", humantime::format_duration(*duration)),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Switch(on) => write!(f, "{on}"),
             Self::List(items) => write!(f, "{items:?}"),
         }
     }

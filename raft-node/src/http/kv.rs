@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +22,7 @@ use crate::http::view::{BatchOperation, BatchRequest};
 use crate::http::write::{Asked, carry_out, revision};
 
 const PREFIX: &str = "/v1/kv/";
-const READ_PARAMETERS: [&str; 3] = ["consistency", "timeout", "max_staleness"];
+const READ_PARAMETERS: [&str; 2] = ["consistency", "timeout"];
 
 /// `PUT /v1/kv/{key}`.
 pub(crate) async fn put(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -65,20 +65,8 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<R
     let parameters = Parameters::read(&uri, &READ_PARAMETERS)?;
     let consistency = parameters.consistency()?;
     let deadline = Instant::now() + parameters.timeout(shared.limits())?;
-    let staleness_max = parameters.duration("max_staleness")?;
-    if staleness_max.is_some() && consistency != Consistency::Local {
-        return Err(malformed("max_staleness", "goes with consistency=local only", "leave it out"));
-    }
     let answer = shared.node.read(Query::get(key).encode(), consistency, remaining(deadline)).await;
     let answer = answer.map_err(|failure| read_problem(&shared, failure))?;
-    if let Some(max) = staleness_max
-        && answer.staleness.is_none_or(|staleness| staleness > max)
-    {
-        let stale =
-            answer.staleness.map_or_else(|| "of unknown age".into(), |age| format!("up to {} ms old", millis(age)));
-        let detail = format!("this replica is {stale}, and max_staleness is {} ms; ask another", millis(max));
-        return Err(Problem::new(Code::TooStale, detail));
-    }
     found(&shared, consistency, answer)
 }
 
@@ -134,6 +122,10 @@ async fn write_batch(shared: &Shared, uri: &Uri, headers: &HeaderMap, body: Body
     let setting = "limits.batch_bytes_max";
     let too_large = || too_large(Code::BatchTooLarge, "the batch's body", body_max, setting);
     let (body, _permit) = shared.body(body, body_max, too_large, asked.deadline).await?;
+    // Otherwise an array would be taken for the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::new(Code::MalformedBody, "the body is not a batch: send an object with `operations`"));
+    }
     let request: BatchRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Code::MalformedBody, format!("the body is not a batch: {error}")))?;
     let changes = changes_of(shared, request)?;
@@ -221,12 +213,13 @@ fn check_key_length(shared: &Shared, length: usize) -> Result<(), Problem> {
 }
 
 /// Any method on `/v1/kv/`: the key is empty.
-pub(crate) async fn empty_key() -> Problem {
-    Problem::new(Code::MalformedKey, key::KeyError::Empty.to_string())
+pub(crate) async fn empty_key(method: Method) -> Problem {
+    let problem = Problem::new(Code::MalformedKey, key::KeyError::Empty.to_string());
+    if method.is_safe() { problem } else { problem.of_write() }
 }
 
 fn too_large(code: Code, what: &str, max: usize, setting: &str) -> Problem {
-    Problem::new(code, format!("{what} is longer than {max} bytes ({setting}); see GET /v1/limits"))
+    Problem::new(code, format!("{what} is longer than {max} bytes; make it shorter, or raise {setting}"))
 }
 
 /// `If-Match` and `If-None-Match` of a write.

@@ -90,8 +90,6 @@ codes! {
     NotReady = "not_ready", SERVICE_UNAVAILABLE, "The node is not ready";
     /// The node is stopping.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "The node is stopping";
-    /// The replica is staler than `max_staleness` allows.
-    TooStale = "too_stale", SERVICE_UNAVAILABLE, "The replica is staler than allowed";
     /// A committed entry of another leader took the place of this one.
     Overwritten = "overwritten", SERVICE_UNAVAILABLE, "Another leader's entry was committed instead";
     /// The deadline came first.

@@ -130,6 +130,8 @@ pub struct MemberView {
     pub last_contact_ms: Option<u64>,
     /// The version that it runs.
     pub version: Option<String>,
+    /// `storage.sync`: without it a loss of power may lose acknowledged writes.
+    pub storage_sync: Option<bool>,
     /// Where clients reach it.
     pub api_address: String,
     /// Where its peers reach it.
@@ -181,6 +183,8 @@ pub struct NodeView {
     pub broadcast_time_ms: Option<f64>,
     /// Whether it has once caught up with a leader since its start.
     pub caught_up: bool,
+    /// `storage.sync`: without it a loss of power may lose acknowledged writes.
+    pub storage_sync: bool,
     /// What the disk said when it failed.
     pub disk_failed: Option<String>,
     /// When entries were lost from this disk: it gives no vote until its log has reached this index again.

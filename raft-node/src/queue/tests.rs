@@ -72,8 +72,9 @@ fn messages_and_reads_are_bounded_in_number_and_completions_are_always_taken() {
     });
     queue.receive(vote(), 0).unwrap();
     assert_eq!(queue.receive(vote(), 0), Err(Refused::Full(Full("queued_messages_max"))));
-    queue.read(Duration::ZERO, Waiter::CaughtUp).unwrap();
-    assert_eq!(queue.read(Duration::ZERO, Waiter::CaughtUp), Err(Refused::Full(Full("queued_reads_max"))));
+    let waiter = || Waiter::CaughtUp { since: Instant::now() };
+    queue.read(Duration::ZERO, waiter()).unwrap();
+    assert_eq!(queue.read(Duration::ZERO, waiter()), Err(Refused::Full(Full("queued_reads_max"))));
     queue.complete(Event::Applied { index: Index(1) });
     queue.unreachable(NodeId(2));
     queue.unreachable(NodeId(2));

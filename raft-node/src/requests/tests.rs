@@ -58,6 +58,7 @@ fn cluster() -> ClusterStatus {
         version: Some("0.1.0".into()),
         process_id: Some(42),
         phase: Some("running".into()),
+        storage_sync: Some(false),
         unreachable: None,
     };
     let silent = MemberStatus {
@@ -71,6 +72,7 @@ fn cluster() -> ClusterStatus {
         version: None,
         process_id: None,
         phase: None,
+        storage_sync: None,
         unreachable: Some("timed out".into()),
     };
     ClusterStatus {
@@ -112,6 +114,7 @@ fn answers() -> Vec<NodeAnswer> {
             phase: "running".into(),
             role: Role::PreCandidate,
             applied_index: Index(6),
+            storage_sync: false,
         }),
         NodeAnswer::Cluster(cluster()),
     ];
