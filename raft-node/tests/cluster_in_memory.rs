@@ -191,6 +191,7 @@ async fn nothing_is_passed_on_to_a_leader_that_has_fallen_silent() {
     let cluster = Cluster::start_tuned(&NAMES, |config| {
         // Long enough that nobody campaigns while this looks.
         config.raft.election_timeout = Duration::from_secs(2);
+        config.raft.disk_stall_timeout = Duration::from_secs(4);
         config.raft.heartbeat_interval = Duration::from_millis(40);
     });
     let cluster = cluster.await;
