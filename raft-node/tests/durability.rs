@@ -35,26 +35,32 @@ fn check(traces: &[Trace], quorum: usize, puts: usize) -> Result<Vec<usize>, Str
         .collect()
 }
 
-/// Runs a cluster of `count` nodes under strace, puts, and checks each acknowledgement.
-fn every_acknowledgement_follows_a_sync(count: usize) {
+/// Runs a cluster of `count` nodes under strace and puts. Returns the traces, and how often each node synced its log
+/// meanwhile.
+fn trace_puts(count: usize, settings: &[&str]) -> (TestCluster, Vec<Trace>, Vec<usize>) {
     let strace = find_strace();
-    let mut cluster = TestCluster::prepare(count, &PATIENT);
+    let mut cluster = TestCluster::prepare(count, &[&PATIENT[..], settings].concat());
     for node in &mut cluster.nodes {
         node.start_under(&strace);
     }
     let (first, last) = (&cluster.nodes[0], cluster.nodes.last().unwrap());
     await_that("a first write", || first.put("warm", b"up").is_some_and(|put| put.status == 200));
-    let syncs = || cluster.nodes.iter().map(|node| Trace::read(&node.trace()).syncs()).collect::<Vec<_>>();
-    let before = syncs();
+    let read = || cluster.nodes.iter().map(|node| Trace::read(&node.trace())).collect::<Vec<_>>();
+    let before: Vec<usize> = read().iter().map(Trace::syncs).collect();
     for nth in 0..PUTS {
         let put = last.put(&format!("k{nth}"), marker(nth).as_bytes()).unwrap();
         assert_eq!(put.status, 200, "{}", put.text());
     }
     // Traces are written as things happen; the answer that the last put has had may still be on its way to the file.
-    let traced = || cluster.nodes.iter().any(|node| Trace::read(&node.trace()).answered(&marker(PUTS - 1)).is_some());
-    await_that("the last answer in a trace", traced);
-    let counts: Vec<usize> = syncs().iter().zip(&before).map(|(after, before)| after - before).collect();
-    let traces: Vec<Trace> = cluster.nodes.iter().map(|node| Trace::read(&node.trace())).collect();
+    await_that("the last answer in a trace", || read().iter().any(|trace| trace.answered(&marker(PUTS - 1)).is_some()));
+    let traces = read();
+    let counts = traces.iter().zip(&before).map(|(after, before)| after.syncs() - before).collect();
+    (cluster, traces, counts)
+}
+
+/// Traces puts to a cluster of `count` nodes, and checks each acknowledgement.
+fn every_acknowledgement_follows_a_sync(count: usize) {
+    let (_cluster, traces, counts) = trace_puts(count, &[]);
     let quorum = count / 2 + 1;
     let on = check(&traces, quorum, PUTS).unwrap_or_else(|error| panic!("{error}"));
     println!("{PUTS} puts one after the other, {count} node(s): syncs of the log per node {counts:?}");
@@ -71,6 +77,17 @@ fn a_single_node_syncs_before_it_acknowledges() {
 #[test]
 fn a_quorum_of_three_nodes_syncs_before_one_of_them_acknowledges() {
     every_acknowledgement_follows_a_sync(3);
+}
+
+#[test]
+fn a_node_without_syncs_is_seen_and_says_so_itself() {
+    let (cluster, traces, counts) = trace_puts(1, &["--storage-sync", "false"]);
+    let seen = check(&traces, 1, PUTS).unwrap_err();
+    println!("storage.sync = false: {seen}; syncs of the log {counts:?}");
+    let node = &cluster.nodes[0];
+    assert_eq!(node.status().unwrap()["storage_sync"], false);
+    let warning = |line: &str| line.contains("WARN") && line.contains("storage.sync");
+    assert!(node.log().lines().any(warning), "a warning at the start: {}", node.log());
 }
 
 /// A trace with one put; its sync begins at `sync_at` and takes `took`.
