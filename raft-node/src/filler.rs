@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use raft_core::message::PeerMessage;
@@ -99,20 +100,26 @@ impl FillQueue {
 pub(crate) fn spawn(log: Arc<dyn LogReader>, queue: Arc<FillQueue>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("raft-fill".into()).spawn(move || {
         let sentinel = Sentinel { shared, thread: "filler" };
+        let mut warned_at = None;
         while let Some((to, job)) = queue.take() {
-            work(&*log, &sentinel.shared, to, job);
+            work(&*log, &sentinel.shared, to, job, &mut warned_at);
             queue.done(to);
         }
     })
 }
 
-fn work(log: &dyn LogReader, shared: &Shared, to: NodeId, job: Job) {
+/// A failure that lasts comes again with every try; it is logged no oftener than this, and counted each time.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+fn work(log: &dyn LogReader, shared: &Shared, to: NodeId, job: Job, warned_at: &mut Option<Instant>) {
     let message = match job {
         Job::Complete(message) => message,
         Job::Fill(fill) => match fill.complete(log) {
             Ok(message) => message,
             Err(error) => {
-                if let FillError::Read(error) = &error {
+                let quiet = warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
+                if let (FillError::Read(error), false) = (&error, quiet) {
+                    *warned_at = Some(Instant::now());
                     // A damaged or missing entry is never sent; the follower may still get it from another leader.
                     tracing::error!(peer = %to, %error, "entries for a follower cannot be read");
                 }

@@ -36,12 +36,23 @@ impl StartArgs {
         }
         let (settings, _) = self.settings.settings()?;
         begin_logging(&settings)?;
+        end_with_the_first_panic();
         let runtime = runtime(settings.runtime_threads)?;
         let result = runtime.block_on(run(settings));
         // Whatever still runs was told to end, or is what a second signal does not wait for.
         runtime.shutdown_background();
         result
     }
+}
+
+/// A panic is a bug of ours. Whatever task or thread it is in, a node that goes on without it is worse than one that is
+/// gone and comes back through recovery.
+fn end_with_the_first_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// One thread runs everything that waits for something, unless more are asked for.
