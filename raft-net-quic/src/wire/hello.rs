@@ -63,7 +63,10 @@ pub(crate) enum Refusal {
     UnknownName { name: NodeName },
     #[error("{name} was expected at this address, but {found} answers there: set `peer.advertise` of both")]
     OtherNode { name: NodeName, found: NodeName },
-    #[error("{name} is known with incarnation {known}, not {found}: its data directory was replaced")]
+    #[error(
+        "{name} is known with incarnation {known}, not {found}: its data directory was replaced; put the old one back (this \
+         version admits no new member)"
+    )]
     Incarnation { name: NodeName, known: Incarnation, found: Incarnation },
     #[error("{name} is known as {known}, not as {found}")]
     Id { name: NodeName, known: NodeId, found: NodeId },
