@@ -7,10 +7,10 @@ pub mod stranger;
 pub mod trace;
 
 use std::fmt::Write as _;
-use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Reply, call};
@@ -86,13 +86,14 @@ pub struct TestCluster {
     pub nodes: Vec<TestNode>,
 }
 
-/// Ports that were free a moment ago.
-pub fn free_ports() -> (u16, u16, u16) {
-    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let (client, ops) = (tcp(), tcp());
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    (port(&client), port(&ops), peer.local_addr().unwrap().port())
+/// An address of the loopback network that no other node of this test run has. A port that was free a moment ago may be
+/// the end of somebody's connection by now; nobody connects from these.
+fn own_host() -> String {
+    static NODES: AtomicU32 = AtomicU32::new(0);
+    let nth = NODES.fetch_add(1, Ordering::Relaxed);
+    assert!(nth < 250, "more nodes in one test binary than one network of 250 addresses has");
+    let process = std::process::id();
+    format!("127.{}.{}.{}", 1 + process / 250 % 250, 1 + process % 250, 1 + nth)
 }
 
 /// How a start ended that had to fail.
@@ -110,10 +111,10 @@ impl TestCluster {
         let listed: Vec<&str> = names.iter().map(String::as_str).collect();
         let certs = dir.path().join("certs");
         certificates(&certs, "test", &listed);
-        let ports: Vec<_> = names.iter().map(|_| free_ports()).collect();
+        let hosts: Vec<String> = names.iter().map(|_| own_host()).collect();
         let bootstrap: Vec<String> =
-            names.iter().zip(&ports).map(|(name, (_, _, peer))| format!("{name}=127.0.0.1:{peer}")).collect();
-        let nodes = names.iter().zip(&ports).map(|(name, (client, ops, peer))| {
+            names.iter().zip(&hosts).map(|(name, host)| format!("{name}={host}:7082")).collect();
+        let nodes = names.iter().zip(&hosts).map(|(name, host)| {
             let data_dir = dir.path().join(name);
             let flag = |flag: &str, value: String| [format!("--{flag}"), value];
             let pem = |file: String| certs.join(file).to_str().unwrap().to_owned();
@@ -121,9 +122,9 @@ impl TestCluster {
             args.extend(flag("name", name.clone()));
             args.extend(flag("cluster", "test".into()));
             args.extend(flag("data-dir", data_dir.to_str().unwrap().into()));
-            args.extend(flag("client-listen", format!("127.0.0.1:{client}")));
-            args.extend(flag("ops-listen", format!("127.0.0.1:{ops}")));
-            args.extend(flag("peer-listen", format!("127.0.0.1:{peer}")));
+            args.extend(flag("client-listen", format!("{host}:7080")));
+            args.extend(flag("ops-listen", format!("{host}:7081")));
+            args.extend(flag("peer-listen", format!("{host}:7082")));
             args.extend(flag("peer-tls-ca", pem("ca.pem".into())));
             args.extend(flag("peer-tls-cert", pem(format!("{name}.pem"))));
             args.extend(flag("peer-tls-key", pem(format!("{name}.key"))));
@@ -131,9 +132,9 @@ impl TestCluster {
             args.extend(extra.iter().map(|&arg| arg.to_owned()));
             TestNode {
                 name: name.clone(),
-                client: format!("127.0.0.1:{client}"),
-                ops: format!("127.0.0.1:{ops}"),
-                peer: format!("127.0.0.1:{peer}"),
+                client: format!("{host}:7080"),
+                ops: format!("{host}:7081"),
+                peer: format!("{host}:7082"),
                 stderr: dir.path().join(format!("{name}.log")),
                 data_dir,
                 args,
