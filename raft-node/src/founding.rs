@@ -1,5 +1,5 @@
 //! How a cluster comes to be: what every blank node decides from what the others answer. No I/O here; see
-//! [`founder`](crate::founder) for the asking.
+//! `founder.rs` for the asking.
 //!
 //! A node with a blank disk neither votes nor campaigns. It asks every name in its `bootstrap` list, again and again,
 //! until one of two things is true:

@@ -27,7 +27,7 @@
 //!
 //! | command | what happens |
 //! |---|---|
-//! | `cluster nodes=3` | three nodes with blank disks; a setting of [`Config`] may follow, as in `inflight_appends_max=2` or `log_repair=step_back` |
+//! | `cluster nodes=3` | three nodes with blank disks; a setting of [`Config`](crate::config::Config) may follow, as in `inflight_appends_max=2` or `log_repair=step_back` |
 //! | `cluster nodes=3 leader=1` | the same, and node 1 has been elected, its no-op `1@1` is applied everywhere |
 //! | `given 1 1-3@1 4@2 term=3 vote=2 commit=2` | node 1 starts anew with this on its disk; `lost=5@1`: and with evidence that it had acknowledged up to there |
 //! | `propose 1 x y` | clients ask node 1 to append the commands `x` and `y`; `bytes=100` pads them, `count=9` repeats them, `deadline=1s` says how long they wait |
