@@ -70,7 +70,9 @@ impl Member {
         // What was applied was committed. A log that lost its end may be behind the state; it comes back from peers.
         let known = if lost.is_some() { commit } else { commit.max(applied) };
         let commit_index = known.min(last);
-        let seed = config.seed ^ config.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // Both are mixed: with seeds that differ by a step of the generator, one node's timeouts would be another's, one
+        // draw later, and the two would campaign at the same time again and again.
+        let seed = Random::new(config.seed).next_u64() ^ Random::new(!config.id.0).next_u64();
         Self {
             reads: FollowerReads::new(config.life),
             random: Random::new(seed),

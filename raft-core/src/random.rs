@@ -27,3 +27,31 @@ impl Random {
         if bound == 0 { 0 } else { self.next_u64() % bound }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use crate::config::Config;
+    use crate::event::Now;
+    use crate::member::Member;
+    use crate::membership::Configuration;
+    use crate::ports::Recovered;
+    use crate::types::{Index, NodeId};
+
+    /// Members of one cluster with one seed: were one's timeouts another's a draw later, they would collide for ever.
+    #[test]
+    fn members_with_one_seed_draw_timeouts_that_have_nothing_in_common() {
+        let mut drawn = BTreeSet::new();
+        for id in 1..=9 {
+            let founders = Configuration::new((1..=9).map(NodeId));
+            let now = Now::default().monotonic;
+            let mut member = Member::new(Config::new(NodeId(id), founders), Recovered::default(), Index::ZERO, now);
+            for _ in 0..50 {
+                let deadline: Duration = member.election_deadline();
+                assert!(drawn.insert(deadline), "n{id} draws {deadline:?}, which another member drew");
+            }
+        }
+    }
+}

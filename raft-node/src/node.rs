@@ -118,8 +118,10 @@ async fn run(
     let Some(Founded { id, record }) = shared.founded.get().cloned() else {
         return Err("the founding left no record".into());
     };
+    // Each life of each node draws its own timeouts.
+    let seed = (shared.incarnation.0 as u64) ^ shared.start_count;
     let config =
-        Config { id, founders: record.configuration(), life: shared.start_count, ..shared.config.raft.clone() };
+        Config { id, founders: record.configuration(), seed, life: shared.start_count, ..shared.config.raft.clone() };
     let opening = tokio::task::spawn_blocking(move || Opened::open(log, state_machine, &record));
     let opened = opening.await.map_err(|error| format!("opening the stores: {error}"))??;
     let served = serve(shared, config, opened).await;
