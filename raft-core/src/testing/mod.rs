@@ -35,6 +35,7 @@ mod mem_log;
 mod mem_net;
 mod mem_state;
 mod random;
+mod report;
 mod rule;
 pub mod state_machine_suite;
 pub mod transport_suite;
@@ -43,6 +44,7 @@ pub use mem_log::{MemDisk, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
 pub use random::random_bytes;
+pub use report::Report;
 pub use rule::Rule;
 
 pub use crate::random::Random;
