@@ -39,6 +39,7 @@ mod report;
 mod rule;
 pub mod state_machine_suite;
 pub mod transport_suite;
+mod udp_relay;
 
 pub use mem_log::{MemDisk, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
@@ -46,5 +47,6 @@ pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
 pub use random::random_bytes;
 pub use report::Report;
 pub use rule::Rule;
+pub use udp_relay::{UdpCounts, UdpFaults, UdpRelay};
 
 pub use crate::random::Random;
