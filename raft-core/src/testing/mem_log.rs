@@ -17,13 +17,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
-use crate::runs::Span;
-use crate::types::{Entry, EntryKind, GroupId, HardState, Index, LogId};
+use crate::random::Random;
+use crate::testing::disk_fault::{DiskFault, PowerCut};
+use crate::types::{Entry, EntryKind, GroupId, Index, LogId};
 
-/// Recovered sizes are given for stretches of at most this many bytes, or of one entry.
-const BATCH_BYTES_MAX: u64 = 64 * 1024;
+mod group_log;
+
+use group_log::{GroupLog, Witness};
 
 /// What stays when a [`MemLog`] goes: everything of completed writes. Clones are handles to the same disk.
+///
+/// It has a durable part, and beside it the writes that were begun and not synced. [`MemDisk::cut_power`] keeps the
+/// first few of those, or none: in their order, each whole or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     shared: Arc<Shared>,
@@ -37,27 +42,38 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// What is durable.
     groups: BTreeMap<GroupId, GroupLog>,
+    /// What was acknowledged, kept apart from the log.
+    witnesses: BTreeMap<GroupId, Witness>,
+    /// Written and not synced: as in a page cache, the next process finds it, and a loss of power takes it.
+    unsynced: Vec<LogWrite>,
     /// Writes are waiting at the disk and do not return.
     stalled: bool,
     failure: Option<Failure>,
+    fault: Option<DiskFault>,
+    /// From a power cut to the next opening.
+    without_power: bool,
     /// Slices written and acknowledged since the disk was made.
     syncs: u64,
     /// How often the disk was opened; a store of an earlier opening has lost the disk.
     opened: u64,
 }
 
-/// The next slice of writes fails after its first `kept` writes have become durable.
+/// What happens to the next slice of writes.
 #[derive(Clone, Copy, Debug)]
-struct Failure {
-    kept: usize,
+enum Failure {
+    /// It fails after its first so many writes have become durable.
+    Error { kept: usize },
+    /// The power goes after some of its writes, drawn from this number.
+    PowerCut { drawn: u64 },
 }
 
-#[derive(Clone, Debug, Default)]
-struct GroupLog {
-    hard_state: HardState,
-    commit: Index,
-    entries: Vec<Entry>,
+/// All that a [`MemDisk`] holds at one moment but the evidence of what was acknowledged: an older copy of a directory,
+/// as somebody may put it back.
+#[derive(Clone, Debug)]
+pub struct MemDiskCopy {
+    groups: BTreeMap<GroupId, GroupLog>,
 }
 
 impl MemDisk {
@@ -68,18 +84,51 @@ impl MemDisk {
     }
 
     /// Opens the log with what the disk holds. A store that was opened before is cut off from it, so that a test
-    /// cannot have two writers.
+    /// cannot have two writers. What an earlier process has written and not synced is found and made durable: a log
+    /// that is recovered counts, so it must not go with the next loss of power.
     #[must_use]
     pub fn open(&self) -> MemLog {
         let mut state = self.shared.lock();
         state.opened += 1;
+        state.without_power = false;
+        let unsynced = std::mem::take(&mut state.unsynced);
+        state.keep(&unsynced);
+        let State { groups, witnesses, .. } = &mut *state;
+        for (group, witness) in witnesses {
+            groups.entry(*group).or_default().compare(witness);
+        }
+        // Writers of earlier openings have lost the disk.
+        self.shared.resumed.notify_all();
         MemLog { disk: self.clone(), opened: state.opened, failed: None }
     }
 
     /// Lets the next slice of writes fail after its first `kept` writes have become durable, as a crash of the disk in
     /// the middle of a batch would. The store stays failed; open the disk again to go on.
     pub fn fail_next_write(&self, kept: usize) {
-        self.shared.lock().failure = Some(Failure { kept });
+        self.shared.lock().failure = Some(Failure::Error { kept });
+    }
+
+    /// Cuts the power until the disk is opened again. What was not synced is lost but for a random first part.
+    pub fn cut_power(&self, when: PowerCut, random: &mut Random) {
+        let mut state = self.shared.lock();
+        match when {
+            PowerCut::Now => state.lose_power(random.next_u64()),
+            PowerCut::InsideTheNextCall => state.failure = Some(Failure::PowerCut { drawn: random.next_u64() }),
+        }
+        self.shared.resumed.notify_all();
+    }
+
+    /// Causes a fault until [`MemDisk::mend`].
+    pub fn inject(&self, fault: DiskFault) {
+        let mut state = self.shared.lock();
+        state.stalled |= fault == DiskFault::SyncStalls;
+        state.fault = Some(fault);
+    }
+
+    /// Ends the faults of [`MemDisk::inject`] and [`MemDisk::stall`].
+    pub fn mend(&self) {
+        self.shared.lock().fault = None;
+        self.resume();
     }
 
     /// Holds every write back before anything of it is durable, until [`MemDisk::resume`].
@@ -104,12 +153,86 @@ impl MemDisk {
     pub fn entries(&self, group: GroupId) -> Vec<Entry> {
         self.shared.lock().groups.get(&group).map(|log| log.entries.clone()).unwrap_or_default()
     }
+
+    /// What is durable now, without the evidence of what was acknowledged.
+    #[must_use]
+    pub fn copy(&self) -> MemDiskCopy {
+        MemDiskCopy { groups: self.shared.lock().groups.clone() }
+    }
+
+    /// Puts an older copy in the place of what is durable now, behind the back of the store. The evidence stays, so the
+    /// next opening finds what is missing and says so in [`Recovered::lost`].
+    pub fn put_back(&self, copy: &MemDiskCopy) {
+        self.shared.lock().groups = copy.groups.clone();
+    }
 }
 
 impl Shared {
     /// A panic in another test thread says nothing about the state: every change below is made whole or not at all.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Makes writes durable that nobody waits for any more, up to the first that breaks a rule.
+    fn keep(&mut self, writes: &[LogWrite]) {
+        for write in writes {
+            let log = self.groups.entry(write.group).or_default();
+            if log.check(write).is_err() {
+                return;
+            }
+            log.apply(write);
+        }
+    }
+
+    fn lose_power(&mut self, drawn: u64) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let kept = drawn % (unsynced.len() as u64 + 1);
+        self.keep(&unsynced[..kept as usize]);
+        self.without_power = true;
+    }
+
+    /// Makes `writes` durable, each whole or not at all, and acknowledges them.
+    fn sync(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
+        for write in writes {
+            let log = self.groups.entry(write.group).or_default();
+            log.check(write).map_err(|reason| StoreError::Refused { reason: format!("{}: {reason}", write.group) })?;
+            log.apply(write);
+        }
+        self.syncs += 1;
+        for write in writes {
+            let witness = self.groups.get(&write.group).map(GroupLog::witness);
+            self.witnesses.extend(witness.map(|witness| (write.group, witness)));
+        }
+        Ok(())
+    }
+
+    /// What the disk says to a slice of writes instead of taking it.
+    fn refusal(&mut self, writes: &[LogWrite]) -> Option<StoreError> {
+        let failure = self.failure.take();
+        match failure {
+            Some(Failure::Error { kept }) => {
+                self.keep(&writes[..kept.min(writes.len())]);
+                return Some(io("writing", "the test wants this write to fail"));
+            }
+            Some(Failure::PowerCut { drawn }) => {
+                self.unsynced = writes.to_vec();
+                self.lose_power(drawn);
+            }
+            None => {}
+        }
+        if self.without_power {
+            return Some(io("writing", "the power is gone"));
+        }
+        match self.fault {
+            Some(DiskFault::Full) => Some(io("writing", "no space is left on the disk (ENOSPC)")),
+            Some(DiskFault::SyncFails) => {
+                self.unsynced = writes.to_vec();
+                Some(io("syncing", "input/output error (EIO)"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -143,23 +266,18 @@ impl MemLog {
     fn write_all(&self, writes: &[LogWrite]) -> Result<(), StoreError> {
         let shared = &self.disk.shared;
         let mut state = shared.lock();
-        while state.stalled && state.opened == self.opened {
-            state = shared.resumed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let may_go_on = |state: &State| !state.stalled || state.opened != self.opened || state.without_power;
+        if !may_go_on(&state) {
+            state.unsynced = writes.to_vec();
+            while !may_go_on(&state) {
+                state = shared.resumed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
         if state.opened != self.opened {
             return Err(io("writing", "the disk was opened by another store"));
         }
-        let failure = state.failure.take();
-        for write in writes.iter().take(failure.map_or(usize::MAX, |failure| failure.kept)) {
-            let log = state.groups.entry(write.group).or_default();
-            log.check(write).map_err(|reason| StoreError::Refused { reason: format!("{}: {reason}", write.group) })?;
-            log.apply(write);
-        }
-        if failure.is_some() {
-            return Err(io("writing", "the test wants this write to fail"));
-        }
-        state.syncs += 1;
-        Ok(())
+        state.unsynced.clear();
+        state.refusal(writes).map_or_else(|| state.sync(writes), Err)
     }
 }
 
@@ -179,6 +297,9 @@ impl LogStore for MemLog {
             return Err(io("recovering", &format!("an earlier write failed: {failed}")));
         }
         let state = self.disk.shared.lock();
+        if state.fault == Some(DiskFault::ReadFails) {
+            return Err(io("recovering", "input/output error (EIO)"));
+        }
         let Some(log) = state.groups.get(&group) else { return Ok(Recovered::default()) };
         log.recover()
     }
@@ -199,84 +320,6 @@ impl LogStore for MemLog {
     }
 }
 
-impl GroupLog {
-    fn last(&self) -> LogId {
-        self.entries.last().map_or(LogId::ZERO, |entry| entry.id)
-    }
-
-    /// The entry before `index`, or nothing when the log does not reach so far.
-    fn before(&self, index: Index) -> Option<LogId> {
-        match index.prev() {
-            Index::ZERO => Some(LogId::ZERO),
-            prev => self.entries.get(prev.prev().0 as usize).map(|entry| entry.id),
-        }
-    }
-
-    /// Says which rule the write would break. Nothing is changed here, so that each write is whole or not at all.
-    fn check(&self, write: &LogWrite) -> Result<(), String> {
-        let (old, new) = (self.hard_state, write.hard_state.unwrap_or(self.hard_state));
-        if new.term < old.term {
-            return Err(format!("the term would fall from {} to {} [F2-PERSIST]", old.term, new.term));
-        }
-        if new.term == old.term && old.vote.is_some() && new.vote != old.vote {
-            let (old_vote, new_vote) = (old.vote, new.vote);
-            return Err(format!(
-                "the vote of term {} would change: {old_vote:?}, {new_vote:?} [F2-VOTE-ONCE]",
-                old.term
-            ));
-        }
-        let mut prev = self.last();
-        if let Some(from) = write.truncate_from {
-            if from == Index::ZERO || from > prev.index {
-                return Err(format!("truncation from {from}, but the log ends at {prev} [F2-APPEND-CONFLICT]"));
-            }
-            if from <= self.commit {
-                return Err(format!("truncation from {from}, but {} is committed [F2-APPEND-CONFLICT]", self.commit));
-            }
-            prev = self.before(from).unwrap_or(prev);
-        }
-        let span = Span::of(prev, &write.entries).map_err(|error| format!("{error} (the log ends at {prev})"))?;
-        if span.last().term > new.term {
-            return Err(format!("entry {} of a term after the node's own, {} [F2-TERM-ADOPT]", span.last(), new.term));
-        }
-        if let Some(entry) = write.entries.iter().find(|entry| !entry.payload.verify()) {
-            return Err(format!("the payload of entry {} does not fit its checksum [TH-LOG-CHECKSUM]", entry.id));
-        }
-        match write.commit {
-            Some(commit) if commit < self.commit => Err(format!("the commit index would fall to {commit}")),
-            Some(commit) if commit > span.last().index => {
-                Err(format!("commit index {commit} beyond the end of the log, {} [F2-APPEND-COMMIT]", span.last()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn apply(&mut self, write: &LogWrite) {
-        if let Some(from) = write.truncate_from {
-            self.entries.truncate(from.prev().0 as usize);
-        }
-        self.entries.extend_from_slice(&write.entries);
-        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        self.commit = write.commit.unwrap_or(self.commit);
-        assert!(self.commit <= self.last().index, "commit {} is beyond {}", self.commit, self.last());
-    }
-
-    fn recover(&self) -> Result<Recovered, StoreError> {
-        let span = Span::of(LogId::ZERO, &self.entries)
-            .map_err(|error| StoreError::Damaged { place: "the log in memory".into(), reason: error.to_string() })?;
-        let mut batches: Vec<(Index, u64)> = Vec::new();
-        for entry in &self.entries {
-            match batches.last_mut() {
-                Some((last, bytes)) if *bytes + entry.size() <= BATCH_BYTES_MAX => {
-                    (*last, *bytes) = (entry.id.index, *bytes + entry.size());
-                }
-                _ => batches.push((entry.id.index, entry.size())),
-            }
-        }
-        Ok(Recovered { hard_state: self.hard_state, commit: self.commit, runs: span.runs, batches, lost: None })
-    }
-}
-
 #[derive(Debug)]
 struct MemLogReader {
     disk: MemDisk,
@@ -285,6 +328,9 @@ struct MemLogReader {
 impl LogReader for MemLogReader {
     fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
         let state = self.disk.shared.lock();
+        if state.fault == Some(DiskFault::ReadFails) {
+            return Err(ReadError::Io { reason: "input/output error (EIO)".into() });
+        }
         let entries = state.groups.get(&group).map_or(&[][..], |log| &log.entries);
         let from = (first.0 as usize).checked_sub(1).filter(|from| *from < entries.len() && first <= last);
         let Some(from) = from else { return Err(ReadError::Missing { group, index: first }) };
@@ -317,7 +363,7 @@ pub fn entry(index: u64, term: u64, length: usize) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{NodeId, Payload, Term};
+    use crate::types::{HardState, NodeId, Payload, Term};
 
     fn write(term: u64, entries: Vec<Entry>) -> LogWrite {
         let hard_state = Some(HardState { term: Term(term), vote: None });
@@ -392,5 +438,53 @@ mod tests {
         let mut next = store.disk().open();
         assert!(store.write(&[write(2, vec![entry(4, 2, 0)])]).is_err());
         next.write(&[write(2, vec![entry(4, 2, 0)])]).expect("the new store owns the disk");
+    }
+
+    #[test]
+    fn a_power_cut_keeps_what_was_synced_and_a_first_part_of_the_rest() {
+        let slice = [4, 5, 6].map(|index| write(2, vec![entry(index, 2, 0)]));
+        let mut kept = [0; 4];
+        for seed in 0..60 {
+            let mut store = three_entries();
+            store.disk().cut_power(PowerCut::InsideTheNextCall, &mut Random::new(seed));
+            assert!(store.write(&slice).is_err() && store.write(&[]).is_err());
+            let last = store.reopen().recover(GroupId::FIRST).expect("the power is back").last();
+            kept[last.index.0 as usize - 3] += 1;
+        }
+        assert!(kept.iter().all(|times| *times > 0), "after 0, 1, 2, 3 writes: {kept:?}");
+    }
+
+    #[test]
+    fn what_a_failed_sync_left_in_the_cache_is_gone_with_the_power_or_made_durable_by_the_next_opening() {
+        let next = [write(2, vec![entry(4, 2, 0)])];
+        for power_goes in [false, true] {
+            let mut store = three_entries();
+            store.disk().inject(DiskFault::SyncFails);
+            assert!(store.write(&next).expect_err("the sync fails").to_string().contains("EIO"));
+            store.disk().mend();
+            if power_goes {
+                let keeps_nothing = (0..).map(Random::new).find(|random| random.clone().below(2) == 0);
+                store.disk().cut_power(PowerCut::Now, &mut keeps_nothing.expect("half of all seeds"));
+            }
+            let store = store.reopen();
+            let held = store.disk().entries(GroupId::FIRST).len();
+            store.disk().cut_power(PowerCut::Now, &mut Random::new(1));
+            assert_eq!(store.reopen().disk().entries(GroupId::FIRST).len(), held, "what an opening shows is durable");
+            assert_eq!(held, if power_goes { 3 } else { 4 });
+        }
+    }
+
+    #[test]
+    fn an_older_copy_is_noticed_until_the_log_has_caught_up() {
+        let mut store = three_entries();
+        let copy = store.disk().copy();
+        store.write(&[write(3, vec![entry(4, 2, 0), entry(5, 3, 0)])]).expect("two more entries");
+        store.disk().put_back(&copy);
+        let mut store = store.reopen().reopen();
+        let recovered = store.recover(GroupId::FIRST).expect("it is a log");
+        assert_eq!((recovered.last().index, recovered.lost), (Index(3), Some(LogId::new(Index(5), Term(3)))));
+        assert_eq!(recovered.hard_state.term, Term(3), "the term is that of the evidence");
+        store.write(&[write(4, vec![entry(4, 4, 0)])]).expect("a later entry");
+        assert_eq!(store.recover(GroupId::FIRST).expect("it is a log").lost, None);
     }
 }

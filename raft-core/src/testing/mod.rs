@@ -29,6 +29,7 @@
 //! The ports in memory ([`MemLog`], [`MemState`], [`MemNet`]) pass the same suites. They are for tests of what stands on
 //! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what
 //! no correct core asks for, so a bug above it shows where it happens.
+mod disk_fault;
 pub mod harness;
 pub mod log_store_suite;
 mod mem_log;
@@ -38,15 +39,18 @@ mod random;
 mod report;
 mod rule;
 pub mod state_machine_suite;
+mod summary;
 pub mod transport_suite;
 mod udp_relay;
 
-pub use mem_log::{MemDisk, MemLog, entry};
+pub use disk_fault::{DiskFault, Effort, PowerCut};
+pub use mem_log::{MemDisk, MemDiskCopy, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
 pub use random::random_bytes;
 pub use report::Report;
 pub use rule::Rule;
+pub use summary::{Outcome, Summary, Work};
 pub use udp_relay::{UdpCounts, UdpFaults, UdpRelay};
 
 pub use crate::random::Random;
