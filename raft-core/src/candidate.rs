@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::effect::Effect;
 use crate::member::Member;
 use crate::message::{Envelope, Message};
-use crate::types::{Index, NodeId};
+use crate::mutant::{Mutant, broken};
+use crate::types::{Index, LogId, NodeId};
 
 /// How a poll stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,10 @@ impl Candidate {
         let candidate = Self::new(member);
         let last = member.log.last();
         for peer in member.peers() {
+            if broken(Mutant::VoteRequestBeforeWrite) {
+                member.say_in_term(peer, member.term, Message::Vote { last }, effects);
+                continue;
+            }
             member.say(peer, Message::Vote { last }, Index::ZERO, effects);
         }
         candidate
@@ -64,7 +69,10 @@ impl Candidate {
     pub(crate) fn on_answer(&mut self, member: &Member, from: NodeId, granted: bool) -> Poll {
         if member.config.founders.is_voter(from) {
             if granted {
-                self.granted.insert(from);
+                let news = self.granted.insert(from);
+                if !news && broken(Mutant::SameVoterCountsAgain) {
+                    self.granted.insert(NodeId(u64::MAX - self.granted.len() as u64));
+                }
             } else {
                 self.refused.insert(from);
             }
@@ -76,7 +84,8 @@ impl Candidate {
     pub(crate) fn poll(&self, member: &Member) -> Poll {
         let founders = &member.config.founders;
         // The own vote is one of them, and counts once it is durable: the others' may come sooner.
-        if self.granted.len() >= founders.quorum() && self.granted.contains(&member.id()) {
+        let own_vote = self.granted.contains(&member.id()) || broken(Mutant::OwnVoteBeforeWrite);
+        if self.granted.len() >= founders.quorum() && own_vote {
             Poll::Won
         } else if self.refused.len() > founders.voters().len() - founders.quorum() {
             Poll::Lost
@@ -98,34 +107,44 @@ impl Candidate {
 pub(crate) fn on_pre_vote(
     member: &mut Member,
     envelope: &Envelope,
-    last: crate::types::LogId,
+    last: LogId,
     live_leader: Option<NodeId>,
     effects: &mut Vec<Effect>,
 ) {
     let from = envelope.from;
-    let content_with_leader = live_leader.is_some_and(|leader| leader != from);
+    let content_with_leader = live_leader.is_some_and(|leader| leader != from) && !broken(Mutant::LiveLeaderDeposed);
     let granted = envelope.term > member.term
         && !content_with_leader
         && member.may_vote()
-        && last.at_least_as_up_to_date_as(member.log.last());
+        && is_up_to_date(last, member.log.last());
     if granted {
         member.say_in_term(from, envelope.term, Message::PreVoteResponse { granted }, effects);
-    } else {
+    } else if !broken(Mutant::RefusalTeachesNothing) {
         // The refusal carries this node's own term: it must be durable, and teaches a node that lags in terms.
         member.say(from, Message::PreVoteResponse { granted }, Index::ZERO, effects);
     }
 }
 
-/// RequestVote in this node's own term: one vote per term, to a candidate whose log is at least as up to date (the
-/// later last term, then the longer log). Returns whether it was given.
-/// Raft §5.2, §5.4.1 \[F2-VOTE-ONCE\] \[F2-VOTE-UPTODATE\].
-pub(crate) fn on_vote(member: &mut Member, from: NodeId, last: crate::types::LogId, effects: &mut Vec<Effect>) -> bool {
-    let granted = member.vote.is_none_or(|vote| vote == from)
-        && member.may_vote()
-        && last.at_least_as_up_to_date_as(member.log.last());
+/// RequestVote in this node's own term: one vote per term, to a candidate whose log is at least as up to date. Returns
+/// whether it was given. Raft §5.2, §5.4.1 \[F2-VOTE-ONCE\].
+pub(crate) fn on_vote(member: &mut Member, from: NodeId, last: LogId, effects: &mut Vec<Effect>) -> bool {
+    let free = member.vote.is_none_or(|vote| vote == from) || broken(Mutant::VoteTwice);
+    let granted = free && member.may_vote() && is_up_to_date(last, member.log.last());
     if granted && member.vote.is_none() {
         member.vote_for(from);
     }
+    if broken(Mutant::VoteBeforeWrite) {
+        member.say_in_term(from, member.term, Message::VoteResponse { granted }, effects);
+        return granted;
+    }
     member.say(from, Message::VoteResponse { granted }, Index::ZERO, effects);
     granted
+}
+
+/// Whether a log that ends at `last` is at least as up to date as the own one: the later last term wins, then the
+/// longer log. Raft §5.4.1 \[F2-VOTE-UPTODATE\].
+fn is_up_to_date(last: LogId, own: LogId) -> bool {
+    last.at_least_as_up_to_date_as(own)
+        || (broken(Mutant::VoteIgnoresLastTerm) && last.index >= own.index)
+        || (broken(Mutant::VoteIgnoresLastIndex) && last.term >= own.term)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::effect::Effect;
 use crate::member::Member;
 use crate::message::Message;
+use crate::mutant::{Mutant, broken, unless};
 use crate::runs::Span;
 use crate::types::{Index, NodeId};
 
@@ -70,7 +71,7 @@ impl Follower {
         }
         // A repeated, older or shorter append finds no mismatch and changes nothing: entries that match are never
         // truncated, since they may be acknowledged. [F2-APPEND-CONFLICT] [F2-APPEND-NEW]
-        if let Some(first) = member.log.first_mismatch(span) {
+        if let Some(first) = first_to_write(member, span) {
             if first <= member.commit_index {
                 // No correct leader sends this (leader completeness, Raft §5.4.3).
                 effects.push(Effect::Refused { from, reason: "an append that conflicts with a committed entry" });
@@ -87,8 +88,11 @@ impl Follower {
         self.verified = self.verified.max(last_of_message);
         // What follows this message here may be another leader's: it is not the leader's word yet.
         // [F2-APPEND-COMMIT]
-        member.commit_to(commit.min(last_of_message));
-        member.say(from, Message::AppendAccepted { matched: last_of_message }, last_of_message, effects);
+        let own_end = member.log.last().index;
+        member.commit_to(commit.min(unless(Mutant::CommitPastMessage, last_of_message, own_end)));
+        let matched = unless(Mutant::AcknowledgedBeyondMessage, last_of_message, own_end);
+        let backed_by = unless(Mutant::AcknowledgedBeforeWrite, matched, Index::ZERO);
+        member.say(from, Message::AppendAccepted { matched }, backed_by, effects);
     }
 
     /// A heartbeat: the leader lives; what it knows committed and this log is verified to hold is committed here.
@@ -101,8 +105,9 @@ impl Follower {
         effects: &mut Vec<Effect>,
     ) {
         self.hear(member, from);
-        member.commit_to(commit.min(self.verified));
-        let matched = self.verified.min(member.durable_index);
+        member.commit_to(commit.min(unless(Mutant::HeartbeatCommitUnbounded, self.verified, member.log.last().index)));
+        let durable = unless(Mutant::HeartbeatAcknowledgesUndurable, member.durable_index, self.verified);
+        let matched = self.verified.min(durable);
         let answer = Message::HeartbeatResponse { round, verified: self.verified, matched };
         member.say(from, answer, Index::ZERO, effects);
         self.ask_for_reads(member, effects);
@@ -133,4 +138,17 @@ impl Follower {
         }
         self.ask_for_reads(member, effects);
     }
+}
+
+/// Where the entries of an append (whose `prev` is here) begin that must be written: at the first one that conflicts
+/// with this log or is not in it; none when it holds them all.
+fn first_to_write(member: &Member, span: &Span) -> Option<Index> {
+    let (end, last_of_message) = (member.log.last().index, span.last().index);
+    if broken(Mutant::MatchingTruncated) && last_of_message > member.commit_index.max(span.prev.index) {
+        return Some(member.commit_index.max(span.prev.index).next());
+    }
+    if broken(Mutant::ConflictKept) {
+        return Some(end.next()).filter(|first| *first <= last_of_message);
+    }
+    member.log.first_mismatch(span)
 }

@@ -47,6 +47,8 @@ pub(crate) fn check_step(before: &Before, raft: &Raft) {
     if matches!(raft.role, RoleState::Leader(_)) {
         assert_eq!(member.vote, Some(member.id()), "a leader that did not vote for itself");
         assert!(member.hard_state_is_durable(), "a leader whose vote is not durable");
+        // It began its term with a no-op, and drops nothing. Raft §8 [TH-NOOP]
+        assert_eq!(last.term, member.term, "a leader without an entry of its term");
         // Leader append-only, Raft §5.3.
         assert!(!before.leads || last.index >= before.last_index, "a leader dropped entries of its own log");
     }

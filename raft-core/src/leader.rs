@@ -7,6 +7,7 @@ use crate::config::LogRepair;
 use crate::effect::{Effect, Rejection, Source};
 use crate::member::Member;
 use crate::message::Message;
+use crate::mutant::{Mutant, broken, unless};
 use crate::progress::{Progress, Window};
 use crate::quorum::reached_by_quorum;
 use crate::reads::{Reader, Rounds};
@@ -30,10 +31,15 @@ impl Leader {
         assert!(member.hard_state_is_durable(), "a leader whose vote for itself is not durable");
         member.counters.elections_won += 1;
         member.counters.leader_changes += 1;
+        if broken(Mutant::LeaderDropsUncommitted) && member.log.last().index > member.commit_index {
+            member.truncate(member.commit_index.next());
+        }
         let last = member.log.last().index;
         let progress = member.peers().into_iter().map(|peer| (peer, Progress::new(last, member.now))).collect();
         let term = member.term;
-        member.append_own(1, Entry::OVERHEAD, Source::Noop { term });
+        if !broken(Mutant::NoopLeftOut) {
+            member.append_own(1, Entry::OVERHEAD, Source::Noop { term });
+        }
         let mut leader = Self {
             progress,
             rounds: Rounds::default(),
@@ -89,11 +95,11 @@ impl Leader {
     pub(crate) fn tick(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> bool {
         let timeout = member.config.election_timeout;
         let heard = self.progress.values().filter(|peer| member.now < peer.contact + timeout).count();
-        if heard + 1 < member.config.founders.quorum() {
+        if heard + 1 < member.config.founders.quorum() && !broken(Mutant::QuorumUnchecked) {
             member.counters.check_quorum_step_downs += 1;
             return false;
         }
-        if member.disk_stalls() {
+        if member.disk_stalls() && !broken(Mutant::StalledDiskLeads) {
             member.counters.disk_stall_step_downs += 1;
             return false;
         }
@@ -110,8 +116,11 @@ impl Leader {
         let round = self.rounds.begin(member.now);
         for (peer, progress) in &self.progress {
             // Never beyond what this follower has: what it holds after that may be another leader's.
-            let commit = member.commit_index.min(progress.match_index);
-            member.say(*peer, Message::Heartbeat { commit, round }, Index::ZERO, effects);
+            let held = unless(Mutant::HeartbeatCommitUnbounded, progress.match_index, member.commit_index);
+            let commit = member.commit_index.min(held);
+            if !broken(Mutant::HeartbeatsLeftOut) {
+                member.say(*peer, Message::Heartbeat { commit, round }, Index::ZERO, effects);
+            }
         }
         if self.progress.is_empty() {
             self.rounds.confirm(round, member.now);
@@ -181,8 +190,11 @@ impl Leader {
         member.counters.append_rejections += 1;
         // It once acknowledged this entry and holds it no more: its disk lost it. What it had must not be counted
         // for what comes; what is committed stays so.
-        if prev <= progress.match_index {
+        if prev <= progress.match_index && !broken(Mutant::LostEntriesCountOn) {
             progress.match_index = Index::ZERO;
+        }
+        if broken(Mutant::HintCountsAsHeld) {
+            progress.match_index = progress.match_index.max(hint.index.min(prev.prev()));
         }
         let next = match member.config.log_repair {
             LogRepair::StepBack => prev,
@@ -209,8 +221,9 @@ impl Leader {
             return;
         }
         let patience = member.config.heartbeat_interval;
+        let proved = unless(Mutant::AnswerConfirmsAnyRound, round, self.rounds.sent);
         let Some(progress) = self.heard(member, from) else { return };
-        progress.answered_round = progress.answered_round.max(round);
+        progress.answered_round = progress.answered_round.max(proved);
         // A bare probe, too, is due when none is out: a follower may miss nothing and still not be known to match.
         if progress.heartbeat_answered(verified, member.now, patience) {
             replicate(member, from, progress, effects);
@@ -228,11 +241,16 @@ impl Leader {
     /// Commits what a quorum holds durably, if it is of this term; what is older is committed with it.
     /// Raft §5.4.2, Figure 8 \[F2-LEADER-COMMIT\].
     pub(crate) fn advance_commit(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        let mut durable: Vec<Index> = self.progress.values().map(|peer| peer.match_index).collect();
+        let held = |peer: &Progress| unless(Mutant::SentCountsAsHeld, peer.match_index, peer.next_index.prev());
+        let mut durable: Vec<Index> = self.progress.values().map(held).collect();
         // The own disk is one of the quorum, in parallel with the others. Thesis 10.2.1 [TH-DISK-PARALLEL]
-        durable.push(member.durable_index);
+        durable.push(unless(Mutant::OwnEntriesBeforeWrite, member.durable_index, member.log.last().index));
+        if broken(Mutant::LeaderCountsTwice) {
+            durable.push(member.durable_index);
+        }
         let reached = reached_by_quorum(&mut durable, member.config.founders.quorum());
-        if reached > member.commit_index && member.log.term_at(reached) == Some(member.term) {
+        let of_this_term = member.log.term_at(reached) == Some(member.term);
+        if reached > member.commit_index && (of_this_term || broken(Mutant::OldTermCommittedByCounting)) {
             let opens_reads = member.commit_index < self.first_of_term;
             member.commit_to(reached);
             if opens_reads {
@@ -262,11 +280,12 @@ impl Leader {
         if self.rounds.wants_round() {
             self.send_round(member, effects);
         }
-        if member.commit_index < self.first_of_term {
+        let early = broken(Mutant::ReadBeforeOwnCommit);
+        if member.commit_index < self.first_of_term && !early {
             return;
         }
         while let Some((readers, index)) = self.rounds.pop_confirmed() {
-            let index = index.max(self.first_of_term);
+            let index = if early { index } else { index.max(self.first_of_term) };
             for reader in readers {
                 match reader {
                     Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index }),

@@ -94,6 +94,7 @@ mod log;
 mod member;
 pub mod membership;
 pub mod message;
+mod mutant;
 pub mod ports;
 mod progress;
 mod proposals;

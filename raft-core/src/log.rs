@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutant::{Mutant, broken};
 use crate::runs::{Span, TermRun};
 use crate::types::{Index, LogId, Term};
 
@@ -59,7 +60,7 @@ impl Log {
 
     /// Whether the entry `id` stands here.
     pub(crate) fn holds(&self, id: LogId) -> bool {
-        self.term_at(id.index) == Some(id.term)
+        self.term_at(id.index).is_some_and(|term| term == id.term || broken(Mutant::PrevTermIgnored))
     }
 
     /// Where in `runs` the index lies.

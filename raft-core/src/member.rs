@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
 use crate::log::Log;
 use crate::message::{Envelope, Message};
+use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::proposals::Proposals;
 use crate::random::Random;
@@ -67,6 +68,8 @@ impl Member {
         let Recovered { hard_state, commit, runs, batches, lost } = recovered;
         let log = Log::recovered(runs, batches);
         let last = log.last().index;
+        let forgets_term = broken(Mutant::TermForgottenAtRestart);
+        let forgets_vote = forgets_term || broken(Mutant::VoteForgottenAtRestart);
         // What was applied was committed. A log that lost its end may be behind the state; it comes back from peers.
         let known = if lost.is_some() { commit } else { commit.max(applied) };
         let commit_index = known.min(last);
@@ -77,13 +80,17 @@ impl Member {
             reads: FollowerReads::new(config.life),
             random: Random::new(seed),
             now,
-            term: hard_state.term,
-            vote: hard_state.vote,
+            term: if forgets_term { log.last().term } else { hard_state.term },
+            vote: if forgets_vote { None } else { hard_state.vote },
             log,
             commit_index,
             durable_index: last,
             applied_index: applied,
-            applying_index: applied,
+            applying_index: unless(
+                Mutant::ReplayRepeats,
+                unless(Mutant::ReplaySkips, applied, commit_index.max(applied)),
+                applied.prev(),
+            ),
             applying: VecDeque::new(),
             applying_bytes: 0,
             proposals: Proposals::default(),
@@ -113,7 +120,9 @@ impl Member {
         assert!(term > self.term, "term {} to {term}: terms never fall", self.term);
         self.term = term;
         self.vote = None;
-        self.write.hard_state = Some(self.hard_state());
+        if !broken(Mutant::TermNotWritten) {
+            self.write.hard_state = Some(self.hard_state());
+        }
     }
 
     /// Gives the one vote of this term. Raft §5.2 \[F2-VOTE-ONCE\].
@@ -174,7 +183,7 @@ impl Member {
         self.log.truncate(from);
         self.durable_index = self.durable_index.min(from.prev());
         for pending in &mut self.pending {
-            pending.last = pending.last.min(from.prev());
+            pending.last = pending.last.min(unless(Mutant::LateWriteCountsForOthers, from.prev(), pending.last));
         }
         self.write.truncate_from = Some(from);
     }
@@ -208,15 +217,18 @@ impl Member {
     /// The write and all before it are durable. Returns whether that was news.
     pub(crate) fn persisted(&mut self, id: WriteId) -> bool {
         let mut news = false;
-        while let Some(pending) = self.pending.front().copied().filter(|pending| pending.id <= id) {
+        let all = broken(Mutant::OneWriteCountsForAll);
+        while let Some(pending) = self.pending.front().copied().filter(|pending| pending.id <= id || all) {
             self.pending.pop_front();
             self.durable_hard_state = pending.hard_state;
-            self.durable_index = pending.last;
+            let end = self.log.last().index;
+            self.durable_index = unless(Mutant::LateWriteCountsForOthers, pending.last, pending.last.min(end));
             news = true;
         }
         assert!(self.durable_index <= self.log.last().index, "durable beyond the log's end");
         let durable = LogId::new(self.durable_index, self.log.term_at(self.durable_index).unwrap_or_default());
-        if self.lost.is_some_and(|lost| durable.at_least_as_up_to_date_as(lost)) {
+        let long_enough = |lost: LogId| broken(Mutant::LostLogRefilledByIndex) && durable.index >= lost.index;
+        if self.lost.is_some_and(|lost| durable.at_least_as_up_to_date_as(lost) || long_enough(lost)) {
             self.lost = None;
         }
         news
@@ -239,7 +251,8 @@ impl Member {
     /// Hands what is committed, durable here and not yet handed out to the applier, as far as its bound allows.
     /// Raft Figure 2 \[F2-APPLY\].
     pub(crate) fn apply_committed(&mut self, effects: &mut Vec<Effect>) {
-        let ready = self.commit_index.min(self.durable_index);
+        let committed = unless(Mutant::AppliedBeforeCommit, self.commit_index, self.durable_index);
+        let ready = committed.min(unless(Mutant::AppliedBeforeWrite, self.durable_index, committed));
         while self.applying_index < ready && self.applying_bytes < self.config.applying_bytes_max {
             let first = self.applying_index.next();
             let room = self.config.applying_bytes_max - self.applying_bytes;
@@ -258,7 +271,8 @@ impl Member {
     pub(crate) fn applied(&mut self, index: Index) {
         assert!(index <= self.applying_index, "applied {index}, but only {} was handed out", self.applying_index);
         self.applied_index = self.applied_index.max(index);
-        while let Some((_, bytes)) = self.applying.front().filter(|(last, _)| *last <= index) {
+        let stuck = broken(Mutant::ApplyWindowNeverFreed);
+        while let Some((_, bytes)) = self.applying.front().filter(|(last, _)| *last <= index && !stuck) {
             self.applying_bytes -= bytes;
             self.applying.pop_front();
         }
@@ -268,12 +282,13 @@ impl Member {
     pub(crate) fn election_deadline(&mut self) -> Duration {
         let timeout = self.config.election_timeout;
         let spread = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.now + timeout + Duration::from_nanos(self.random.below(spread))
+        self.now + timeout + Duration::from_nanos(self.random.below(unless(Mutant::TimeoutsAreEqual, spread, 0)))
     }
 
     /// Whether this node may be elected and may vote: a voter whose memory is whole.
     pub(crate) fn may_vote(&self) -> bool {
-        !self.failed && self.lost.is_none() && self.config.founders.is_voter(self.id())
+        let whole = self.lost.is_none() || broken(Mutant::LostLogVotes);
+        !self.failed && whole && self.config.founders.is_voter(self.id())
     }
 
     /// The other voters.

@@ -1,5 +1,6 @@
 //! Who decides.
 
+use crate::mutant::{Mutant, unless};
 use crate::types::NodeId;
 
 /// The voters in force. A quorum is a majority of them.
@@ -33,6 +34,7 @@ impl Configuration {
     /// How many voters make a quorum.
     #[must_use]
     pub fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
+        let majority = self.voters.len() / 2 + 1;
+        unless(Mutant::QuorumTooSmall, majority, (majority - 1).max(1))
     }
 }

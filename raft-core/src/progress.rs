@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::mutant::{Mutant, broken};
 use crate::types::Index;
 
 /// An append that was sent and not answered.
@@ -26,7 +27,8 @@ impl Inflights {
     }
 
     fn free_to(&mut self, index: Index) {
-        while self.sent.front().is_some_and(|inflight| inflight.last <= index) {
+        let stuck = broken(Mutant::WindowNeverFreed);
+        while self.sent.front().is_some_and(|inflight| inflight.last <= index && !stuck) {
             let freed = self.sent.pop_front().expect("front was there");
             self.bytes -= freed.bytes;
         }
@@ -180,6 +182,9 @@ impl Progress {
     /// log, durable or not. A heartbeat may overtake appends on their way, so one answer is no proof: what counts is
     /// that nothing moved for `patience`. Returns whether something may be sent that could not be before.
     pub(crate) fn heartbeat_answered(&mut self, verified: Index, now: Duration, patience: Duration) -> bool {
+        if broken(Mutant::LostAppendForgotten) {
+            return false;
+        }
         match &mut self.state {
             State::Probe { asked, .. } => {
                 let lost = asked.is_none_or(|asked| now >= asked.at + patience && verified < asked.last);

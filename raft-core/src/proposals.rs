@@ -4,6 +4,7 @@
 
 use crate::effect::{Effect, Rejection, TicketRun};
 use crate::log::Log;
+use crate::mutant::{Mutant, broken};
 use crate::types::{Index, LogId, Ticket};
 
 /// Callers that wait, by the entries that this node appended for them as leader of some term.
@@ -34,7 +35,11 @@ impl Proposals {
         let mut applied = Vec::new();
         let mut waiting = Vec::with_capacity(self.waiting.len());
         for mut run in self.waiting.drain(..) {
-            while run.count > 0 && run.first.index <= last {
+            let replaced = |first: LogId| {
+                let other = log.term_at(first.index).is_some_and(|term| term != first.term);
+                broken(Mutant::RejectedByUncommitted) && other
+            };
+            while run.count > 0 && (run.first.index <= last || replaced(run.first)) {
                 let committed = log.term_at(run.first.index).expect("what is applied is in the log");
                 // All that follows in this log up to the end of the run of this term is decided alike; runs of
                 // tickets are of one term, so go by the part up to `last`.

@@ -11,6 +11,7 @@ use crate::invariants;
 use crate::leader::Leader;
 use crate::member::Member;
 use crate::message::{Envelope, Message};
+use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
 use crate::status::{PeerProgress, Role, Status};
@@ -101,6 +102,10 @@ impl Raft {
             RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => {
                 // A split vote, or answers that never came: ask again, after another random time. [F2-CAND-TIMEOUT]
                 if self.member.now >= candidate.election_deadline {
+                    if broken(Mutant::CandidateNeverRetries) {
+                        candidate.election_deadline = self.member.election_deadline();
+                        return;
+                    }
                     self.ask_before_campaign(effects);
                 }
             }
@@ -146,6 +151,9 @@ impl Raft {
             // A later term alone is no reason for more patience. [F2-FOLLOWER-TIMEOUT]
             follower.election_deadline = was.election_deadline.max(self.member.now);
         }
+        if let (RoleState::Follower(was), true) = (&self.role, broken(Mutant::VerifiedOutlivesLeader)) {
+            follower.verified = was.verified;
+        }
         let was = std::mem::replace(&mut self.role, RoleState::Follower(follower));
         self.member.reads.restart();
         if let RoleState::Leader(was) = was {
@@ -181,6 +189,9 @@ impl Raft {
         if self.member.reads.len() >= self.member.config.reads_pending_max {
             let why = Rejection::Overloaded { bound: "reads_pending_max" };
             return Member::reject(ticket, 1, why, effects);
+        }
+        if broken(Mutant::FollowerReadsUnasked) {
+            return effects.push(Effect::ReadReady { ticket, index: self.member.commit_index });
         }
         self.member.reads.push(ticket);
         if let RoleState::Follower(follower) = &self.role {
@@ -221,7 +232,12 @@ impl Raft {
         if let Message::PreVote { last } = envelope.message {
             // Decided without touching any term.
             let live_leader = self.live_leader();
-            return candidate::on_pre_vote(&mut self.member, envelope, last, live_leader, effects);
+            candidate::on_pre_vote(&mut self.member, envelope, last, live_leader, effects);
+            if broken(Mutant::PreVoteRaisesTerm) && envelope.term > self.member.term {
+                self.member.adopt_term(envelope.term);
+                self.become_follower(None, effects);
+            }
+            return;
         }
         if let Message::PreVoteResponse { granted: true } = envelope.message {
             return self.on_pre_vote_granted(envelope, effects);
@@ -230,13 +246,16 @@ impl Raft {
             // A candidate that cannot reach the leader must not depose it for those who can. Thesis 4.2.3
             // [TH-CHECKQUORUM]
             let asks_for_vote = matches!(envelope.message, Message::Vote { .. });
-            if asks_for_vote && self.live_leader().is_some_and(|leader| leader != from) {
+            let content_with_leader = self.live_leader().is_some_and(|leader| leader != from);
+            if asks_for_vote && content_with_leader && !broken(Mutant::LiveLeaderDeposed) {
                 return;
             }
             self.member.adopt_term(envelope.term);
             let leads = matches!(envelope.message, Message::Append { .. } | Message::Heartbeat { .. });
-            self.become_follower(leads.then_some(from), effects);
-        } else if envelope.term < self.member.term {
+            if self.role() != Role::Leader || !broken(Mutant::HigherTermKeepsLeader) {
+                self.become_follower(leads.then_some(from), effects);
+            }
+        } else if envelope.term < self.member.term && !is_believed_though_old(&envelope.message) {
             return self.on_old_term(envelope, effects);
         }
         self.dispatch(envelope, effects);
@@ -314,7 +333,8 @@ impl Raft {
                 if matched > verified {
                     return self.refuse(from, "more durable than verified", effects);
                 }
-                leader.on_durable_repeated(member, from, matched, effects);
+                let held = unless(Mutant::VerifiedCountsAsHeld, matched, verified);
+                leader.on_durable_repeated(member, from, held, effects);
                 leader.on_heartbeat_response(member, from, round, verified, effects);
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
@@ -325,13 +345,14 @@ impl Raft {
     /// A grant names the term that would be campaigned in. One that answers an earlier asking for the same term counts
     /// too: it promises nothing, and the votes decide.
     fn on_pre_vote_granted(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
-        if envelope.term != self.member.term.next() {
-            return;
-        }
-        if let RoleState::PreCandidate(candidate) = &mut self.role {
-            let poll = candidate.on_answer(&self.member, envelope.from, true);
-            self.on_poll(poll, effects);
-        }
+        let asked_now = envelope.term == self.member.term.next();
+        let taken_for_vote = envelope.term == self.member.term && broken(Mutant::PreVoteCountsAsVote);
+        let poll = match &mut self.role {
+            RoleState::PreCandidate(candidate) if asked_now => candidate.on_answer(&self.member, envelope.from, true),
+            RoleState::Candidate(candidate) if taken_for_vote => candidate.on_answer(&self.member, envelope.from, true),
+            _ => return,
+        };
+        self.on_poll(poll, effects);
     }
 
     /// A message of an older term has no effect but to teach its sender, if it leads or asks to lead.
@@ -342,6 +363,10 @@ impl Raft {
             Message::Append { entries, .. } => Message::AppendRejected { prev: entries.prev.index, hint: LogId::ZERO },
             Message::Heartbeat { round, .. } => {
                 Message::HeartbeatResponse { round: *round, verified: Index::ZERO, matched: Index::ZERO }
+            }
+            Message::Vote { .. } if broken(Mutant::OldVoteRequestGranted) => {
+                let answer = Message::VoteResponse { granted: true };
+                return member.say_in_term(from, envelope.term, answer, effects);
             }
             Message::Vote { .. } => Message::VoteResponse { granted: false },
             _ => return,
@@ -472,6 +497,16 @@ impl Raft {
             leader_contact,
             counters: member.counters,
         }
+    }
+}
+
+/// Whether a rule is broken by which this message, of an older term, would count for nothing.
+fn is_believed_though_old(message: &Message) -> bool {
+    match message {
+        Message::Append { .. } | Message::Heartbeat { .. } => broken(Mutant::OldLeaderObeyed),
+        Message::AppendAccepted { .. } => broken(Mutant::OldAcknowledgementCounts),
+        Message::VoteResponse { .. } => broken(Mutant::OldVoteCounts),
+        _ => false,
     }
 }
 

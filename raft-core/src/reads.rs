@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::mutant::{Mutant, broken, unless};
 use crate::types::{Index, NodeId, Ticket};
 
 /// A follower's reads: those that wait to be asked for, and those of the questions that are out.
@@ -30,7 +31,7 @@ impl FollowerReads {
             unasked: Vec::new(),
             asked: VecDeque::new(),
             asked_at: Duration::ZERO,
-            last_number: life.wrapping_shl(NUMBERS_PER_LIFE),
+            last_number: unless(Mutant::ReadNumbersRepeat, life, 0).wrapping_shl(NUMBERS_PER_LIFE),
         }
     }
 
@@ -48,7 +49,7 @@ impl FollowerReads {
     /// been answered for `patience`. A repeated question gets a new number and takes all reads along.
     pub(crate) fn ask(&mut self, now: Duration, patience: Duration) -> Option<u64> {
         let repeat = !self.asked.is_empty() && now >= self.asked_at + patience;
-        if repeat {
+        if repeat && !broken(Mutant::ReadQuestionNotRepeated) {
             self.restart();
         }
         if self.unasked.is_empty() || !self.asked.is_empty() {
@@ -62,7 +63,11 @@ impl FollowerReads {
 
     /// When an unanswered question is due again; none when nothing is out.
     pub(crate) fn repeat_at(&self, patience: Duration) -> Option<Duration> {
-        if self.asked.is_empty() { None } else { Some(self.asked_at + patience) }
+        if self.asked.is_empty() || broken(Mutant::ReadQuestionNotRepeated) {
+            None
+        } else {
+            Some(self.asked_at + patience)
+        }
     }
 
     /// The reads that an answer to `number` serves. A number that was never given out serves none.
@@ -71,7 +76,8 @@ impl FollowerReads {
         if number > self.last_number {
             return served;
         }
-        while self.asked.front().is_some_and(|(asked, _)| *asked <= number) {
+        let any = broken(Mutant::OldAnswerServesNewRead);
+        while self.asked.front().is_some_and(|(asked, _)| *asked <= number || any) {
             let (_, tickets) = self.asked.pop_front().expect("front was there");
             served.extend(tickets);
         }
@@ -141,11 +147,11 @@ impl Rounds {
     /// A read arrived while the leader's commit index was `index`: only a round that is sent from now on proves
     /// anything for it.
     pub(crate) fn wait(&mut self, reader: Reader, index: Index) {
-        let round = self.sent + 1;
+        let round = unless(Mutant::ReadOnEarlierRound, self.sent + 1, self.sent);
         self.len += 1;
         match self.waiting.back_mut() {
             Some(batch) if batch.round == round => {
-                batch.index = batch.index.max(index);
+                batch.index = unless(Mutant::ReadAtIndexOfFirst, batch.index.max(index), batch.index);
                 batch.readers.push(reader);
             }
             _ => self.waiting.push_back(Batch { round, index, readers: vec![reader] }),
@@ -187,7 +193,8 @@ impl Rounds {
 
     /// The next reader that is confirmed, with the index that it must see at least.
     pub(crate) fn pop_confirmed(&mut self) -> Option<(Vec<Reader>, Index)> {
-        let batch = self.waiting.front().filter(|batch| batch.round <= self.confirmed)?;
+        let unasked = broken(Mutant::ReadWithoutRound);
+        let batch = self.waiting.front().filter(|batch| batch.round <= self.confirmed || unasked)?;
         let index = batch.index;
         let batch = self.waiting.pop_front().expect("front was there");
         self.len -= batch.readers.len();

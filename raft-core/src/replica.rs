@@ -14,6 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::mutant::{Mutant, broken};
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::raft::Raft;
 use crate::runs::Span;
@@ -309,11 +310,11 @@ impl<W> Replica<W> {
             Input::Propose(proposals) => self.propose(now, proposals, out),
             Input::Read { deadline, waiter } => self.read(now, deadline, waiter, out),
             Input::Receive(message) => self.receive(now, message, out),
-            Input::Persisted { write, result: Ok(()) } => {
+            Input::Persisted { write, result } if result.is_ok() || broken(Mutant::FailedWriteCounts) => {
                 self.run(now, Event::Persisted(write), Payloads::None, out);
                 self.cache.evict(self.raft.durable_index());
             }
-            Input::Persisted { result: Err(_), .. } => {
+            Input::Persisted { .. } => {
                 self.run(now, Event::StorageFailed, Payloads::None, out);
                 self.abandon(out);
             }
@@ -440,6 +441,7 @@ impl<W> Replica<W> {
                 self.name_entries(&entries);
             }
         }
+        let truncate_from = truncate_from.filter(|_| !broken(Mutant::TruncationNotWritten));
         Persist { write: LogWrite { id, group: self.group, hard_state, commit, truncate_from, entries }, release }
     }
 
@@ -500,7 +502,7 @@ impl<W> Replica<W> {
     /// The leader has confirmed the read; it is served once everything up to `index` is applied here.
     fn confirm_read(&mut self, ticket: Ticket, index: Index, out: &mut Vec<Output<W>>) {
         let read = ConfirmedRead { ticket, index, term: self.raft.term() };
-        if self.raft.applied_index() >= index {
+        if self.raft.applied_index() >= index || broken(Mutant::ReadBeforeApplied) {
             self.answer_read(read, out);
         } else {
             self.confirmed_reads.push_back(read);
@@ -536,7 +538,7 @@ impl<W> Replica<W> {
         let expired: Vec<Ticket> =
             self.waiting.iter().filter(|(_, waiting)| late(waiting)).map(|(ticket, _)| *ticket).collect();
         for waiting in expired.iter().filter_map(|ticket| self.waiting.remove(ticket)) {
-            let answer = match waiting.entry {
+            let answer = match waiting.entry.filter(|_| !broken(Mutant::RejectedAtDeadline)) {
                 Some(token) => Answer::Unknown { token },
                 None => Answer::Rejected { why: Rejection::Deadline, leader },
             };
@@ -574,7 +576,8 @@ impl<W> Replica<W> {
     /// What became of the entry `token`.
     #[must_use]
     pub fn outcome(&self, token: LogId) -> Outcome {
-        if token.index > self.raft.applied_index().min(self.raft.commit_index()) || token.index == Index::ZERO {
+        let decided = self.raft.applied_index().min(self.raft.commit_index());
+        if token.index == Index::ZERO || (token.index > decided && !broken(Mutant::OutcomeBeforeCommit)) {
             return Outcome::NotKnownYet;
         }
         // What is applied is committed, and a committed entry never changes. A log that lost its end cannot tell.

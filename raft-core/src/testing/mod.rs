@@ -35,6 +35,7 @@ pub mod log_store_suite;
 mod mem_log;
 mod mem_net;
 mod mem_state;
+pub mod mutants;
 mod random;
 mod report;
 mod rule;

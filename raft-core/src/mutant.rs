@@ -1,0 +1,256 @@
+//! Rules that tests break on purpose, one at a time, to see that the safety net catches it.
+//!
+//! Where the code keeps a rule it asks [`broken`]. Without the feature `testing` that is the constant `false`: nothing
+//! of a mutant is compiled in. With it, one thread-local number says which rule does not hold on this thread; tests
+//! switch it by [`testing::mutants`](crate::testing::mutants).
+
+#[cfg(feature = "testing")]
+use std::cell::Cell;
+
+/// What must catch a mutant.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Something wrong is promised, acknowledged, applied or read.
+    Safety,
+    /// Nothing wrong is said, but the cluster stands still, or serves less than it could.
+    Liveness,
+}
+
+macro_rules! mutants {
+    ($($group:ident, $source:literal { $($(#[doc = $doc:literal])+ $name:ident,)+ })+) => {
+        /// A rule that can be broken: what the code does instead, and what goes wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub, reason = "only tests break rules"))]
+        #[repr(u8)]
+        pub enum Mutant {
+            $($($(#[doc = $doc])+ $name,)+)+
+        }
+
+        #[cfg(feature = "testing")]
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$($(Self::$name,)+)+];
+
+            /// Its name.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $($(Self::$name => stringify!($name),)+)+ }
+            }
+
+            /// What the code does instead, and what goes wrong.
+            #[must_use]
+            pub fn description(self) -> &'static str {
+                match self { $($(Self::$name => concat!($($doc),+).trim_ascii(),)+)+ }
+            }
+
+            /// Where the rule is written.
+            #[must_use]
+            pub fn source(self) -> &'static str {
+                match self { $($(Self::$name)|+ => $source,)+ }
+            }
+
+            /// What must catch it.
+            #[must_use]
+            pub fn group(self) -> Group {
+                match self { $($(Self::$name)|+ => Group::$group,)+ }
+            }
+        }
+    };
+}
+
+mutants! {
+    Safety, "paper §5.2, thesis 9.6: elections" {
+        /// A vote is given to whoever asks, however often in one term: two leaders in a term.
+        VoteTwice,
+        /// A request for a vote of an older term is granted in that term: a second vote where one was given before.
+        OldVoteRequestGranted,
+        /// A vote of an older term counts for the present campaign: a leader without a majority.
+        OldVoteCounts,
+        /// The same voter's answer counts as often as it arrives: a leader without a majority.
+        SameVoterCountsAgain,
+        /// "I would vote for you" counts as a vote, and is said to more than one: two leaders in a term.
+        PreVoteCountsAsVote,
+        /// Half of the voters make a quorum, rounded down: two quorums without a common member.
+        QuorumTooSmall,
+        /// A leader enters a later term that it hears of, and goes on leading: a term with a leader nobody elected.
+        HigherTermKeepsLeader,
+        /// Appends and heartbeats of an older term are obeyed: a deposed leader overwrites its successor's entries.
+        OldLeaderObeyed,
+    }
+    Safety, "paper §5.4.1: up-to-date logs" {
+        /// A longer log of an older last term gets the vote: the leader lacks what is committed.
+        VoteIgnoresLastTerm,
+        /// A shorter log of the same last term gets the vote: the leader lacks what is committed.
+        VoteIgnoresLastIndex,
+    }
+    Safety, "paper Fig. 2 \"Persistent state\": promises rest on the disk" {
+        /// RequestVote leaves before the candidate's own vote is durable: after a crash it votes for another.
+        VoteRequestBeforeWrite,
+        /// A vote leaves before it is durable: after a crash the voter votes again in that term.
+        VoteBeforeWrite,
+        /// The candidate's own vote counts before it is durable.
+        OwnVoteBeforeWrite,
+        /// A restarted node does not remember its vote: it votes again in that term.
+        VoteForgottenAtRestart,
+        /// A restarted node goes back to the term of its last entry: it votes again in later terms.
+        TermForgottenAtRestart,
+        /// A later term that was adopted is never written: a crash brings the older term back.
+        TermNotWritten,
+        /// A truncation is not written: the disk keeps what the log dropped.
+        TruncationNotWritten,
+        /// An append is acknowledged before it is durable: an acknowledged entry is gone after a crash.
+        AcknowledgedBeforeWrite,
+        /// The answer to a heartbeat acknowledges what is verified as if it were durable.
+        HeartbeatAcknowledgesUndurable,
+        /// A leader counts its own entries before they are durable: thesis 10.2.1 allows sending, not counting.
+        OwnEntriesBeforeWrite,
+        /// The late completion of a write counts for entries that replaced the written ones (the append ABA race).
+        LateWriteCountsForOthers,
+        /// The completion of one write counts for all that were asked for.
+        OneWriteCountsForAll,
+        /// A write that failed is taken for durable: the pages it was to save are gone (fsyncgate).
+        FailedWriteCounts,
+    }
+    Safety, "paper §5.3: log matching" {
+        /// An append is taken though the entry before it has another term: logs differ before a common entry.
+        PrevTermIgnored,
+        /// An append cuts the log behind its last entry: a late, shorter one drops what was acknowledged.
+        MatchingTruncated,
+        /// Entries that conflict with the leader's stay and are acknowledged as the leader's.
+        ConflictKept,
+        /// The acknowledgement names the log's end, not the message's: what follows may be another leader's.
+        AcknowledgedBeyondMessage,
+        /// What was verified against one leader is believed of the next one.
+        VerifiedOutlivesLeader,
+        /// A new leader drops what it does not know to be committed from its own log.
+        LeaderDropsUncommitted,
+    }
+    Safety, "paper §5.3, §5.4.2: commitment" {
+        /// Entries of older terms are committed by counting (Figure 8): they can be overwritten afterwards.
+        OldTermCommittedByCounting,
+        /// A leader begins without an entry of its own term: what came before is not committed until someone writes.
+        NoopLeftOut,
+        /// A follower commits up to its own end, not the message's: what follows may be another leader's.
+        CommitPastMessage,
+        /// A heartbeat's commit index is used as it is, by leader and follower: it may name another leader's entries.
+        HeartbeatCommitUnbounded,
+        /// The leader's own disk counts twice.
+        LeaderCountsTwice,
+        /// What was sent counts as held.
+        SentCountsAsHeld,
+        /// What a follower verified, but has not made durable, counts as held.
+        VerifiedCountsAsHeld,
+        /// The hint of a rejection ("we could agree here") counts as agreement.
+        HintCountsAsHeld,
+        /// An acknowledgement of an older term counts: the follower's log may have changed since.
+        OldAcknowledgementCounts,
+    }
+    Safety, "paper Fig. 2 \"All servers\": applying" {
+        /// Entries are applied before they are committed.
+        AppliedBeforeCommit,
+        /// Entries are applied before they are durable here: after a crash the state is ahead of the log.
+        AppliedBeforeWrite,
+        /// After a restart, what was committed and not applied is skipped.
+        ReplaySkips,
+        /// After a restart, the last applied entry is applied again.
+        ReplayRepeats,
+    }
+    Safety, "thesis 6.4: linearizable reads" {
+        /// The leader serves reads without asking whether it still leads.
+        ReadWithoutRound,
+        /// A read rides on a round that was sent before it came: the leader may be deposed since.
+        ReadOnEarlierRound,
+        /// An answer to any round confirms the newest one.
+        AnswerConfirmsAnyRound,
+        /// A new leader serves reads before an entry of its term is committed: its commit index may lag behind.
+        ReadBeforeOwnCommit,
+        /// A read that joins others is served at the index of the first of them.
+        ReadAtIndexOfFirst,
+        /// A read is served before its index is applied.
+        ReadBeforeApplied,
+        /// A follower serves reads at its own commit index, without asking the leader.
+        FollowerReadsUnasked,
+        /// The answer to an older question serves reads that came after it was asked.
+        OldAnswerServesNewRead,
+        /// The numbers of questions begin anew with every process life: an answer to the last one serves this one.
+        ReadNumbersRepeat,
+    }
+    Safety, "design 2.6: what callers are told" {
+        /// "Overwritten" is told when another entry stands at the index, committed or not (Figure 8: it may fall again).
+        RejectedByUncommitted,
+        /// At the deadline, "never applied" is told of an entry that was appended.
+        RejectedAtDeadline,
+        /// The outcome of an entry is told before anything at its index is committed.
+        OutcomeBeforeCommit,
+        /// The state machine executes a command that came twice under one key a second time.
+        RetryAppliedTwice,
+    }
+    Safety, "design 5: disks that lost what they acknowledged" {
+        /// A node whose disk lost acknowledged entries votes all the same: a leader that lacks what is committed.
+        LostLogVotes,
+        /// A lost end counts as refilled by its index alone, whatever the terms.
+        LostLogRefilledByIndex,
+        /// What a follower acknowledged counts on after its disk has lost it.
+        LostEntriesCountOn,
+    }
+    Liveness, "paper §5.2, thesis 4.2.3, 6.2, 9.6: a leader whenever a majority can talk" {
+        /// A leader that hears from no quorum goes on leading: it can send, cannot hear, and keeps others from leading.
+        QuorumUnchecked,
+        /// A leader whose disk has stopped goes on leading.
+        StalledDiskLeads,
+        /// A leader sends no heartbeats: it is deposed whenever nothing is written.
+        HeartbeatsLeftOut,
+        /// A candidate that is neither elected nor refused waits for ever.
+        CandidateNeverRetries,
+        /// Every election timeout is the same: the same nodes split the votes again and again.
+        TimeoutsAreEqual,
+        /// A refused PreVote says nothing of its term: a node behind in terms and ahead in its log blocks the others.
+        RefusalTeachesNothing,
+        /// A PreVote raises the term of those it asks: whoever comes back from a cut deposes the leader.
+        PreVoteRaisesTerm,
+        /// Nodes that hear from a leader vote it out: whoever cannot reach it deposes it for all.
+        LiveLeaderDeposed,
+    }
+    Liveness, "thesis 10.2.1, 6.4: what is lost is asked for again" {
+        /// An append that was lost is not sent again.
+        LostAppendForgotten,
+        /// Acknowledged appends never leave the window: once full, it stays full.
+        WindowNeverFreed,
+        /// What was applied never leaves the applier's window: once full, it stays full.
+        ApplyWindowNeverFreed,
+        /// A question for a read index is asked once: when it is lost, no read of this follower is ever served.
+        ReadQuestionNotRepeated,
+    }
+}
+
+#[cfg(feature = "testing")]
+thread_local! {
+    static BROKEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// Whether this rule is broken on this thread.
+#[cfg(feature = "testing")]
+#[inline]
+pub(crate) fn broken(mutant: Mutant) -> bool {
+    BROKEN.get() == Some(mutant)
+}
+
+/// Rules hold.
+#[cfg(not(feature = "testing"))]
+#[inline]
+pub(crate) const fn broken(_: Mutant) -> bool {
+    false
+}
+
+/// What the rule asks for, unless it is broken.
+#[inline]
+pub(crate) fn unless<T>(mutant: Mutant, right: T, wrong: T) -> T {
+    if broken(mutant) { wrong } else { right }
+}
+
+/// Says which rule is broken on this thread.
+#[cfg(feature = "testing")]
+pub(crate) fn break_only(mutant: Option<Mutant>) {
+    BROKEN.set(mutant);
+}
