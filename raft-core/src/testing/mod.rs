@@ -31,6 +31,7 @@
 //! no correct core asks for, so a bug above it shows where it happens.
 mod disk_fault;
 pub mod harness;
+pub mod linear;
 pub mod log_store_suite;
 mod mem_log;
 mod mem_net;
