@@ -40,6 +40,7 @@ pub mod mutants;
 mod random;
 mod report;
 mod rule;
+pub mod sim;
 pub mod state_machine_suite;
 mod summary;
 pub mod transport_suite;

@@ -1,0 +1,326 @@
+//! What is checked after every event, and what is noticed on the way.
+
+use crate::message::{Envelope, Message};
+use crate::replica::{Output, Replica};
+use crate::status::Role;
+use crate::testing::sim::goals::Goal;
+use crate::testing::sim::network::place;
+use crate::testing::sim::node::{Seen, Waiter};
+use crate::testing::sim::world::World;
+use crate::types::{Entry, Index, Term};
+
+/// How often the bounds on memory are looked at, in events.
+const BOUNDS_EVERY: u64 = 64;
+
+impl World {
+    /// Looks at a replica that has just taken a step, before its outputs are carried out.
+    pub(super) fn observe(&mut self, node: usize, outputs: &[Output<Waiter>]) {
+        for output in outputs {
+            if let Output::Persist(persist) = output {
+                self.log_written(node, persist.write.truncate_from, &persist.write.entries);
+            }
+        }
+        let entry = &mut self.nodes[node];
+        let Some(replica) = &entry.replica else { return };
+        let seen = look(replica);
+        let before = std::mem::replace(&mut entry.seen, seen);
+        assert!(seen.term >= before.term, "[monotone term] it fell to {}", seen.term);
+        assert!(seen.commit >= before.commit, "[monotone commit] it fell to {}", seen.commit);
+        assert!(seen.applied >= before.applied, "[monotone applied] it fell to {}", seen.applied);
+        if seen.role == Role::Leader && (before.role != Role::Leader || before.term != seen.term) {
+            self.elected(node, seen.term);
+        }
+        if seen.role != before.role || seen.term != before.term {
+            self.note_role(node, before, seen);
+        }
+        if seen.commit > before.commit {
+            self.check_commit(node, seen.commit, seen.term);
+        }
+        if self.tally.events.is_multiple_of(BOUNDS_EVERY) {
+            self.check_bounds(node);
+        }
+    }
+
+    /// A write was asked for: the process believes in this log from now on.
+    fn log_written(&mut self, node: usize, truncate_from: Option<Index>, entries: &[Entry]) {
+        let entry = &mut self.nodes[node];
+        if let Some(from) = truncate_from {
+            let leads = entry.replica.as_ref().is_some_and(|replica| replica.raft().role() == Role::Leader);
+            let led_in = if entry.seen.role == Role::Leader { Some(entry.seen.term) } else { None };
+            let leads_in = entry.replica.as_ref().map(|replica| replica.raft().term());
+            assert!(!leads || led_in != leads_in, "[leader append-only] the leader truncates at {from}");
+            self.goals.reach(Goal::SuffixTruncated);
+            self.goals.reach_if(entry.found >= from, Goal::SuffixTruncatedAfterRestart);
+            entry.found = entry.found.min(from.prev());
+            let durable = entry.disk.durable.marks.at(from);
+            let was_durable = durable.is_some() && durable == entry.log.at(from);
+            self.goals.reach(if was_durable { Goal::DurableSuffixTruncated } else { Goal::UnsyncedSuffixTruncated });
+        }
+        let mut index = truncate_from.map_or(entry.log.last(), |from| entry.log.last().min(from.prev()));
+        entry.log.write_parts(truncate_from, entries);
+        for _ in entries {
+            index = index.next();
+            let mark = *entry.log.at(index).expect("an entry just written");
+            self.ghost.appended(index, &mark);
+        }
+    }
+
+    fn elected(&mut self, node: usize, term: Term) {
+        let first = self.ghost.elected(node, term.0, &self.nodes[node].log);
+        if first {
+            self.tally.elections += 1;
+            self.goals.reach(Goal::LeaderElected);
+            self.goals.reach_if(self.nodes.len() == 1, Goal::SingleVoterElected);
+            self.goals.reach_if(self.nodes[node].led, Goal::FormerLeaderElected);
+            self.nodes[node].led = true;
+            let leaders = self.nodes.iter().filter(|entry| entry.leads()).count();
+            self.goals.reach_if(leaders > 1, Goal::TwoLeadersAtOnce);
+        }
+    }
+
+    fn note_role(&mut self, node: usize, before: Seen, seen: Seen) {
+        if before.role == Role::Leader && seen.role != Role::Leader {
+            self.goals.reach_if(seen.term > before.term, Goal::LeaderDeposedByLaterTerm);
+            let woke = self.nodes[node].frozen_until;
+            let just_woke = woke > 0 && self.now < woke + 50_000_000;
+            self.goals.reach_if(seen.term > before.term && just_woke, Goal::LeaderWokeDeposed);
+            let now = self.nodes[node].clock.read(self.now);
+            let counters = self.nodes[node].replica.as_ref().map(|replica| replica.status(now).counters);
+            if let Some(counters) = counters {
+                let (quorum, stall) = self.nodes[node].step_downs;
+                self.goals.reach_if(counters.check_quorum_step_downs > quorum, Goal::CheckQuorumStepDown);
+                self.goals.reach_if(counters.disk_stall_step_downs > stall, Goal::DiskStallStepDown);
+                self.nodes[node].step_downs = (counters.check_quorum_step_downs, counters.disk_stall_step_downs);
+            }
+        }
+        let campaigns = |seen: &Seen| seen.role == Role::Candidate;
+        if campaigns(&seen) && !campaigns(&before) {
+            let rival = self.nodes.iter().any(|other| {
+                other.replica.is_some()
+                    && other.id != self.nodes[node].id
+                    && campaigns(&other.seen)
+                    && other.seen.term == seen.term
+            });
+            self.goals.reach_if(rival, Goal::TwoCandidatesInOneTerm);
+        }
+        self.goals.reach_if(campaigns(&before) && seen.role == Role::PreCandidate, Goal::CandidateTriedAgain);
+        let yielded = campaigns(&before) && seen.role == Role::Follower && seen.term == before.term;
+        self.goals.reach_if(yielded, Goal::CandidateYielded);
+    }
+
+    /// A node says that entries are committed: they are what everybody says, and a quorum holds them durably.
+    pub(super) fn check_commit(&mut self, node: usize, commit: Index, term: Term) {
+        let Some(first) = self.ghost.committed(commit, term.0, &self.nodes[node].log) else { return };
+        let mark = *self.nodes[node].log.at(commit).expect("what is committed is in the log");
+        let holds = |place: &usize| {
+            let disk = &self.nodes[*place].disk;
+            // A disk that forgot is known to have, and its node votes for nobody whose log is behind what it held.
+            disk.durable.marks.at(commit) == Some(&mark) || disk.lost.is_some_and(|lost| lost.index >= commit)
+        };
+        let holders = (0..self.nodes.len()).filter(holds).count();
+        let quorum = self.nodes.len() / 2 + 1;
+        assert!(
+            holders >= quorum,
+            "[commit on a quorum] n{} commits {commit} in term {term}, which {holders} of {} hold durably",
+            node + 1,
+            self.nodes.len()
+        );
+        let entry = &self.nodes[node];
+        self.goals.reach_if(entry.disk.durable.marks.at(commit) != Some(&mark), Goal::CommittedBeforeOwnDisk);
+        let first_mark = entry.log.at(first).expect("what is committed is in the log");
+        let earlier = first_mark.term < term.0;
+        let of_another = earlier && self.ghost.leader_of(first_mark.term).is_some_and(|leader| leader != node);
+        self.goals.reach_if(earlier, Goal::EarlierTermCommitted);
+        self.goals.reach_if(of_another, Goal::DeposedLeadersEntryCommitted);
+    }
+
+    /// Every queue has its bound.
+    fn check_bounds(&mut self, node: usize) {
+        let entry = &self.nodes[node];
+        let Some(replica) = &entry.replica else { return };
+        let config = entry.config(&self.plan);
+        let status = replica.status(entry.clock.read(self.now));
+        // An entry is at most this much here, and every bound lets one more through.
+        let one = 400 + config.append_bytes_max.min(4_096);
+        assert!(
+            status.role != Role::Leader || status.uncommitted_bytes <= 3 * (config.uncommitted_bytes_max + one) + 20_000,
+            "[bounded memory] {} bytes are uncommitted",
+            status.uncommitted_bytes
+        );
+        for peer in &status.peers {
+            assert!(
+                peer.inflight_bytes <= config.inflight_bytes_max + config.append_bytes_max + 20_000,
+                "[bounded memory] {} bytes are on their way to {}",
+                peer.inflight_bytes,
+                peer.id
+            );
+        }
+        let handed: u64 = entry.applies.iter().flat_map(|batch| &batch.entries).map(Entry::size).sum();
+        let bound = config.applying_bytes_max + config.append_bytes_max + 20_000;
+        assert!(handed <= bound, "[bounded memory] {handed} bytes wait for the applier");
+        assert!(replica.waiting() <= self.clients.attempts.len(), "[bounded memory] more callers wait than there are");
+        assert!(entry.disk.queue.len() <= 20_000, "[bounded memory] {} writes wait", entry.disk.queue.len());
+    }
+
+    /// A promise leaves only when its write is durable. \[F2-PERSIST\]
+    pub(super) fn check_departure(&mut self, node: usize, envelope: &Envelope) {
+        let entry = &self.nodes[node];
+        let (durable, term) = (&entry.disk.durable, envelope.term);
+        let hard_state = durable.hard_state;
+        let voted = |candidate| {
+            assert!(
+                hard_state.term > term || (hard_state.term == term && hard_state.vote == Some(candidate)),
+                "[write before message] {envelope:?} leaves, and the disk holds {hard_state:?}"
+            );
+        };
+        match &envelope.message {
+            // They promise nothing.
+            Message::PreVote { .. } | Message::PreVoteResponse { granted: true } => return,
+            Message::Vote { .. } => {
+                voted(envelope.from);
+                self.ghost.voted(node, term.0, envelope.from.0);
+                return;
+            }
+            Message::VoteResponse { granted: true } => {
+                voted(envelope.to);
+                let again = self.ghost.voted(node, term.0, envelope.to.0);
+                self.goals.reach_if(again, Goal::VoteGrantedAgain);
+                return;
+            }
+            _ => {}
+        }
+        assert!(
+            hard_state.term >= term,
+            "[write before message] {envelope:?} leaves, and the disk holds {hard_state:?}"
+        );
+        match &envelope.message {
+            Message::AppendAccepted { matched } | Message::HeartbeatResponse { matched, .. } => {
+                self.check_acknowledgement(node, envelope, *matched);
+            }
+            Message::Append { commit, .. } | Message::Heartbeat { commit, .. } => {
+                let leader = self.ghost.leader_of(term.0);
+                assert_eq!(leader, Some(node), "[leaders are elected] {envelope:?} leaves");
+                assert!(*commit <= self.ghost.last(), "[commit is true] {envelope:?} leaves");
+            }
+            Message::AppendRejected { .. } => {
+                self.nodes[node].rejections += 1;
+                self.goals.reach(Goal::AppendRejected);
+                self.goals.reach_if(self.nodes[node].rejections == 3, Goal::LongRepair);
+            }
+            Message::PreVoteResponse { .. } => self.goals.reach(Goal::PreVoteRefused),
+            Message::VoteResponse { .. } => {
+                self.goals.reach(Goal::VoteRefused);
+                let entry = &self.nodes[node];
+                let kept = hard_state.term == term && hard_state.vote.is_some_and(|vote| vote != envelope.to);
+                let in_former_life = entry.vote_found == Some(hard_state);
+                self.goals.reach_if(kept && in_former_life, Goal::VoteRememberedAcrossRestart);
+            }
+            _ => {}
+        }
+    }
+
+    /// What is acknowledged is durable here, and is what the leader of that term has.
+    fn check_acknowledgement(&mut self, node: usize, envelope: &Envelope, matched: Index) {
+        let entry = &self.nodes[node];
+        if entry.disk.durable.hard_state.term != envelope.term || matched == Index::ZERO {
+            return;
+        }
+        let held = entry.disk.durable.marks.at(matched);
+        assert!(held.is_some(), "[write before message] {envelope:?} leaves, and the disk ends before");
+        let leader = &self.nodes[place(envelope.to.0)];
+        if leader.leads() && leader.seen.term == envelope.term {
+            assert_eq!(held, leader.log.at(matched), "[acknowledged is equal] {envelope:?} leaves");
+        }
+        self.nodes[node].rejections = 0;
+        if self.nodes[node].disk.lost.is_none() && self.nodes[node].forgot {
+            self.nodes[node].forgot = false;
+            self.goals.reach(Goal::ForgetfulNodeWhole);
+        }
+    }
+
+    /// Notices what a message is about to do.
+    pub(super) fn note_arrival(&mut self, node: usize, envelope: &Envelope) {
+        let entry = &self.nodes[node];
+        let (seen, stale) = (entry.seen, envelope.term < entry.seen.term);
+        match &envelope.message {
+            Message::PreVote { .. } => self.goals.reach_if(envelope.term <= seen.term, Goal::StalePreVoteDelivered),
+            Message::Vote { .. } => self.goals.reach_if(stale, Goal::StaleVoteDelivered),
+            Message::VoteResponse { granted: true } => {
+                let over = stale || seen.role != Role::Candidate;
+                self.goals.reach_if(over, Goal::GrantArrivedLate);
+            }
+            Message::Append { entries, commit } => {
+                self.goals.reach_if(entries.runs.len() > 1, Goal::AppendOfSeveralTerms);
+                let last = entries.last();
+                let held = entry.log.at(last.index).is_some_and(|mark| mark.term == last.term.0);
+                self.goals.reach_if(held && !entries.is_empty(), Goal::AppendRepeated);
+                self.goals.reach_if(last.index < entry.log.last(), Goal::ShortAppendDelivered);
+                let learns = held && seen.commit < (*commit).min(last.index);
+                self.goals.reach_if(learns, Goal::CommitLearnedFromAppend);
+            }
+            Message::Heartbeat { commit, .. } => {
+                self.goals.reach_if(!stale && *commit > seen.commit, Goal::CommitLearnedFromHeartbeat);
+            }
+            Message::AppendAccepted { matched } if seen.role == Role::Leader => {
+                self.goals.reach_if(stale, Goal::StaleAcknowledgementDelivered);
+                if !stale {
+                    self.note_figure_8(node, *matched);
+                }
+            }
+            Message::AppendRejected { .. } if seen.role == Role::Leader => {
+                self.goals.reach_if(stale, Goal::StaleRejectionDelivered);
+                let forgot = self.nodes[place(envelope.from.0)].forgot;
+                self.goals.reach_if(forgot && !stale, Goal::ForgetfulFollowerRepaired);
+            }
+            Message::ReadIndexResponse { .. } => self.goals.reach_if(stale, Goal::StaleReadIndexResponse),
+            _ => {}
+        }
+    }
+
+    /// Figure 8 (c): a quorum holds an entry of an earlier term than its leader's, and it is not committed.
+    fn note_figure_8(&mut self, node: usize, matched: Index) {
+        if matched <= self.ghost.last() {
+            return;
+        }
+        let entry = &self.nodes[node];
+        let Some(mark) = entry.log.at(matched) else { return };
+        if mark.term < entry.seen.term.0 {
+            let holders = self.nodes.iter().filter(|node| node.disk.durable.marks.at(matched) == Some(mark)).count();
+            self.goals.reach_if(holders > self.nodes.len() / 2, Goal::Figure8c);
+        }
+    }
+
+    /// What is handed to the applier follows what it has, is durable here, and is whole.
+    pub(super) fn check_batch(&mut self, node: usize, first: Index, last: Index, entries: &[Entry]) {
+        let entry = &self.nodes[node];
+        assert_eq!(first, entry.machine.applied.next(), "[apply order] a batch leaves a gap");
+        let ends = entries.last().map(|entry| entry.id.index);
+        assert_eq!(ends, Some(last), "[apply order] a batch ends elsewhere than it says");
+        let durable = &entry.disk.durable.marks;
+        assert!(durable.last() >= last, "[apply what is durable] {last} is applied before it is durable");
+        if entry.disk.lost.is_none() {
+            let known = self.ghost.committed.get(usize::try_from(last.prev().0).expect("a small index"));
+            let held = durable.at(last);
+            assert!(known.is_none_or(|known| held == Some(&known.mark)), "[state machine safety] {last} is applied");
+        }
+    }
+
+    pub(super) fn note_applied(&mut self, node: usize, entry: &Entry, repeated: bool) {
+        let digest = self.nodes[node].machine.digest;
+        self.ghost.applied(entry, digest);
+        self.goals.reach_if(repeated, Goal::RepeatedWriteAnswered);
+        if let Some(attempt) = self.attempt_of(entry) {
+            assert!(
+                !self.clients.attempts[attempt as usize].rejected,
+                "[rejected is never applied] try {attempt} was rejected, and is applied as {}",
+                entry.id
+            );
+        }
+    }
+}
+
+/// What can be seen of a replica at little cost.
+pub(super) fn look(replica: &Replica<Waiter>) -> Seen {
+    let raft = replica.raft();
+    Seen { role: raft.role(), term: raft.term(), commit: raft.commit_index(), applied: raft.applied_index() }
+}

@@ -1,0 +1,159 @@
+//! One simulated process: its replica, its clock, its disk, its state machine.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::{Config, LogRepair};
+use crate::event::Now;
+use crate::membership::Configuration;
+use crate::replica::{ApplyBatch, Proposal, Replica};
+use crate::status::Role;
+use crate::testing::sim::disk::{Disk, Marks};
+use crate::testing::sim::machine::Machine;
+use crate::testing::sim::plan::Plan;
+use crate::types::{HardState, Index, NodeId, Term};
+
+/// What waits for an answer: the number of a try.
+pub(super) type Waiter = u32;
+
+/// A clock that runs at a rate of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// Thousandths of true time.
+    pub(super) rate: u64,
+    /// It showed `local` at `true_time`.
+    local: u64,
+    true_time: u64,
+}
+
+impl Clock {
+    pub(super) fn new(rate: u64, local: u64) -> Self {
+        Self { rate, local, true_time: 0 }
+    }
+
+    pub(super) fn read(&self, now: u64) -> Now {
+        let local = self.local + now.saturating_sub(self.true_time) * self.rate / 1_000;
+        Now { monotonic: Duration::from_nanos(local) }
+    }
+
+    /// When it will show `deadline`.
+    pub(super) fn when(&self, deadline: Duration) -> u64 {
+        let deadline = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        self.true_time + (deadline.saturating_sub(self.local).saturating_mul(1_000)).div_ceil(self.rate)
+    }
+
+    /// It stands still from now until `until`.
+    pub(super) fn stand_still(&mut self, now: u64, until: u64) {
+        self.local = u64::try_from(self.read(now).monotonic.as_nanos()).unwrap_or(u64::MAX);
+        self.true_time = until;
+    }
+}
+
+/// What was seen of a replica after its last step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) role: Role,
+    pub(super) term: Term,
+    pub(super) commit: Index,
+    pub(super) applied: Index,
+}
+
+/// A process with all that it owns; `replica` is none while it is down.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) life: u32,
+    pub(super) replica: Option<Replica<Waiter>>,
+    pub(super) clock: Clock,
+    pub(super) disk: Disk,
+    /// The log as the process knows it, durable or not.
+    pub(super) log: Marks,
+    /// Entries up to here were there when the process started.
+    pub(super) found: Index,
+    pub(super) applies: VecDeque<ApplyBatch<Waiter>>,
+    pub(super) applying: bool,
+    pub(super) machine: Machine,
+    /// What a restart finds of the state machine.
+    pub(super) machine_on_disk: Machine,
+    pub(super) batches_since_flush: u64,
+    /// Commands on their way into the replica.
+    pub(super) inbox: Vec<Proposal<Waiter>>,
+    pub(super) frozen_until: u64,
+    /// Dies after so many more effects.
+    pub(super) dies_in: Option<u64>,
+    /// When the next tick is scheduled.
+    pub(super) tick_at: u64,
+    /// Its disk failed: it answers nobody and waits for its end.
+    pub(super) failed: bool,
+    pub(super) seen: Seen,
+    /// Rejections in a row that it sent.
+    pub(super) rejections: u64,
+    pub(super) step_downs: (u64, u64),
+    pub(super) led: bool,
+    /// The term and vote that the process found when it started.
+    pub(super) vote_found: Option<HardState>,
+    /// Its disk forgot, and it is not known to be whole again.
+    pub(super) forgot: bool,
+}
+
+impl Node {
+    pub(super) fn new(place: usize, plan: &Plan, rate: u64) -> Self {
+        let clients = usize::try_from(plan.clients).unwrap_or(0);
+        Self {
+            id: NodeId(place as u64 + 1),
+            life: 0,
+            replica: None,
+            clock: Clock::new(rate, 1_000_000_000 * (place as u64 + 1)),
+            disk: Disk::default(),
+            log: Marks::default(),
+            found: Index::ZERO,
+            applies: VecDeque::new(),
+            applying: false,
+            machine: Machine::new(clients),
+            machine_on_disk: Machine::new(clients),
+            batches_since_flush: 0,
+            inbox: Vec::new(),
+            frozen_until: 0,
+            dies_in: None,
+            tick_at: u64::MAX,
+            failed: false,
+            seen: Seen::default(),
+            rejections: 0,
+            step_downs: (0, 0),
+            led: false,
+            vote_found: None,
+            forgot: false,
+        }
+    }
+
+    pub(super) fn config(&self, plan: &Plan) -> Config {
+        let founders = Configuration::new((1..=plan.nodes).map(NodeId));
+        let mut config = Config::new(self.id, founders);
+        config.seed = plan.seed.wrapping_mul(31).wrapping_add(u64::from(self.life));
+        config.life = u64::from(self.life);
+        config.cache_bytes_max = plan.cache;
+        if plan.step_back != 0 {
+            config.log_repair = LogRepair::StepBack;
+        }
+        if plan.tight != 0 {
+            config.append_bytes_max = 300;
+            config.append_entries_max = 4;
+            config.inflight_appends_max = 3;
+            config.inflight_entries_max = 12;
+            config.inflight_bytes_max = 800;
+            config.uncommitted_bytes_max = 600;
+            config.applying_bytes_max = 400;
+            config.reads_pending_max = 4;
+        }
+        config
+    }
+
+    /// Whether it runs, and its disk works.
+    pub(super) fn works(&self, now: u64) -> bool {
+        self.replica.is_some() && !self.failed && self.frozen_until <= now
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.replica.is_some() && self.seen.role == Role::Leader
+    }
+}

@@ -1,0 +1,224 @@
+//! The way of one run: changing faults, standing faults, healing, agreement, the last checks.
+
+use crate::testing::linear::{self, Action as LinearAction, Client, History, Key, Operation as LinearOperation, Outcome};
+use crate::testing::sim::clients::{Ending, Operation, Want};
+use crate::testing::sim::goals::Goal;
+use crate::testing::sim::machine::{Action, Answer};
+use crate::testing::sim::world::{Tally, What, World, small};
+use crate::types::Index;
+
+/// With standing faults, a connected majority must commit a new write within this long: tens of election timeouts.
+const MAJORITY_GOES_ON_WITHIN: u64 = 30_000_000_000;
+/// What a partial majority is given to do the same; that it does is counted, not demanded.
+const PARTIAL_MAJORITY_WITHIN: u64 = 4_000_000_000;
+/// A healed cluster must agree within this long.
+const AGREES_WITHIN: u64 = 60_000_000_000;
+
+/// How the nodes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// A majority whose members all reach each other.
+    Majority,
+    /// Some node reaches a majority.
+    Partial,
+    Nothing,
+}
+
+impl World {
+    /// All phases, in order.
+    pub(super) fn run(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start(node);
+        }
+        for client in 0..self.clients.count() {
+            let wait = self.about(self.plan.think);
+            self.after(wait, What::Call { client: u32::try_from(client).unwrap_or(0) });
+        }
+        if self.plan.fault_every > 0 {
+            self.after(0, What::Fault);
+        }
+        while self.tally.events < self.plan.events {
+            self.next();
+        }
+        self.stand();
+        self.heal();
+        self.agree();
+        self.check_end();
+    }
+
+    /// The faults stay as they are: nobody dies or starts, no link changes; what loses and delays goes on. If a majority
+    /// of working nodes reach each other, writes go on.
+    fn stand(&mut self) {
+        self.faults_change = false;
+        self.patience = self.patience.max(2_000_000_000);
+        for node in &mut self.nodes {
+            node.dies_in = None;
+            node.disk.fault = None;
+        }
+        let reach = self.reach();
+        let (began, operations) = (self.now, self.clients.operations.len());
+        match reach {
+            Reach::Nothing => self.goals.reach(Goal::NoMajority),
+            Reach::Majority => {
+                let bound = if self.keeps_time() { MAJORITY_GOES_ON_WITHIN } else { PARTIAL_MAJORITY_WITHIN };
+                let went_on = self.goes_on(operations, began + bound);
+                assert!(
+                    went_on || !self.keeps_time(),
+                    "[a majority goes on] nothing was committed for {} s though a majority is connected",
+                    (self.now - began) / 1_000_000_000
+                );
+                if went_on && self.keeps_time() {
+                    self.goals.reach(Goal::MajorityWentOn);
+                    self.tally.majority_went_on_after = self.now - began;
+                }
+            }
+            Reach::Partial => {
+                self.goals.reach(Goal::PartialMajority);
+                self.tally.partial_majorities.0 += 1;
+                let went_on = self.goes_on(operations, began + PARTIAL_MAJORITY_WITHIN);
+                self.tally.partial_majorities.1 += u64::from(went_on);
+            }
+        }
+    }
+
+    /// Broadcast time << election timeout (Raft §5.6), or there is nothing to demand.
+    fn keeps_time(&self) -> bool {
+        let plan = &self.plan;
+        plan.latency + plan.latency_spread <= 20_000
+            && plan.sync + plan.sync_spread <= 20_000
+            && plan.loss <= 150
+            && plan.hear <= 20_000
+    }
+
+    /// Whether a write that was called from now on is acknowledged by `until`.
+    fn goes_on(&mut self, operations: usize, until: u64) -> bool {
+        let mut looked = operations;
+        while self.now < until {
+            self.next();
+            while looked < self.clients.operations.len() {
+                match self.clients.operations[looked].ending {
+                    Ending::Wrote(_) => return true,
+                    Ending::Open => break,
+                    _ => looked += 1,
+                }
+            }
+            let newer = &self.clients.operations[looked..];
+            if newer.iter().any(|operation| matches!(operation.ending, Ending::Wrote(_))) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn reach(&self) -> Reach {
+        let count = self.nodes.len();
+        let works = |node: usize| self.nodes[node].works(self.now) && self.nodes[node].disk.lost.is_none();
+        let pair = |a: usize, b: usize| a == b || !(self.network.is_cut(a, b) || self.network.is_cut(b, a));
+        let majority = count / 2 + 1;
+        let all_reach = |set: &u32| {
+            let members: Vec<usize> = (0..count).filter(|node| (set >> node) & 1 == 1).collect();
+            members.len() >= majority
+                && members.iter().all(|a| works(*a) && members.iter().all(|b| pair(*a, *b)))
+        };
+        if (0..1u32 << count).any(|set| all_reach(&set)) {
+            return Reach::Majority;
+        }
+        let reaches = |node: usize| (0..count).filter(|other| works(*other) && pair(node, *other)).count();
+        let some = (0..count).any(|node| works(node) && reaches(node) >= majority);
+        if some { Reach::Partial } else { Reach::Nothing }
+    }
+
+    /// Everything works again, and nobody begins anything new after a while.
+    fn heal(&mut self) {
+        self.network.be_kind();
+        for node in 0..self.nodes.len() {
+            let entry = &mut self.nodes[node];
+            entry.frozen_until = entry.frozen_until.min(self.now);
+            if entry.failed {
+                self.die(node);
+            }
+            let wait = self.about(1_000);
+            self.after(wait, What::Start { node: small(node) });
+        }
+        self.plan.fill_error = 0;
+        let until = self.now + 500_000_000;
+        while self.now < until {
+            self.next();
+        }
+        self.clients.closing = true;
+    }
+
+    /// All callers get their answers, and all nodes the same state.
+    fn agree(&mut self) {
+        let until = self.now + AGREES_WITHIN;
+        while !self.at_rest() {
+            assert!(
+                self.now < until,
+                "[a healed cluster agrees] it does not: {:?}",
+                self.nodes.iter().map(|node| (node.seen, node.machine.applied, node.disk.lost)).collect::<Vec<_>>()
+            );
+            for _ in 0..20 {
+                self.next();
+            }
+        }
+        self.goals.reach(Goal::Converged);
+    }
+
+    fn at_rest(&self) -> bool {
+        let last = self.ghost.last();
+        let rests = |node: &crate::testing::sim::node::Node| {
+            node.replica.as_ref().is_some_and(|replica| replica.waiting() == 0)
+                && node.machine.applied == last
+                && node.log.last() == last
+                && node.disk.queue.is_empty()
+                && node.disk.lost.is_none()
+        };
+        last > Index::ZERO && self.clients.idle() && self.nodes.iter().all(rests)
+    }
+
+    fn check_end(&mut self) {
+        let digests: Vec<u64> = self.nodes.iter().map(|node| node.machine.digest).collect();
+        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "[equal state] the digests are {digests:?}");
+        self.check_answers();
+        let mut history = History::new();
+        for operation in self.clients.operations.iter().filter_map(recorded) {
+            history.record(operation);
+        }
+        match linear::check(&history) {
+            Ok(checked) => self.tally.checked += checked.operations,
+            Err(error) => panic!("[linearizable] {error}"),
+        }
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+/// The operation as the checker of histories knows it.
+fn recorded(operation: &Operation) -> Option<LinearOperation> {
+    let action = match operation.want {
+        Want::Read => LinearAction::Get,
+        Want::Write(Action::Put(value)) => LinearAction::Put(value),
+        Want::Write(Action::Delete) => LinearAction::Delete,
+        Want::Write(Action::Increment) => LinearAction::Increment,
+        Want::Write(Action::CompareAndSet { expected, new }) => {
+            LinearAction::CompareAndSet { expected, new: Some(new) }
+        }
+    };
+    let outcome = match operation.ending {
+        Ending::Open | Ending::Unknown => None,
+        Ending::NoEffect => Some(Outcome::NotApplied),
+        Ending::Read(value) => Some(Outcome::Saw(value)),
+        Ending::Wrote(Answer::Swapped(yes)) => Some(Outcome::Compared(yes)),
+        Ending::Wrote(Answer::Sum(sum)) => Some(Outcome::Sum(sum)),
+        Ending::Wrote(Answer::Done | Answer::Late) => Some(Outcome::Done),
+    };
+    Some(LinearOperation {
+        client: Client(operation.client.into()),
+        key: Key(operation.key.into()),
+        action,
+        called: operation.called,
+        returned: outcome.map(|outcome| (operation.returned, outcome)),
+    })
+}

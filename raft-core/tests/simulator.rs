@@ -1,0 +1,183 @@
+//! Simulated clusters by the thousand: every seed is another mix of faults. `RAFT_SIM_SEEDS` says how many, `RAFT_SIM_SEED`
+//! where to begin, `RAFT_SIM_EVENTS` how long each run's faults last, and `RAFT_SIM_PLAN` replays one line that a failure
+//! printed.
+#![cfg(feature = "testing")]
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use raft_core::testing::Report;
+use raft_core::testing::sim::{Failure, Goal, Goals, Plan, Ran, attempt, shrink};
+
+/// Plans that once broke a property, each with what it was. Found by seeds, made small by `shrink`.
+const REGRESSIONS: &[(&str, &str)] = &[];
+
+/// What all runs did together.
+#[derive(Default)]
+struct Total {
+    runs: u64,
+    events: u64,
+    seconds: u64,
+    messages: u64,
+    syncs: u64,
+    applied: u64,
+    faults: u64,
+    crashes: u64,
+    elections: u64,
+    writes: u64,
+    reads: u64,
+    checked: u64,
+    partial: (u64, u64),
+    went_on: Vec<u64>,
+    goals: Goals,
+}
+
+impl Total {
+    fn add(&mut self, ran: &Ran) {
+        let tally = &ran.tally;
+        self.runs += 1;
+        self.events += tally.events;
+        self.seconds += tally.time / 1_000_000_000;
+        self.messages += tally.messages;
+        self.syncs += tally.syncs;
+        self.applied += tally.applied;
+        self.faults += tally.faults;
+        self.crashes += tally.crashes;
+        self.elections += tally.elections;
+        self.writes += tally.writes;
+        self.reads += tally.reads;
+        self.checked += tally.checked;
+        self.partial.0 += tally.partial_majorities.0;
+        self.partial.1 += tally.partial_majorities.1;
+        if tally.majority_went_on_after > 0 {
+            self.went_on.push(tally.majority_went_on_after / 1_000_000);
+        }
+        self.goals.add(&ran.goals);
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: set a number")),
+        Err(_) => default,
+    }
+}
+
+/// Says how to repeat a failure, and what is left of it when it is made small.
+fn explain(plan: &Plan, failure: &Failure) -> String {
+    let small = shrink(plan);
+    let of_small = attempt(&small).err().map(|failure| failure.message).unwrap_or_default();
+    format!(
+        "{}\n  after {} events of\n  RAFT_SIM_PLAN='{plan}'\n  made small:\n  RAFT_SIM_PLAN='{small}'\n  {of_small}",
+        failure.message, failure.tally.events
+    )
+}
+
+/// Runs all plans on all cores.
+fn run_all(plans: &(impl Fn(u64) -> Plan + Sync), count: u64) -> (Total, Vec<(Plan, Failure)>) {
+    let (next, total, failures) = (AtomicU64::new(0), Mutex::new(Total::default()), Mutex::new(Vec::new()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let nth = next.fetch_add(1, Ordering::Relaxed);
+                    if nth >= count || failures.lock().unwrap().len() >= 5 {
+                        return;
+                    }
+                    let plan = plans(nth);
+                    match attempt(&plan) {
+                        Ok(ran) => total.lock().unwrap().add(&ran),
+                        Err(failure) => failures.lock().unwrap().push((plan, *failure)),
+                    }
+                }
+            });
+        }
+    });
+    (total.into_inner().unwrap(), failures.into_inner().unwrap())
+}
+
+#[test]
+fn simulated_clusters_break_nothing() {
+    if let Ok(line) = std::env::var("RAFT_SIM_PLAN") {
+        let plan: Plan = line.parse().unwrap();
+        let ran = raft_core::testing::sim::run(&plan);
+        println!("{:?}", ran.tally);
+        return;
+    }
+    let (count, begin) = (number("RAFT_SIM_SEEDS", 2_400), number("RAFT_SIM_SEED", 0));
+    let events = number("RAFT_SIM_EVENTS", 0);
+    let drawn = |nth| {
+        let plan = Plan::draw(begin + nth);
+        if events == 0 { plan } else { Plan { events, ..plan } }
+    };
+    // What is expected to be caught is reported below, once and whole.
+    std::panic::set_hook(Box::new(|_| {}));
+    let started = Instant::now();
+    let (total, failures) = run_all(&drawn, count);
+    let spent = started.elapsed();
+    let said: Vec<String> = failures.iter().take(2).map(|(plan, failure)| explain(plan, failure)).collect();
+    drop(std::panic::take_hook());
+    assert!(failures.is_empty(), "{} runs failed:\n{}", failures.len(), said.join("\n"));
+    report(total, count, spent.as_secs_f64());
+}
+
+fn report(mut total: Total, count: u64, seconds: f64) {
+    let mut report = Report::new("simulator");
+    report
+        .at_least("runs", total.runs, count)
+        .at_least("events", total.events, 40_000 * count)
+        .at_least("messages delivered", total.messages, 10_000 * count)
+        .at_least("syncs", total.syncs, 4_000 * count)
+        .at_least("entries applied", total.applied, 1_000 * count)
+        .at_least("changes of faults", total.faults, 20 * count)
+        .at_least("crashes", total.crashes, 10 * count)
+        .at_least("elections won", total.elections, 5 * count)
+        .at_least("writes acknowledged", total.writes, 200 * count)
+        .at_least("reads served", total.reads, 100 * count)
+        .at_least("operations in checked histories", total.checked, 300 * count)
+        .count("simulated seconds", total.seconds)
+        .count("partial majorities", total.partial.0)
+        .count("partial majorities that went on within 4 s", total.partial.1);
+    total.went_on.sort_unstable();
+    let went_on = &total.went_on;
+    if !went_on.is_empty() {
+        report.count("connected majorities", went_on.len() as u64);
+        report.count("  commit again after ms, median", went_on[went_on.len() / 2]);
+        report.count("  commit again after ms, 99 of 100", went_on[went_on.len() * 99 / 100]);
+        report.count("  commit again after ms, slowest", went_on[went_on.len() - 1]);
+    }
+    report.note(format!("{:.0} events per second on {} cores", total.events as f64 / seconds, cores()));
+    for goal in Goal::ALL {
+        let least = u64::from(count >= 1_000);
+        report.at_least(&format!("goal {goal:?}"), total.goals.count(*goal), least);
+    }
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for (line, what) in REGRESSIONS {
+        let plan: Plan = line.parse().unwrap();
+        if let Err(failure) = attempt(&plan) {
+            panic!("{what}\n  is back: {}\n  RAFT_SIM_PLAN='{plan}'", failure.message);
+        }
+    }
+}
+
+#[test]
+fn a_plan_repeats_exactly() {
+    for seed in 0..20 {
+        let plan = Plan { events: 5_000, ..Plan::draw(seed) };
+        let (first, second) = (attempt(&plan).unwrap(), attempt(&plan).unwrap());
+        assert_eq!(format!("{first:?}"), format!("{second:?}"), "{plan}");
+    }
+}
