@@ -3,6 +3,8 @@
 // A panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+#[path = "suites/journal.rs"]
+mod journal;
 #[path = "suites/log_store.rs"]
 mod log_store;
 #[path = "suites/state_machine.rs"]
@@ -11,6 +13,8 @@ mod state_machine;
 mod transport;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use raft_core::testing::Effort;
 
 /// Runs a suite that must fail and gives its message.
 fn refusal_of(suite: impl FnOnce()) -> String {
@@ -24,4 +28,11 @@ fn assert_refused(rule: &str, suite: impl FnOnce()) {
     let message = refusal_of(suite);
     assert!(message.contains(&format!("rule `{rule}` is broken")), "wanted {rule}, got: {message}");
     assert!(message.contains("why it matters: ") && message.contains("see: "), "no reason in: {message}");
+}
+
+/// How long the random cases run: `RAFT_SUITE_SEEDS` seeds, if it is set, from `RAFT_SUITE_SEED` on.
+fn effort(seeds: u64, steps: u64) -> Effort {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
+    let first = number("RAFT_SUITE_SEED").unwrap_or(0);
+    Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(seeds), steps }
 }

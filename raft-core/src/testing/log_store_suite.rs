@@ -18,17 +18,75 @@
 //!     }
 //! }
 //!
-//! log_store_suite::run(&mut Lab::default());
+//! let summary = log_store_suite::run(&mut Lab::default());
+//! assert_eq!(summary.not_run().len(), 11, "this lab cannot break its disk yet");
 //! ```
 //! A broken rule panics with its name, what was seen, why it matters and where it is written. To look at one rule
 //! alone, take its case from [`cases`].
+//!
+//! # Faults
+//!
+//! That lab shows that the store is right while the disk is. What a log is there for shows when the power goes and when
+//! the disk fails, and only the lab can bring that about. A lab that can says so by overriding the methods that have a
+//! default; the cases that need one that it lacks are not run, and the [`Summary`] names them.
+//! [`Summary::demand_all`] makes that a failure.
+//! ```
+//! use raft_core::ports::LogStore;
+//! use raft_core::testing::log_store_suite::{self, LogStoreLab};
+//! use raft_core::testing::{DiskFault, MemDisk, MemDiskCopy, PowerCut, Random};
+//!
+//! #[derive(Default)]
+//! struct Lab {
+//!     disk: MemDisk,
+//!     copy: Option<MemDiskCopy>,
+//! }
+//!
+//! impl LogStoreLab for Lab {
+//!     fn fresh(&mut self) -> Box<dyn LogStore> {
+//!         self.disk = MemDisk::new();
+//!         Box::new(self.disk.open())
+//!     }
+//!     fn reopen(&mut self) -> Box<dyn LogStore> {
+//!         Box::new(self.disk.open())
+//!     }
+//!     fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+//!         self.disk.cut_power(when, random);
+//!         true
+//!     }
+//!     fn inject(&mut self, fault: DiskFault) -> bool {
+//!         self.disk.inject(fault);
+//!         true
+//!     }
+//!     fn mend(&mut self) {
+//!         self.disk.mend();
+//!     }
+//!     fn keep_copy(&mut self) -> bool {
+//!         self.copy = Some(self.disk.copy());
+//!         true
+//!     }
+//!     fn put_back_copy(&mut self) {
+//!         self.disk.put_back(self.copy.as_ref().expect("the suite keeps one first"));
+//!     }
+//! }
+//!
+//! let summary = log_store_suite::run(&mut Lab::default()).demand_all();
+//! assert!(summary.work().cuts > 100);
+//! ```
+//! Three ways to such a lab for a store on a real disk, from strong to weak:
+//! - a library that is preloaded into the test (`LD_PRELOAD`), keeps what was synced apart from what was only written,
+//!   and builds the directory anew at a power cut; so does `raft-log-rocks` in this repository;
+//! - a file system or block device that can drop what was not synced and fail on command;
+//! - an interface of your own between the store and its files, with a second implementation for tests.
 
-use crate::ports::{LogStore, LogWrite, StoreError};
+use crate::ports::{LogStore, LogWrite, Recovered, StoreError};
 use crate::runs::Span;
-use crate::testing::Rule;
+use crate::testing::disk_fault::{DiskFault, Effort, POWER_CUTS, PowerCut};
+use crate::testing::{Outcome, Random, Rule, Summary, Work};
 use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term};
 
+mod fault_cases;
 mod model;
+mod power_cases;
 mod read_cases;
 mod write_cases;
 
@@ -41,6 +99,43 @@ pub trait LogStoreLab {
 
     /// A store in the directory of the last [`LogStoreLab::fresh`], with whatever was made durable there.
     fn reopen(&mut self) -> Box<dyn LogStore>;
+
+    /// Cuts the power of the disk under the store of the last call, and gives it back with the next
+    /// [`LogStoreLab::reopen`]. The suite drops the store in between; what it writes meanwhile is lost. How much is left
+    /// of what was not synced is drawn from `random`: see [`PowerCut`].
+    ///
+    /// A lab that cannot do that returns false.
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        let _ = (when, random);
+        false
+    }
+
+    /// Breaks the disk under the store of the last call in this way, until [`LogStoreLab::mend`].
+    ///
+    /// A lab that cannot do that returns false.
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        let _ = fault;
+        false
+    }
+
+    /// Ends what [`LogStoreLab::inject`] has begun.
+    fn mend(&mut self) {}
+
+    /// Keeps a copy of all that the store has on its disk, but for the evidence by which it notices that an older copy
+    /// was put back. Called while no store is open.
+    ///
+    /// A lab of a store without such evidence returns false.
+    fn keep_copy(&mut self) -> bool {
+        false
+    }
+
+    /// Puts that copy in the place of what is there now. Called while no store is open.
+    fn put_back_copy(&mut self) {}
+
+    /// How long the random cases run.
+    fn effort(&self) -> Effort {
+        Effort::default()
+    }
 }
 
 /// One rule and the test of it.
@@ -56,9 +151,13 @@ impl Case {
     ///
     /// # Panics
     /// When the rule is broken.
-    pub fn run(&self, lab: &mut dyn LogStoreLab) {
+    pub fn run(&self, lab: &mut dyn LogStoreLab) -> Outcome {
         let store = Some(lab.fresh());
-        (self.test)(&mut Bench { rule: self.rule, lab, store });
+        let random = Random::new(lab.effort().seeds.start);
+        let mut bench = Bench { rule: self.rule, lab, store, random, work: Work::default(), lacks: None };
+        (self.test)(&mut bench);
+        let (work, lacks) = (bench.work, bench.lacks);
+        lacks.map_or(Outcome::Held(work), |lacks| Outcome::NotRun { lacks })
     }
 }
 
@@ -69,17 +168,22 @@ pub fn cases() -> Vec<Case> {
     cases.extend(write_cases::order_cases());
     cases.extend(read_cases::cases());
     cases.push(model::case());
+    cases.extend(power_cases::cases());
+    cases.extend(fault_cases::cases());
+    cases.push(model::case_with_power_cuts());
     cases
 }
 
-/// Runs every case.
+/// Runs every case that the lab can bring about.
 ///
 /// # Panics
 /// At the first broken rule, with its name and reason.
-pub fn run(lab: &mut dyn LogStoreLab) {
+pub fn run(lab: &mut dyn LogStoreLab) -> Summary {
+    let mut summary = Summary::new("log store suite");
     for case in cases() {
-        case.run(lab);
+        summary.note(case.rule.name, case.run(lab));
     }
+    summary
 }
 
 /// A store under test and the rule that is tested on it.
@@ -88,6 +192,10 @@ struct Bench<'a> {
     lab: &'a mut dyn LogStoreLab,
     /// Taken only while it is opened again.
     store: Option<Box<dyn LogStore>>,
+    random: Random,
+    work: Work,
+    /// What the case has asked the lab for in vain.
+    lacks: Option<&'static str>,
 }
 
 impl Bench<'_> {
@@ -106,7 +214,38 @@ impl Bench<'_> {
         self.store = Some(self.lab.fresh());
     }
 
+    /// Closes the store, whatever it is worth by now, and opens its directory again after a fault.
+    fn reopen_after(&mut self, what: &str) {
+        self.store = None;
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.lab.reopen()));
+        match opened {
+            Ok(store) => self.store = Some(store),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+                self.rule.fail(&format!("the store could not be opened after {what}: {text}"));
+            }
+        }
+    }
+
+    /// Asks the lab for a power cut. When it cannot, the case is over.
+    fn can_cut_power(&mut self, when: PowerCut) -> bool {
+        let cut = self.lab.cut_power(when, &mut self.random);
+        self.work.cuts += u64::from(cut);
+        self.lacks = if cut { None } else { Some(POWER_CUTS) };
+        cut
+    }
+
+    /// Asks the lab for a fault. When it cannot, the case is over.
+    fn can_inject(&mut self, fault: DiskFault) -> bool {
+        let injected = self.lab.inject(fault);
+        self.work.faults += u64::from(injected);
+        self.lacks = if injected { None } else { Some(fault.name()) };
+        injected
+    }
+
     fn write(&mut self, writes: &[LogWrite]) {
+        self.work.operations += writes.len() as u64;
         let result = self.store().write(writes);
         self.rule.expect(result, "a write that keeps every rule");
     }
@@ -118,7 +257,7 @@ impl Bench<'_> {
         }
     }
 
-    fn recover(&mut self, group: GroupId) -> crate::ports::Recovered {
+    fn recover(&mut self, group: GroupId) -> Recovered {
         let result = self.store().recover(group);
         self.rule.expect(result, "recovering an intact log")
     }

@@ -1,39 +1,75 @@
 //! The log store suite on memory, and on stores with one fault each.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
 use raft_core::runs::Span;
-use raft_core::testing::MemDisk;
 use raft_core::testing::log_store_suite::{self, LogStoreLab};
+use raft_core::testing::{DiskFault, Effort, MemDisk, MemDiskCopy, PowerCut, Random, Report};
 use raft_core::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, Payload};
 
-use super::assert_refused;
+use super::{assert_refused, effort};
 
 #[derive(Default)]
-struct MemLab(MemDisk);
+struct MemLab {
+    disk: MemDisk,
+    copy: Option<MemDiskCopy>,
+}
 
 impl LogStoreLab for MemLab {
     fn fresh(&mut self) -> Box<dyn LogStore> {
-        self.0 = MemDisk::new();
-        Box::new(self.0.open())
+        self.disk = MemDisk::new();
+        Box::new(self.disk.open())
     }
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
-        Box::new(self.0.open())
+        Box::new(self.disk.open())
+    }
+
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        self.disk.cut_power(when, random);
+        true
+    }
+
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        self.disk.inject(fault);
+        true
+    }
+
+    fn mend(&mut self) {
+        self.disk.mend();
+    }
+
+    fn keep_copy(&mut self) -> bool {
+        self.copy = Some(self.disk.copy());
+        true
+    }
+
+    fn put_back_copy(&mut self) {
+        self.disk.put_back(self.copy.as_ref().unwrap());
+    }
+
+    fn effort(&self) -> Effort {
+        effort(20, 3_500)
     }
 }
 
 #[test]
 fn the_log_store_in_memory_passes() {
-    log_store_suite::run(&mut MemLab::default());
+    let summary = log_store_suite::run(&mut MemLab::default()).demand_all();
+    let work = summary.work();
+    let mut report = Report::new("suite-log-store-memory");
+    report.at_least("cases", summary.held().len() as u64, 33).at_least("operations", work.operations, 200_000);
+    report.at_least("power-cuts", work.cuts, 4_000).at_least("other-faults", work.faults, 25);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 #[test]
 fn every_rule_has_a_name_of_its_own() {
     let mut names: Vec<_> = log_store_suite::cases().iter().map(|case| case.rule.name).collect();
-    assert!(names.len() >= 20, "only {} cases", names.len());
+    assert!(names.len() >= 33, "only {} cases", names.len());
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), log_store_suite::cases().len());
@@ -60,6 +96,8 @@ enum Fault {
     BelievesAnyCommit,
     CountsPayloadsOnly,
     KnowsKindsOnly,
+    /// Takes an older copy of its directory for what it wrote last.
+    TrustsTheDirectory,
 }
 
 /// A store that keeps few rules by itself; the fault takes one more away.
@@ -87,11 +125,12 @@ struct NaiveLog {
 struct NaiveLab {
     fault: Fault,
     disk: Arc<Mutex<Disk>>,
+    copy: Disk,
 }
 
 impl NaiveLab {
     fn new(fault: Fault) -> Self {
-        Self { fault, disk: Arc::default() }
+        Self { fault, disk: Arc::default(), copy: Disk::default() }
     }
 
     fn store(&self) -> Box<dyn LogStore> {
@@ -123,6 +162,15 @@ impl LogStoreLab for NaiveLab {
         }
         drop(disk);
         self.store()
+    }
+
+    fn keep_copy(&mut self) -> bool {
+        self.copy = self.disk.lock().unwrap().clone();
+        self.fault == Fault::TrustsTheDirectory
+    }
+
+    fn put_back_copy(&mut self) {
+        *self.disk.lock().unwrap() = self.copy.clone();
     }
 }
 
@@ -239,7 +287,8 @@ impl LogReader for NaiveReader {
 
 #[test]
 fn each_broken_store_is_refused_by_the_rule_that_it_breaks() {
-    log_store_suite::run(&mut NaiveLab::new(Fault::None));
+    let not_run = log_store_suite::run(&mut NaiveLab::new(Fault::None)).not_run().len();
+    assert_eq!(not_run, 13, "its lab has no faults to offer");
     for (fault, rule) in [
         (Fault::KeepsTruncated, "suffix-is-truncated"),
         (Fault::GhostsAfterReopen, "no-ghosts-after-truncation"),
@@ -258,9 +307,12 @@ fn each_broken_store_is_refused_by_the_rule_that_it_breaks() {
         (Fault::BelievesAnyCommit, "commit-hint-within-the-log"),
         (Fault::CountsPayloadsOnly, "acknowledged-entries-survive"),
         (Fault::KnowsKindsOnly, "kinds-and-payloads-are-kept"),
+        (Fault::TrustsTheDirectory, "an-older-copy-is-noticed"),
     ] {
         // Its own case must find it; a case before it may find it too, by another of its sides.
         let case = log_store_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
-        assert_refused(rule, || case.run(&mut NaiveLab::new(fault)));
+        assert_refused(rule, || {
+            case.run(&mut NaiveLab::new(fault));
+        });
     }
 }
