@@ -3,6 +3,8 @@
 // A panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+#[path = "suites/counters.rs"]
+mod counters;
 #[path = "suites/journal.rs"]
 mod journal;
 #[path = "suites/log_store.rs"]

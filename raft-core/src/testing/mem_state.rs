@@ -14,17 +14,56 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::ports::{ApplyError, QueryAnswer, QueryError, StateMachine, StateReader};
+use crate::random::Random;
+use crate::testing::disk_fault::{DiskFault, PowerCut};
 use crate::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+
+/// Entries that are kept for a power cut to draw from; when there are more the oldest become durable, as if a buffer
+/// were full.
+const UNFLUSHED_MAX: usize = 4096;
 
 /// The state and what of it is durable. Clones are handles to the same state.
 #[derive(Clone, Debug, Default)]
 pub struct MemStateDisk {
-    durable: Arc<Mutex<Values>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<Durable>,
+    mended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Durable {
+    values: Values,
+    /// Applied since then. A power cut keeps a first part of it.
+    unflushed: std::collections::VecDeque<Entry>,
+    fault: Option<DiskFault>,
+    /// The power goes inside the next batch, with what this number draws.
+    cut_inside: Option<u64>,
+    /// From a power cut to the next opening.
+    without_power: bool,
+}
+
+impl Durable {
+    fn keep(&mut self, count: usize) {
+        for entry in self.unflushed.drain(..count) {
+            self.values.apply(&entry).expect("it was applied once, on the same state");
+        }
+    }
+
+    fn lose_power(&mut self, drawn: u64) {
+        let kept = drawn % (self.unflushed.len() as u64 + 1);
+        self.keep(kept as usize);
+        self.unflushed.clear();
+        self.without_power = true;
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +79,7 @@ struct Values {
 pub struct MemState {
     disk: MemStateDisk,
     current: Arc<MemStateReader>,
+    failed: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -61,12 +101,81 @@ pub fn noop(index: u64, term: u64) -> Entry {
 }
 
 impl MemStateDisk {
-    /// Opens the state with what was flushed; what was applied since is gone, as after a crash.
+    /// Opens the state with what was flushed; what was applied since is gone, as after a crash, but for what a power
+    /// cut has kept of it.
     #[must_use]
     pub fn open(&self) -> MemState {
-        let values = Mutex::new(lock(&self.durable).clone());
-        MemState { disk: self.clone(), current: Arc::new(MemStateReader { values }) }
+        let mut durable = self.durable();
+        durable.unflushed.clear();
+        durable.without_power = false;
+        durable.cut_inside = None;
+        let values = Mutex::new(durable.values.clone());
+        MemState { disk: self.clone(), current: Arc::new(MemStateReader { values }), failed: None }
     }
+
+    /// Cuts the power until the state is opened again. Of what was not flushed a random first part stays: the entries up
+    /// to some index, each whole.
+    pub fn cut_power(&self, when: PowerCut, random: &mut Random) {
+        let mut durable = self.durable();
+        match when {
+            PowerCut::Now => durable.lose_power(random.next_u64()),
+            PowerCut::InsideTheNextCall => durable.cut_inside = Some(random.next_u64()),
+        }
+        self.shared.mended.notify_all();
+    }
+
+    /// Causes a fault until [`MemStateDisk::mend`]. Reads are answered from memory and never fail.
+    pub fn inject(&self, fault: DiskFault) {
+        self.durable().fault = Some(fault);
+    }
+
+    /// Ends [`MemStateDisk::inject`].
+    pub fn mend(&self) {
+        self.durable().fault = None;
+        self.shared.mended.notify_all();
+    }
+
+    fn durable(&self) -> MutexGuard<'_, Durable> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what was applied; an error when the power has gone meanwhile.
+    fn note(&self, applied: &[Entry]) -> Result<(), ApplyError> {
+        let mut durable = self.durable();
+        if !durable.without_power {
+            durable.unflushed.extend(applied.iter().cloned());
+            let surplus = durable.unflushed.len().saturating_sub(UNFLUSHED_MAX);
+            durable.keep(surplus);
+            if let Some(drawn) = durable.cut_inside.take() {
+                durable.lose_power(drawn);
+            }
+        }
+        if durable.without_power { Err(storage("the power is gone")) } else { Ok(()) }
+    }
+
+    fn flush(&self) -> Result<Index, ApplyError> {
+        let mut durable = self.durable();
+        while durable.fault == Some(DiskFault::SyncStalls) && !durable.without_power {
+            durable = self.shared.mended.wait(durable).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(drawn) = durable.cut_inside.take() {
+            durable.lose_power(drawn);
+        }
+        match durable.fault {
+            _ if durable.without_power => Err(storage("the power is gone")),
+            Some(DiskFault::SyncFails) => Err(storage("input/output error (EIO)")),
+            Some(DiskFault::Full) => Err(storage("no space is left on the disk (ENOSPC)")),
+            _ => {
+                let count = durable.unflushed.len();
+                durable.keep(count);
+                Ok(durable.values.applied.index)
+            }
+        }
+    }
+}
+
+fn storage(reason: &str) -> ApplyError {
+    ApplyError::Storage { reason: reason.into() }
 }
 
 impl MemState {
@@ -81,6 +190,11 @@ impl MemState {
     pub fn disk(&self) -> &MemStateDisk {
         &self.disk
     }
+
+    fn check(&self) -> Result<(), ApplyError> {
+        let failed = self.failed.as_ref();
+        failed.map_or(Ok(()), |failed| Err(storage(&format!("stopped by an earlier error: {failed}"))))
+    }
 }
 
 /// Every change below is made whole under the lock, so a panic elsewhere leaves nothing half done.
@@ -94,18 +208,25 @@ impl StateMachine for MemState {
     }
 
     fn apply(&mut self, entries: &[Entry], answers: &mut Vec<Bytes>) -> Result<(), ApplyError> {
+        self.check()?;
         let mut values = lock(&self.current.values);
-        for entry in entries {
+        let mut applied = 0;
+        let result = entries.iter().try_for_each(|entry| {
             answers.push(values.apply(entry)?);
-        }
-        Ok(())
+            applied += 1;
+            Ok(())
+        });
+        let noted = self.disk.note(&entries[..applied]);
+        drop(values);
+        self.failed = noted.as_ref().err().map(ToString::to_string);
+        result.and(noted)
     }
 
     fn flush(&mut self) -> Result<Index, ApplyError> {
-        let values = lock(&self.current.values).clone();
-        let index = values.applied.index;
-        *lock(&self.disk.durable) = values;
-        Ok(index)
+        self.check()?;
+        let result = self.disk.flush();
+        self.failed = result.as_ref().err().map(ToString::to_string);
+        result
     }
 
     fn reader(&self) -> Arc<dyn StateReader> {

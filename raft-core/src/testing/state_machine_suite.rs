@@ -26,17 +26,31 @@
 //!     }
 //! }
 //!
-//! state_machine_suite::run(&mut Lab::default());
+//! let summary = state_machine_suite::run(&mut Lab::default());
+//! assert_eq!(summary.not_run().len(), 7, "this lab cannot break its disk yet");
 //! ```
+//!
+//! # Faults
+//!
+//! Lost power and a failing disk are for the lab to bring about, with the methods that have a default: in memory
+//! [`MemStateDisk`](crate::testing::MemStateDisk) offers them all (`cut_power`, `inject`, `mend`). The cases that need
+//! one that the lab lacks are not run, and the [`Summary`] names them; [`Summary::demand_all`] makes that a failure.
+//! What [`log_store_suite`](crate::testing::log_store_suite) says of labs for real disks holds here too.
+//!
+//! A state machine need not be durable before it is flushed, so after a power cut an older state is right: but it must
+//! be the state of one applied index, whole, and say of which.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use crate::ports::{ApplyError, StateMachine, StateReader};
+use crate::testing::disk_fault::{DiskFault, Effort, POWER_CUTS, PowerCut};
 use crate::testing::random::random_bytes;
-use crate::testing::{Random, Rule};
+use crate::testing::{Outcome, Random, Rule, Summary, Work};
 use crate::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+
+mod fault_cases;
 
 /// Commands in the log that the cases apply.
 const COMMANDS: u64 = 300;
@@ -67,6 +81,33 @@ pub trait StateMachineLab {
     fn fingerprint(&mut self, reader: &dyn StateReader) -> Result<Bytes, crate::ports::QueryError> {
         reader.query(&self.query()).map(|answer| answer.bytes)
     }
+
+    /// Cuts the power of the disk under the machine of the last call, and gives it back with the next
+    /// [`StateMachineLab::reopen`]. The suite drops the machine in between; what it writes meanwhile is lost. How much is
+    /// left of what was not synced is drawn from `random`: see [`PowerCut`].
+    ///
+    /// A lab that cannot do that returns false.
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        let _ = (when, random);
+        false
+    }
+
+    /// Breaks the disk under the machine of the last call in this way, until [`StateMachineLab::mend`]. It is asked for
+    /// all but [`DiskFault::ReadFails`].
+    ///
+    /// A lab that cannot do that returns false.
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        let _ = fault;
+        false
+    }
+
+    /// Ends what [`StateMachineLab::inject`] has begun.
+    fn mend(&mut self) {}
+
+    /// How long the random cases run; a step is a batch.
+    fn effort(&self) -> Effort {
+        Effort { seeds: 0..2, steps: 200 }
+    }
 }
 
 /// One rule and the test of it.
@@ -82,19 +123,25 @@ impl Case {
     ///
     /// # Panics
     /// When the rule is broken.
-    pub fn run(&self, lab: &mut dyn StateMachineLab) {
-        (self.test)(&mut Bench { rule: self.rule, lab });
+    pub fn run(&self, lab: &mut dyn StateMachineLab) -> Outcome {
+        let random = Random::new(lab.effort().seeds.start);
+        let mut bench = Bench { rule: self.rule, lab, random, work: Work::default(), lacks: None };
+        (self.test)(&mut bench);
+        let (work, lacks) = (bench.work, bench.lacks);
+        lacks.map_or(Outcome::Held(work), |lacks| Outcome::NotRun { lacks })
     }
 }
 
-/// Runs every case.
+/// Runs every case that the lab can bring about.
 ///
 /// # Panics
 /// At the first broken rule, with its name and reason.
-pub fn run(lab: &mut dyn StateMachineLab) {
+pub fn run(lab: &mut dyn StateMachineLab) -> Summary {
+    let mut summary = Summary::new("state machine suite");
     for case in cases() {
-        case.run(lab);
+        summary.note(case.rule.name, case.run(lab));
     }
+    summary
 }
 
 /// All cases.
@@ -102,6 +149,7 @@ pub fn run(lab: &mut dyn StateMachineLab) {
 pub fn cases() -> Vec<Case> {
     let mut cases = agreement_cases();
     cases.extend(strictness_cases());
+    cases.extend(fault_cases::cases());
     cases
 }
 
@@ -196,15 +244,39 @@ fn strictness_cases() -> Vec<Case> {
 struct Bench<'a> {
     rule: Rule,
     lab: &'a mut dyn StateMachineLab,
+    random: Random,
+    work: Work,
+    /// What the case has asked the lab for in vain.
+    lacks: Option<&'static str>,
 }
 
 impl Bench<'_> {
-    /// A log of commands in several terms, each term opened by a no-op.
     fn log(&mut self, seed: u64) -> Vec<Entry> {
+        self.long_log(seed, COMMANDS)
+    }
+
+    /// Asks the lab for a power cut. When it cannot, the case is over.
+    fn can_cut_power(&mut self, when: PowerCut) -> bool {
+        let cut = self.lab.cut_power(when, &mut self.random);
+        self.work.cuts += u64::from(cut);
+        self.lacks = if cut { None } else { Some(POWER_CUTS) };
+        cut
+    }
+
+    /// Asks the lab for a fault. When it cannot, the case is over.
+    fn can_inject(&mut self, fault: DiskFault) -> bool {
+        let injected = self.lab.inject(fault);
+        self.work.faults += u64::from(injected);
+        self.lacks = if injected { None } else { Some(fault.name()) };
+        injected
+    }
+
+    /// A log of commands in several terms, each term opened by a no-op.
+    fn long_log(&mut self, seed: u64, commands: u64) -> Vec<Entry> {
         let mut random = Random::new(seed);
         let mut log = Vec::new();
         let mut term = 0;
-        for index in 1..=COMMANDS {
+        for index in 1..=commands {
             let opens_term = index == 1 || random.below(40) == 0;
             term += u64::from(opens_term);
             let (kind, payload) = match opens_term {
@@ -216,7 +288,8 @@ impl Bench<'_> {
         log
     }
 
-    fn apply(&self, machine: &mut dyn StateMachine, entries: &[Entry]) -> Vec<Bytes> {
+    fn apply(&mut self, machine: &mut dyn StateMachine, entries: &[Entry]) -> Vec<Bytes> {
+        self.work.operations += entries.len() as u64;
         let mut answers = Vec::new();
         let last = entries.last().map_or_else(|| machine.applied(), |entry| entry.id);
         let result = machine.apply(entries, &mut answers);

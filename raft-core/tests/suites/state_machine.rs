@@ -1,15 +1,16 @@
 //! The state machine suite on memory, and on state machines with one fault each.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use raft_core::ports::{ApplyError, QueryAnswer, QueryError, StateMachine, StateReader};
 use raft_core::testing::state_machine_suite::{self, StateMachineLab};
-use raft_core::testing::{MemState, MemStateDisk, Random};
+use raft_core::testing::{DiskFault, Effort, MemState, MemStateDisk, PowerCut, Random, Report};
 use raft_core::types::{Entry, EntryKind, Index, LogId, Payload};
 
-use super::assert_refused;
+use super::{assert_refused, effort};
 
 /// What a broken state machine does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +70,34 @@ impl StateMachineLab for Lab {
     fn query(&mut self) -> Bytes {
         Bytes::from_static(b"digest")
     }
+
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        self.disk.cut_power(when, random);
+        true
+    }
+
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        self.disk.inject(fault);
+        true
+    }
+
+    fn mend(&mut self) {
+        self.disk.mend();
+    }
+
+    fn effort(&self) -> Effort {
+        effort(10, 1_000)
+    }
 }
 
 #[test]
 fn the_state_machine_in_memory_passes() {
-    state_machine_suite::run(&mut Lab::new(Fault::None));
+    let summary = state_machine_suite::run(&mut Lab::new(Fault::None)).demand_all();
+    let work = summary.work();
+    let mut report = Report::new("suite-state-machine-memory");
+    report.at_least("cases", summary.held().len() as u64, 19).at_least("operations", work.operations, 100_000);
+    report.at_least("power-cuts", work.cuts, 1_000).at_least("other-faults", work.faults, 13);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 /// A machine on top of [`MemState`].
@@ -203,9 +227,11 @@ fn each_broken_state_machine_is_refused_by_the_rule_that_it_breaks() {
         (Fault::ReaderOfTheStart, "queries-reflect-what-was-applied"),
     ] {
         let case = state_machine_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
-        assert_refused(rule, || case.run(&mut Lab::new(fault)));
+        assert_refused(rule, || {
+            case.run(&mut Lab::new(fault));
+        });
     }
     // A panic is refused as such.
-    let message = super::refusal_of(|| state_machine_suite::run(&mut Lab::new(Fault::PanicsAtGarbage)));
+    let message = super::refusal_of(|| drop(state_machine_suite::run(&mut Lab::new(Fault::PanicsAtGarbage))));
     assert!(message.contains("unwrapped a command"), "{message}");
 }
