@@ -48,7 +48,8 @@ pub use violation::Violation;
 use plan::Plan;
 use search::Verdict;
 
-/// How many situations [`check`] looks at for one key before it gives up: some seconds of work.
+/// How many situations [`check`] looks at for one key before it gives up: well under a minute of
+/// work.
 pub const SITUATIONS_MAX: u64 = 10_000_000;
 
 /// How much was checked.
