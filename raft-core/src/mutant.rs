@@ -161,6 +161,8 @@ mutants! {
         ReadWithoutRound,
         /// A read rides on a round that was sent before it came: the leader may be deposed since.
         ReadOnEarlierRound,
+        /// The answer to a heartbeat of an older term names its round: it confirms a round of the answerer's term.
+        OldRoundEchoed,
         /// An answer to any round confirms the newest one.
         AnswerConfirmsAnyRound,
         /// A new leader serves reads before an entry of its term is committed: its commit index may lag behind.

@@ -15,7 +15,7 @@ use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
 use crate::status::{PeerProgress, Role, Status};
-use crate::types::{Index, LogId, NodeId, Term, Ticket};
+use crate::types::{Index, NodeId, Term, Ticket};
 
 /// One member of one group, as a pure state machine: no clock, no I/O, no thread, no payload bytes.
 ///
@@ -360,9 +360,14 @@ impl Raft {
     fn on_old_term(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
         let (member, from) = (&mut self.member, envelope.from);
         let answer = match &envelope.message {
-            Message::Append { entries, .. } => Message::AppendRejected { prev: entries.prev.index, hint: LogId::ZERO },
-            Message::Heartbeat { round, .. } => {
-                Message::HeartbeatResponse { round: *round, verified: Index::ZERO, matched: Index::ZERO }
+            // Round 0 was never sent: when the old leader leads this node's term by now, an answer that named the round,
+            // or the append, would be taken for one of this term's, and confirm reads that it knows nothing of.
+            Message::Append { .. } | Message::Heartbeat { .. } => {
+                let round = match envelope.message {
+                    Message::Heartbeat { round, .. } if broken(Mutant::OldRoundEchoed) => round,
+                    _ => 0,
+                };
+                Message::HeartbeatResponse { round, verified: Index::ZERO, matched: Index::ZERO }
             }
             Message::Vote { .. } if broken(Mutant::OldVoteRequestGranted) => {
                 let answer = Message::VoteResponse { granted: true };

@@ -157,6 +157,7 @@ impl Disk {
                 done_with_messages.push(Persist { write: LogWrite::default(), release });
             }
         }
+        self.look_for_lost();
         (done_with_messages, last)
     }
 
@@ -169,6 +170,11 @@ impl Disk {
         self.queue.clear();
         self.syncing = 0;
         self.fault = None;
+        self.look_for_lost();
+    }
+
+    /// The evidence is content once the log is at least as up to date as what was lost.
+    fn look_for_lost(&mut self) {
         let last = self.durable.entries.last().map_or(LogId::ZERO, |entry| entry.id);
         self.lost = self.lost.filter(|lost| !last.at_least_as_up_to_date_as(*lost));
     }

@@ -12,7 +12,7 @@ const MAJORITY_GOES_ON_WITHIN: u64 = 30_000_000_000;
 /// What a partial majority is given to do the same; that it does is counted, not demanded.
 const PARTIAL_MAJORITY_WITHIN: u64 = 4_000_000_000;
 /// A healed cluster must agree within this long.
-const AGREES_WITHIN: u64 = 60_000_000_000;
+const AGREES_WITHIN: u64 = 30_000_000_000;
 
 /// How the nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
