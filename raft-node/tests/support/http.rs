@@ -34,8 +34,29 @@ impl Reply {
 /// How long an answer may take; requests carry shorter deadlines of their own.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoReply {
+    /// There was no connection: the request surely went nowhere.
+    NotSent,
+    /// It may have been read.
+    NoAnswer,
+}
+
 /// Sends one request; none when nobody answers it whole.
 pub fn call(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Reply> {
+    call_within(LIMIT, host, method, path, headers, body).ok()
+}
+
+/// Sends one request and waits for its answer for `limit` at most.
+pub fn call_within(
+    limit: Duration,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Reply, NoReply> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
@@ -44,20 +65,24 @@ pub fn call(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body
         request += &format!("Content-Length: {}\r\n", body.len());
     }
     request += "\r\n";
-    raw(host, &[request.as_bytes(), body].concat())
+    raw_within(limit, host, &[request.as_bytes(), body].concat())
 }
 
 /// Sends bytes as they are.
 pub fn raw(host: &str, request: &[u8]) -> Option<Reply> {
-    let address = host.parse().ok()?;
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
-    stream.set_read_timeout(Some(LIMIT)).ok()?;
-    stream.set_write_timeout(Some(LIMIT)).ok()?;
+    raw_within(LIMIT, host, request).ok()
+}
+
+fn raw_within(limit: Duration, host: &str, request: &[u8]) -> Result<Reply, NoReply> {
+    let address = host.parse().map_err(|_| NoReply::NotSent)?;
+    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(|_| NoReply::NotSent)?;
+    let limited = stream.set_read_timeout(Some(limit)).and_then(|()| stream.set_write_timeout(Some(limit)));
+    limited.map_err(|_| NoReply::NotSent)?;
     // A server that refuses early may close before it has read all.
     let _ = stream.write_all(request);
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
-    parse(&bytes)
+    parse(&bytes).ok_or(NoReply::NoAnswer)
 }
 
 fn parse(bytes: &[u8]) -> Option<Reply> {

@@ -1,0 +1,290 @@
+//! Real nodes under faults: real processes, disks, certificates and sockets, in a network of their own; killed, stopped,
+//! cut off and rained upon by a schedule that a seed draws, while clients put, read, delete and swap through HTTP. What
+//! they were told must be linearizable, and afterwards everything must heal.
+//!
+//! `RAFT_CHAOS_SEED` replays a schedule, `RAFT_CHAOS_SECONDS` sets the time with faults of each cluster (at least one
+//! fault of each kind is done), `RAFT_CHAOS_NAMESPACE=off` does without a network namespace.
+// A panic is how a test fails; what a test did is printed; nothing here is seen from outside.
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)]
+
+mod arena;
+mod client;
+mod history;
+mod monitor;
+mod namespace;
+mod nemesis;
+#[path = "../support/mod.rs"]
+mod support;
+mod verdict;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use raft_core::testing::Report;
+use raft_core::testing::linear::CheckError;
+
+use arena::Arena;
+use client::{Client, Load};
+use history::{Action, Operation, Outcome, Replay, check_revisions};
+use monitor::Monitor;
+use nemesis::{Done, Fault, schedule};
+use support::{await_some, await_that};
+
+const CLIENTS: usize = 12;
+/// Time with faults unless `RAFT_CHAOS_SECONDS` says another one.
+const SECONDS: u64 = 20;
+
+#[test]
+fn three_nodes_under_faults() {
+    namespace::run("three_nodes_under_faults", || run(3));
+}
+
+#[test]
+fn five_nodes_under_faults() {
+    namespace::run("five_nodes_under_faults", || run(5));
+}
+
+/// The harness must be able to see what it looks for: reads that may be stale, passed off as linearizable, are found out.
+#[test]
+fn a_stale_read_is_found_out() {
+    namespace::run("a_stale_read_is_found_out", stale_reads);
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
+/// A run of the default length replays the same schedule each time; a longer one draws its own.
+fn seed(nodes: usize) -> u64 {
+    let drawn = || {
+        variable("RAFT_CHAOS_SECONDS")?;
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        u64::try_from(since.as_micros()).ok()
+    };
+    variable("RAFT_CHAOS_SEED").or_else(drawn).unwrap_or(nodes as u64)
+}
+
+/// All that came of a run.
+struct Run {
+    seed: u64,
+    load: Load,
+    done: Done,
+    operations: Vec<Operation>,
+    terms_led: u64,
+    looks: u64,
+}
+
+fn run(nodes: usize) {
+    let seed = seed(nodes);
+    println!("chaos: {nodes} nodes, seed {seed} (RAFT_CHAOS_SEED={seed} draws the same faults)");
+    let mut arena = Arena::start_cluster(nodes, seed);
+    let mut run = under_faults(&mut arena, seed);
+    // Nothing goes on any more: what is unknown can be asked for, and all nodes must come to the same.
+    arena.await_equal();
+    resolve(&arena, &mut run);
+    check(&arena, &run);
+    report(nodes, &arena, &run).finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    arena.end();
+}
+
+/// Lets clients work while the schedule is done, then heals the cluster and waits until it serves.
+fn under_faults(arena: &mut Arena, seed: u64) -> Run {
+    let length = Duration::from_secs(variable("RAFT_CHAOS_SECONDS").unwrap_or(SECONDS));
+    let load = Load::new(arena.cluster.clients(), seed);
+    let monitor = Monitor::default();
+    let mut done = Done::default();
+    let (operations, looks) = std::thread::scope(|scope| {
+        let _stop = StopAll(&load, &monitor);
+        let (load, monitor) = (&load, &monitor);
+        let client = |number| scope.spawn(move || Client::new(load, number).run());
+        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        let watchers: Vec<_> = load.hosts.iter().map(|host| scope.spawn(|| monitor.watch(host))).collect();
+        let check = || {
+            let ended = clients.iter().any(|client| client.is_finished());
+            let ended = ended || watchers.iter().any(|watcher| watcher.is_finished());
+            assert!(!ended, "a client or the monitor ended early: see its panic above");
+        };
+        for step in schedule(seed, length) {
+            std::thread::sleep(step.calm);
+            let before = load.acknowledged.load(Ordering::Relaxed);
+            let at = load.begin.elapsed().as_secs_f64();
+            nemesis::perform(arena, &step, &mut done);
+            let during = load.acknowledged.load(Ordering::Relaxed) - before;
+            println!("{at:7.2} s {:?} for {:?}: {during} acknowledged meanwhile", step.faults, step.held);
+            check();
+        }
+        let healed = Instant::now();
+        arena.await_service("after-the-faults");
+        println!("served through every node {:?} after the last fault", healed.elapsed());
+        check();
+        load.stop.store(true, Ordering::Release);
+        let operations = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        monitor.stop();
+        (operations, watchers.into_iter().map(|watcher| watcher.join().unwrap()).sum())
+    });
+    Run { seed, load, done, operations, terms_led: monitor.terms_led(), looks }
+}
+
+/// Ends clients and monitor however the scope is left.
+struct StopAll<'a>(&'a Load, &'a Monitor);
+
+impl Drop for StopAll<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+        self.1.stop();
+    }
+}
+
+/// Reads every key through every node, as part of the history; then asks what became of what was unknown. What is said
+/// not to have been applied is left out, so whoever has seen it convicts the one who said so.
+fn resolve(arena: &Arena, run: &mut Run) {
+    let keys = keys(&run.operations);
+    for (node, host) in run.load.hosts.clone().iter().enumerate() {
+        for key in &keys {
+            let called = run.load.nanos();
+            let path = format!("/v1/kv/{key}");
+            let read = || support::http::call(host, "GET", &path, &[], b"").and_then(|reply| client::found(&reply));
+            let outcome = Outcome::Found(await_some("a read after the faults", read));
+            let returned = run.load.nanos();
+            let key = key.clone();
+            let client = CLIENTS + node;
+            run.operations.push(Operation { client, key, action: Action::Get, called, returned, outcome });
+        }
+    }
+    let mut not_applied = 0;
+    run.operations.retain(|operation| {
+        let Outcome::Unknown(Some(token)) = &operation.outcome else { return true };
+        let outcome = arena.ask(0, &format!("/v1/outcomes/{token}")).json();
+        match outcome["outcome"].as_str() {
+            Some("not_applied") => {
+                not_applied += 1;
+                false
+            }
+            Some("applied") => true,
+            _ => panic!("after all has been applied everywhere, {operation:?} is {outcome}"),
+        }
+    });
+    println!("{not_applied} writes of unknown outcome were resolved as not applied");
+}
+
+/// All keys that were asked for, in order.
+fn keys(operations: &[Operation]) -> Vec<String> {
+    let mut keys: Vec<String> = operations.iter().map(|operation| operation.key.clone()).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// All that can be wrong after a run.
+fn check(arena: &Arena, run: &Run) {
+    let seed = run.seed;
+    let logs: Vec<_> = (0..arena.count()).map(|node| arena.log(node)).collect();
+    for (node, log) in logs.iter().enumerate() {
+        for (mine, first) in log.iter().zip(&logs[0]) {
+            assert_eq!(mine, first, "seed {seed}: the logs of n{} and n1 differ", node + 1);
+        }
+    }
+    let replay = Replay::of(&logs[0]);
+    let all_keys = || keys(&run.operations).into_iter().chain(["before-the-faults".into(), "after-the-faults".into()]);
+    for node in 0..arena.count() {
+        let state = arena.local_state(node, all_keys());
+        assert_eq!(state, replay.state, "seed {seed}: the state of n{} is not what its log makes", node + 1);
+    }
+    let mut wrong = replay.check(&run.operations);
+    wrong.extend(check_revisions(&run.operations));
+    match verdict::check(&run.operations) {
+        Ok(checked) => println!("linearizable: {checked:?}; {} commands came twice", replay.repeated),
+        Err(error) => wrong.push(error.to_string()),
+    }
+    if !wrong.is_empty() {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}-{seed}.history", arena.count()));
+        let history: Vec<String> = run.operations.iter().map(|operation| format!("{operation:?}\n")).collect();
+        std::fs::write(&path, history.concat()).unwrap();
+        panic!("seed {seed}: {} wrong (see {} for all):\n{}", wrong.len(), path.display(), wrong.join("\n"));
+    }
+}
+
+/// What a run must have done to count.
+fn report(nodes: usize, arena: &Arena, run: &Run) -> Report {
+    let mut report = Report::new(&format!("chaos-{nodes}-nodes"));
+    let count = |wanted: &dyn Fn(&Operation) -> bool| run.operations.iter().filter(|one| wanted(one)).count() as u64;
+    let written = |one: &Operation| matches!(one.outcome, Outcome::Written { .. });
+    report
+        .at_least("puts", count(&|one| written(one) && matches!(one.action, Action::Put(_))), 500)
+        .at_least("gets", count(&|one| matches!(one.outcome, Outcome::Found(_))), 1000)
+        .at_least("gets-of-followers", run.load.follower_reads.load(Ordering::Relaxed), 200)
+        .at_least("deletes", count(&|one| matches!(one.outcome, Outcome::Deleted { .. })), 100)
+        .at_least("swaps", count(&|one| written(one) && matches!(one.action, Action::Swap(..))), 50)
+        .at_least("swaps-refused", count(&|one| one.outcome == Outcome::Refused), 50)
+        .at_least("unknown", count(&Operation::is_unknown), 10)
+        .at_least("not-applied", run.load.not_applied.load(Ordering::Relaxed), 1)
+        .at_least("retries", run.load.retries.load(Ordering::Relaxed), 100)
+        .at_least("retries-replayed", run.load.replayed.load(Ordering::Relaxed), 1)
+        .at_least("terms-led", run.terms_led, 8)
+        .at_least("looks-at-nodes", run.looks, 1000)
+        .at_least("kills", arena.kills, 6)
+        .at_least("stops", arena.stops, 4)
+        .at_least("leaders-hit", arena.leaders_hit, 3)
+        .at_least("combined-steps", run.done.combined, 1);
+    for fault in Fault::ALL {
+        report.at_least(&format!("fault-{fault:?}"), run.done.faults.get(&fault).copied().unwrap_or(0), 1);
+    }
+    let relayed = arena.relay.counts();
+    report
+        .at_least("datagrams-delivered", relayed.delivered, 10_000)
+        .at_least("datagrams-cut", relayed.cut, 100)
+        .at_least("datagrams-lost", relayed.lost, 10)
+        .at_least("datagrams-delayed", relayed.delayed, 100)
+        .at_least("datagrams-doubled", relayed.duplicated, 10)
+        .at_least("datagrams-reordered", relayed.reordered, 10)
+        .at_least("datagrams-replayed", relayed.replayed, 10)
+        .at_least("datagrams-corrupted", relayed.corrupted, 1)
+        .count("datagrams-unsent", relayed.unsent)
+        .count("datagrams-overflowed", relayed.overflowed)
+        .note(format!("seed {}", run.seed));
+    assert_eq!(arena.relay.strangers(), 0, "nodes talk past the relay");
+    report
+}
+
+fn stale_reads() {
+    let mut arena = Arena::start_cluster(3, 1);
+    let leader = await_some("a leader", || arena.leader());
+    let (follower, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let load = Load::new(arena.cluster.clients(), 1);
+    let mut operations = Vec::new();
+    let mut put = |arena: &Arena, value: &str| {
+        let called = load.nanos();
+        let node = &arena.cluster.nodes[third];
+        // The same value again is the same operation.
+        let reply = await_some("a write", || node.put("k", value.as_bytes()).filter(|reply| reply.status == 200));
+        let said = reply.json();
+        let (revision, term) = (said["revision"].as_u64().unwrap(), said["term"].as_u64().unwrap());
+        let outcome = Outcome::Written { revision, term };
+        let (key, action) = ("k".into(), Action::Put(value.into()));
+        operations.push(Operation { client: 0, key, action, called, returned: load.nanos(), outcome });
+    };
+    put(&arena, "old");
+    let local = |arena: &Arena| client::found(&arena.ask(follower, "/v1/kv/k?consistency=local")).unwrap();
+    await_that("the follower to apply it", || local(&arena).is_some());
+    arena.isolate(follower, true, true);
+    put(&arena, "new");
+    let called = load.nanos();
+    let found = local(&arena);
+    let (key, outcome) = ("k".into(), Outcome::Found(found.clone()));
+    operations.push(Operation { client: 1, key, action: Action::Get, called, returned: load.nanos(), outcome });
+    assert_eq!(found.unwrap().0, "old", "the follower is cut off, and knows of the new value");
+    let Err(CheckError::Violation(violation)) = verdict::check(&operations) else {
+        panic!("a stale read passes as linearizable: {operations:?}");
+    };
+    println!("found out: {violation}");
+
+    // The same node, asked for a linearizable read, says that it cannot know.
+    let refused = arena.ask(follower, "/v1/kv/k?timeout=1s");
+    assert!([503, 504].contains(&refused.status), "{}: {}", refused.status, refused.text());
+    arena.heal();
+    let read = || client::found(&arena.ask(follower, "/v1/kv/k?timeout=1s"));
+    assert_eq!(await_some("a read after the cut", read).unwrap().0, "new");
+    arena.end();
+}
