@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::message::{Message, PeerMessage};
 use crate::ports::{Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, Transport};
+use crate::random::Random;
 use crate::types::{Entry, NodeId, NodeName};
 
 /// Messages of one sender that may wait at one receiver, appends and others apart; more are dropped.
@@ -44,6 +45,9 @@ struct Hub {
 struct Net {
     nodes: BTreeMap<NodeName, Node>,
     cuts: BTreeSet<(NodeName, NodeName)>,
+    /// Ways that are cut while the way back is open; the connection stays up.
+    one_way_cuts: BTreeSet<(NodeName, NodeName)>,
+    loss: Option<Loss>,
     /// Connections that are up, each under both orders of its ends.
     links: BTreeSet<(NodeName, NodeName)>,
     requests: BTreeMap<u64, Pending>,
@@ -76,8 +80,16 @@ struct Arrival {
     message: PeerMessage,
 }
 
+/// How many messages of a hundred are lost, and which.
+struct Loss {
+    percent: u64,
+    random: Random,
+}
+
 /// A request that waits for its answer.
 struct Pending {
+    /// The answer is to be lost on its way back.
+    loses_answer: bool,
     from: NodeName,
     to: NodeName,
     deadline: Instant,
@@ -111,10 +123,25 @@ impl MemNet {
         self.hub.change(|net| net.cuts.extend(both_orders(one, other)));
     }
 
-    /// Ends [`MemNet::cut`].
+    /// Cuts one way between two nodes; the way back and the connection stay. Messages on it are lost, and their sender
+    /// is told so. Requests are not sent that way, and answers do not come back on it.
+    pub fn cut_one_way(&self, from: &NodeName, to: &NodeName) {
+        self.hub.change(|net| net.one_way_cuts.insert((from.clone(), to.clone())));
+    }
+
+    /// Ends [`MemNet::cut`] and [`MemNet::cut_one_way`] between two nodes.
     pub fn heal(&self, one: &NodeName, other: &NodeName) {
         let ends = both_orders(one, other);
-        self.hub.change(|net| net.cuts.retain(|cut| !ends.contains(cut)));
+        self.hub.change(|net| {
+            net.cuts.retain(|cut| !ends.contains(cut));
+            net.one_way_cuts.retain(|cut| !ends.contains(cut));
+        });
+    }
+
+    /// From now on loses so many of a hundred messages, requests and answers, drawn from `seed`. The sender of a message
+    /// that is lost is told so, since there is nothing between it and the receiver that could lose it silently.
+    pub fn lose(&self, percent: u64, seed: u64) {
+        self.hub.lock().loss = Some(Loss { percent, random: Random::new(seed) });
     }
 
     /// Holds back (or lets through again) the messages that arrive at a node, as if its process stood still. Requests
@@ -195,6 +222,15 @@ impl Hub {
 }
 
 impl Net {
+    /// Whether the next message is lost.
+    fn loses(&mut self) -> bool {
+        self.loss.as_mut().is_some_and(|loss| loss.random.below(100) < loss.percent)
+    }
+
+    fn is_cut(&self, from: &NodeName, to: &NodeName) -> bool {
+        self.one_way_cuts.contains(&(from.clone(), to.clone()))
+    }
+
     /// Ends a node's life: what is on its way to it and from it is lost.
     fn stop(&mut self, name: &NodeName) {
         if let Some(node) = self.nodes.get_mut(name) {
@@ -371,21 +407,25 @@ impl MemTransport {
         let (Some(_), Some(local)) = (&node.inbound, node.local.clone()) else {
             return Err(not_sent("this node is not running"));
         };
+        let wake = Arc::clone(&node.wake);
         if !net.links.contains(&(self.name.clone(), to.clone())) {
             let known = node.peers.iter().any(|peer| peer.name == *to);
             return Err(not_sent(if known { "not connected" } else { "no such peer" }));
         }
+        if net.is_cut(&self.name, to) || net.loses() {
+            return Err(not_sent("lost on the way"));
+        }
         if net.requests.len() >= REQUESTS_MAX {
             return Err(not_sent("too many requests in flight"));
         }
-        let wake = Arc::clone(&node.wake);
         let Some(inbound) = net.nodes.get(to).and_then(|peer| peer.inbound.clone()) else {
             return Err(not_sent("not running"));
         };
         net.made += 1;
         let number = net.made;
         let deadline = now() + timeout.min(REQUEST_TIMEOUT_MAX);
-        let pending = Pending { from: self.name.clone(), to: to.clone(), deadline, broken: None, waker: None };
+        let (from, loses_answer) = (self.name.clone(), net.loses());
+        let pending = Pending { loses_answer, from, to: to.clone(), deadline, broken: None, waker: None };
         net.requests.insert(number, pending);
         // The node's thread minds the deadline.
         wake.notify_all();
@@ -414,6 +454,13 @@ impl RequestTicket {
         let pending = net.requests.get_mut(&self.number).expect("only the ticket's end takes it off the list");
         pending.waker = Some(context.waker().clone());
         pending.broken
+    }
+
+    /// Whether the answer that is there now does not come back.
+    fn loses_answer(&self) -> bool {
+        let net = self.hub.lock();
+        let pending = net.requests.get(&self.number).expect("only the ticket's end takes it off the list");
+        pending.loses_answer || net.is_cut(&pending.to, &pending.from)
     }
 }
 
@@ -457,6 +504,9 @@ impl Transport for MemTransport {
         if Some(message.envelope.from) != own_id {
             result = Err("the message names another sender");
         }
+        if result.is_ok() && (net.is_cut(&self.name, &peer.name) || net.loses()) {
+            result = Err("lost on the way");
+        }
         if result.is_ok() {
             let receiver = net.nodes.get_mut(&peer.name);
             result = receiver.map_or(Err("not connected"), |receiver| receiver.arrive(&self.name, message));
@@ -478,11 +528,20 @@ impl Transport for MemTransport {
         let Begun { inbound, from, ticket } = self.begin_request(to, timeout)?;
         let mut handler = inbound.request(from, request);
         let no_answer = |why: &str| Poll::Ready(Err(RequestError::NoAnswer(format!("{to}: {why}"))));
+        let mut lost = false;
         poll_fn(|context| {
             if let Some(why) = ticket.broken(context) {
                 return no_answer(why);
             }
+            if lost {
+                // Only the deadline ends it now.
+                return Poll::Pending;
+            }
             match handler.as_mut().poll(context) {
+                Poll::Ready(_) if ticket.loses_answer() => {
+                    lost = true;
+                    Poll::Pending
+                }
                 // The connection may have gone while the handler ran: its answer is lost then.
                 Poll::Ready(answer) => ticket.broken(context).map_or(Poll::Ready(Ok(answer)), no_answer),
                 Poll::Pending => Poll::Pending,

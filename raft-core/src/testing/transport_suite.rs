@@ -28,6 +28,61 @@
 //! # let _ = Lab(MemNet::new());
 //! // In a test: block_on(transport_suite::run(&mut || Box::new(Lab(MemNet::new()))))
 //! ```
+//!
+//! # Faults
+//!
+//! Links that are cut or bad and peers that stand still are for the lab to bring about, with the methods that have a
+//! default. The cases that need one that the lab lacks are not run, and the [`Summary`] names them;
+//! [`Summary::demand_all`] makes that a failure. In memory [`MemNet`](crate::testing::MemNet) offers them all. For a
+//! transport over UDP put a [`UdpRelay`](crate::testing::UdpRelay) between its nodes, as `raft-net-quic` does in its
+//! `tests/conformance.rs`: `address` gives the relay's address of a node, `cut` and `disturb` go to the relay.
+//! ```
+//! # use std::sync::Arc;
+//! # use std::time::Duration;
+//! # use raft_core::ports::Transport;
+//! # use raft_core::testing::MemNet;
+//! # use raft_core::testing::transport_suite::{Disturbance, TransportLab};
+//! # use raft_core::types::NodeName;
+//! #[derive(Default)]
+//! struct Lab {
+//!     net: MemNet,
+//!     cuts: Vec<(NodeName, NodeName)>,
+//! }
+//!
+//! #[async_trait::async_trait]
+//! impl TransportLab for Lab {
+//!     // make, address and pause as above
+//! #    fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
+//! #        self.net.transport(name)
+//! #    }
+//! #    fn address(&mut self, name: &NodeName) -> String {
+//! #        name.to_string()
+//! #    }
+//! #    async fn pause(&self, time: Duration) {
+//! #        std::thread::sleep(time);
+//! #    }
+//!     fn stall(&mut self, name: &NodeName, stalled: bool) -> bool {
+//!         self.net.stall(name, stalled);
+//!         true
+//!     }
+//!     fn cut(&mut self, from: &NodeName, to: &NodeName) -> bool {
+//!         self.net.cut_one_way(from, to);
+//!         self.cuts.push((from.clone(), to.clone()));
+//!         true
+//!     }
+//!     fn disturb(&mut self, disturbance: Disturbance) -> bool {
+//!         self.net.lose(disturbance.loss_percent.into(), 1); // it has no datagrams that could be doubled or damaged
+//!         true
+//!     }
+//!     fn heal(&mut self) {
+//!         self.net.lose(0, 1);
+//!         self.cuts.drain(..).for_each(|(from, to)| self.net.heal(&from, &to));
+//!     }
+//! }
+//! # let mut lab = Lab::default();
+//! # assert!(lab.disturb(Disturbance::BAD));
+//! # lab.heal();
+//! ```
 //! Nothing here depends on how fast anything is: what has to happen is waited for, up to half a minute; what must not
 //! happen is looked for after something that comes later has happened.
 
@@ -41,9 +96,10 @@ use async_trait::async_trait;
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::ports::{LocalIdentity, Peer, Transport};
 use crate::runs::Span;
-use crate::testing::Rule;
+use crate::testing::{Outcome, Rule, Summary, Work};
 use crate::types::{ClusterId, Entry, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
+mod fault_cases;
 mod identity_cases;
 mod message_cases;
 mod recorder;
@@ -69,12 +125,55 @@ pub trait TransportLab: Send {
     /// Lets time pass without holding up the executor.
     async fn pause(&self, time: Duration);
 
-    /// Lets a node's process stand still (connections stay up, nothing is taken in) or go on. A lab that cannot do
-    /// that returns false, and the case is left out.
+    /// Lets a node's process stand still (connections stay up, nothing is taken in) or go on.
+    ///
+    /// A lab that cannot do that returns false.
     fn stall(&mut self, name: &NodeName, stalled: bool) -> bool {
         let _ = (name, stalled);
         false
     }
+
+    /// Cuts the way from one node to another, until [`TransportLab::heal`]: nothing that is sent from now on arrives.
+    /// The way back stays, as far as the transport can use it.
+    ///
+    /// A lab that cannot do that returns false.
+    fn cut(&mut self, from: &NodeName, to: &NodeName) -> bool {
+        let _ = (from, to);
+        false
+    }
+
+    /// Makes every link bad in this way, until [`TransportLab::heal`].
+    ///
+    /// A lab that cannot do that returns false.
+    fn disturb(&mut self, disturbance: Disturbance) -> bool {
+        let _ = disturbance;
+        false
+    }
+
+    /// Ends what [`TransportLab::cut`] and [`TransportLab::disturb`] have begun.
+    fn heal(&mut self) {}
+}
+
+/// What a bad link does to the datagrams below the transport, in percent of them. A lab whose network has no such thing
+/// below it does what comes nearest: it loses whole messages and says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disturbance {
+    /// Lost.
+    pub loss_percent: u32,
+    /// Delivered twice.
+    pub duplicate_percent: u32,
+    /// Held back while later ones pass.
+    pub reorder_percent: u32,
+    /// Delivered with a bit flipped.
+    pub corrupt_percent: u32,
+    /// Followed by an old one.
+    pub replay_percent: u32,
+}
+
+impl Disturbance {
+    /// A link that nobody would keep, on which a transport still has to be right.
+    pub const BAD: Self =
+        Self { loss_percent: 5, duplicate_percent: 5, reorder_percent: 10, corrupt_percent: 3, replay_percent: 3 };
 }
 
 type CaseFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -92,20 +191,24 @@ impl Case {
     ///
     /// # Panics
     /// When the rule is broken.
-    pub async fn run(&self, lab: Box<dyn TransportLab>) {
-        let mut bench = Bench { rule: self.rule, lab };
+    pub async fn run(&self, lab: Box<dyn TransportLab>) -> Outcome {
+        let mut bench = Bench { rule: self.rule, lab, work: Work::default(), lacks: None };
         (self.test)(&mut bench).await;
+        let (work, lacks) = (bench.work, bench.lacks);
+        lacks.map_or(Outcome::Held(work), |lacks| Outcome::NotRun { lacks })
     }
 }
 
-/// Runs every case, each in a fresh network.
+/// Runs every case that the lab can bring about, each in a fresh network.
 ///
 /// # Panics
 /// At the first broken rule, with its name and reason.
-pub async fn run(fresh: &mut dyn FnMut() -> Box<dyn TransportLab>) {
+pub async fn run(fresh: &mut dyn FnMut() -> Box<dyn TransportLab>) -> Summary {
+    let mut summary = Summary::new("transport suite");
     for case in cases() {
-        case.run(fresh()).await;
+        summary.note(case.rule.name, case.run(fresh()).await);
     }
+    summary
 }
 
 /// All cases.
@@ -114,12 +217,17 @@ pub fn cases() -> Vec<Case> {
     let mut cases = message_cases::cases();
     cases.extend(request_cases::cases());
     cases.extend(identity_cases::cases());
+    cases.extend(fault_cases::cases());
     cases
 }
 
 struct Bench {
     rule: Rule,
     lab: Box<dyn TransportLab>,
+    /// Of the fault cases only.
+    work: Work,
+    /// What the case has asked the lab for in vain.
+    lacks: Option<&'static str>,
 }
 
 /// A node of the test.

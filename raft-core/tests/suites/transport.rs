@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,8 +16,8 @@ use raft_core::message::{Message, PeerMessage};
 use raft_core::ports::{
     Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, Transport,
 };
-use raft_core::testing::MemNet;
-use raft_core::testing::transport_suite::{self, TransportLab};
+use raft_core::testing::transport_suite::{self, Disturbance, TransportLab};
+use raft_core::testing::{MemNet, Outcome, Report};
 use raft_core::types::{ClusterId, EntryKind, NodeId, NodeName, Payload};
 
 use super::assert_refused;
@@ -56,12 +57,16 @@ async fn nap(time: Duration) {
     .await;
 }
 
-struct MemLab(MemNet);
+#[derive(Default)]
+struct MemLab {
+    net: MemNet,
+    cuts: Vec<(NodeName, NodeName)>,
+}
 
 #[async_trait]
 impl TransportLab for MemLab {
     fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
-        self.0.transport(name)
+        self.net.transport(name)
     }
 
     fn address(&mut self, name: &NodeName) -> String {
@@ -73,14 +78,69 @@ impl TransportLab for MemLab {
     }
 
     fn stall(&mut self, name: &NodeName, stalled: bool) -> bool {
-        self.0.stall(name, stalled);
+        self.net.stall(name, stalled);
         true
+    }
+
+    fn cut(&mut self, from: &NodeName, to: &NodeName) -> bool {
+        let back = (to.clone(), from.clone());
+        // Both ways at once is no connection, where one way is only loss.
+        if self.cuts.contains(&back) {
+            self.net.cut(from, to)
+        } else {
+            self.net.cut_one_way(from, to)
+        }
+        self.cuts.push((from.clone(), to.clone()));
+        true
+    }
+
+    fn disturb(&mut self, disturbance: Disturbance) -> bool {
+        let Disturbance { loss_percent, corrupt_percent, .. } = disturbance;
+        self.net.lose(u64::from(loss_percent + corrupt_percent), 1);
+        true
+    }
+
+    fn heal(&mut self) {
+        self.net.lose(0, 1);
+        self.cuts.drain(..).for_each(|(from, to)| self.net.heal(&from, &to));
     }
 }
 
 #[test]
 fn the_transport_in_memory_passes() {
-    block_on(transport_suite::run(&mut || Box::new(MemLab(MemNet::new()))));
+    let summary = block_on(transport_suite::run(&mut || Box::new(MemLab::default()))).demand_all();
+    let work = summary.work();
+    let mut report = Report::new("suite-transport-memory");
+    report.at_least("cases", summary.held().len() as u64, 22).at_least("messages", work.operations, 2_000);
+    report.at_least("cuts", work.cuts, 7).at_least("other-faults", work.faults, 4);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
+}
+
+/// A lab as simple as an author's first one.
+struct FirstLab(MemNet);
+
+#[async_trait]
+impl TransportLab for FirstLab {
+    fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
+        self.0.transport(name)
+    }
+
+    fn address(&mut self, name: &NodeName) -> String {
+        name.to_string()
+    }
+
+    async fn pause(&self, time: Duration) {
+        nap(time).await;
+    }
+}
+
+#[test]
+fn cases_that_a_lab_cannot_run_are_named() {
+    let cases = transport_suite::cases().into_iter().filter(|case| case.rule.name.contains("bad-link"));
+    for case in cases {
+        let outcome = block_on(case.run(Box::new(FirstLab(MemNet::new()))));
+        assert!(matches!(outcome, Outcome::NotRun { lacks } if lacks.contains("disturb")), "{outcome:?}");
+    }
 }
 
 /// What a broken transport does wrong.
@@ -92,6 +152,10 @@ enum Fault {
     MixesPeers,
     LosesSilently,
     Blocks,
+    BlocksAtAStalledPeer,
+    FlipsBits,
+    NeverTells,
+    AsksTwice,
     /// Calls the receiver from `send`, whoever sends, to whom and when.
     HandsOverRegardless,
     ForgetsRestartedPeers,
@@ -119,7 +183,7 @@ type World = Arc<Mutex<BTreeMap<NodeName, Arc<dyn Inbound>>>>;
 
 struct BrokenLab {
     fault: Fault,
-    net: MemNet,
+    net: MemLab,
     world: World,
     made: Vec<NodeName>,
 }
@@ -132,7 +196,7 @@ impl TransportLab for BrokenLab {
         // In a network of its own nobody finds it.
         let net = match self.fault == Fault::ForgetsRestartedPeers && restarted {
             true => MemNet::new(),
-            false => self.net.clone(),
+            false => self.net.net.clone(),
         };
         Arc::new(Broken {
             fault: self.fault,
@@ -153,6 +217,38 @@ impl TransportLab for BrokenLab {
     async fn pause(&self, time: Duration) {
         nap(time / 200).await;
     }
+
+    fn stall(&mut self, name: &NodeName, stalled: bool) -> bool {
+        self.net.stall(name, stalled)
+    }
+
+    fn cut(&mut self, from: &NodeName, to: &NodeName) -> bool {
+        self.net.cut(from, to)
+    }
+
+    fn disturb(&mut self, disturbance: Disturbance) -> bool {
+        self.net.disturb(disturbance)
+    }
+
+    fn heal(&mut self) {
+        self.net.heal();
+    }
+}
+
+/// Tells nobody of losses.
+struct Muffled(Arc<dyn Inbound>);
+
+#[async_trait]
+impl Inbound for Muffled {
+    fn receive(&self, message: PeerMessage) {
+        self.0.receive(message);
+    }
+
+    fn unreachable(&self, _peer: NodeId) {}
+
+    async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
+        self.0.request(from, request).await
+    }
 }
 
 fn name_of(id: NodeId) -> NodeName {
@@ -169,7 +265,10 @@ impl Broken {
 impl Transport for Broken {
     async fn start(&self, inbound: Arc<dyn Inbound>) -> Result<(), String> {
         self.world.lock().unwrap().insert(self.name.clone(), Arc::clone(&inbound));
-        self.inner.start(inbound).await
+        match self.fault {
+            Fault::NeverTells => self.inner.start(Arc::new(Muffled(inbound))).await,
+            _ => self.inner.start(inbound).await,
+        }
     }
 
     fn set_peers(&self, mut local: LocalIdentity, mut peers: Vec<Peer>) {
@@ -205,6 +304,9 @@ impl Transport for Broken {
             Fault::MixesPeers if number.is_multiple_of(90) => return self.inner.send(NodeId(1 + to.0 % 3), message),
             Fault::LosesSilently if is_append && number.is_multiple_of(40) => return,
             Fault::Blocks if to == NodeId(3) => std::thread::park(),
+            // From the middle of the flood on.
+            Fault::BlocksAtAStalledPeer if to == NodeId(2) && number > 5000 => std::thread::park(),
+            Fault::FlipsBits if is_append && number.is_multiple_of(30) => message.envelope.term.0 ^= 8,
             Fault::HandsOverRegardless => {
                 self.inbound_of(&name_of(to)).into_iter().for_each(|inbound| inbound.receive(message.clone()));
                 return;
@@ -217,7 +319,10 @@ impl Transport for Broken {
     }
 
     async fn request(&self, to: &NodeName, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
-        let result = self.inner.request(to, request.clone(), timeout).await;
+        let mut result = self.inner.request(to, request.clone(), timeout).await;
+        if self.fault == Fault::AsksTwice && matches!(result, Err(RequestError::NoAnswer(_))) {
+            result = self.inner.request(to, request.clone(), timeout).await;
+        }
         match (self.fault, result) {
             (Fault::SwapsAnswers, Ok(_)) if request == "other" => Ok(Bytes::from_static(b"answer to one")),
             (Fault::LostAnswerIsNotSent, Err(RequestError::NoAnswer(why))) => Err(RequestError::NotSent(why)),
@@ -262,9 +367,23 @@ fn each_broken_transport_is_refused_by_the_rule_that_it_breaks() {
         (Fault::AnyIncarnation, "another-incarnation-is-refused"),
         (Fault::AnyCluster, "another-cluster-is-refused"),
         (Fault::KeepsRemovedPeers, "set-peers-replaces"),
+        (Fault::BlocksAtAStalledPeer, "a-stalled-peer-does-not-block"),
+        (Fault::NeverTells, "a-cut-is-told-and-heals"),
+        (Fault::HandsOverRegardless, "a-cut-is-told-and-heals"),
+        (Fault::NeverTells, "a-one-way-cut-is-told-and-heals"),
+        (Fault::HandsOverRegardless, "a-one-way-cut-is-told-and-heals"),
+        (Fault::SwapsAppends, "bad-links-keep-order-and-bytes"),
+        (Fault::SendsTwice, "bad-links-keep-order-and-bytes"),
+        (Fault::MixesPeers, "bad-links-keep-order-and-bytes"),
+        (Fault::FlipsBits, "bad-links-keep-order-and-bytes"),
+        (Fault::ForgetsRestartedPeers, "a-peer-restarts-behind-a-bad-link"),
+        (Fault::AsksTwice, "requests-on-bad-links-are-honest"),
+        (Fault::LostAnswerIsNotSent, "requests-on-bad-links-are-honest"),
     ] {
         let case = transport_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
-        let lab = BrokenLab { fault, net: MemNet::new(), world: World::default(), made: Vec::new() };
-        assert_refused(rule, || block_on(case.run(Box::new(lab))));
+        let lab = BrokenLab { fault, net: MemLab::default(), world: World::default(), made: Vec::new() };
+        assert_refused(rule, || {
+            block_on(case.run(Box::new(lab)));
+        });
     }
 }

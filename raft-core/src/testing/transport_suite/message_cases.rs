@@ -113,7 +113,7 @@ fn intact(bench: &mut Bench) -> CaseFuture<'_> {
 }
 
 /// The numbers of the appends that arrived, which must rise: nothing twice, nothing out of order.
-fn demand_rising(bench: &Bench, from: &Member, to: &Member) {
+pub(super) fn demand_rising(bench: &Bench, from: &Member, to: &Member) {
     let messages = to.inbound.messages();
     let numbers: Vec<_> = messages.iter().filter(|it| it.envelope.from == from.id).filter_map(number_of).collect();
     for pair in numbers.windows(2) {
@@ -215,29 +215,16 @@ fn never_blocks(bench: &mut Bench) -> CaseFuture<'_> {
                 leader.inbound.times_unreachable(dead.id) > 0 && dropped(leader, dead) > 0
             })
             .await;
-
-        if !bench.lab.stall(&alive.name, true) {
-            return;
-        }
-        flood(bench, leader, alive).await;
-        bench
-            .until("the word that messages to the stalled peer are lost", || {
-                leader.inbound.times_unreachable(alive.id) > 0 && dropped(leader, alive) > 0
-            })
-            .await;
-        bench.lab.stall(&alive.name, false);
-        bench.heard(leader, alive).await;
-        demand_rising(bench, leader, alive);
     })
 }
 
-fn dropped(from: &Member, to: &Member) -> u64 {
+pub(super) fn dropped(from: &Member, to: &Member) -> u64 {
     let (statuses, _) = from.transport.status();
     statuses.iter().find(|(name, _)| *name == to.name).map_or(0, |(_, status)| status.dropped)
 }
 
 /// Sends 640 MiB (of shared bytes) from a thread of its own, which has to come to its end.
-async fn flood(bench: &Bench, from: &Member, to: &Member) {
+pub(super) async fn flood(bench: &Bench, from: &Member, to: &Member) {
     const MESSAGES: u64 = 10_000;
     let large = entry(1, 7, 64 * 1024);
     let messages: Vec<_> = (1..=MESSAGES)

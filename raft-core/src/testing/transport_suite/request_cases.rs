@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn ask(from: &Member, to: &Member, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
+pub(super) async fn ask(from: &Member, to: &Member, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
     from.transport.request(&to.name, request, timeout).await
 }
 
@@ -139,7 +139,7 @@ fn demand_no_answer(bench: &Bench, result: &Result<Bytes, RequestError>, which: 
 }
 
 /// Runs two futures at once, on whatever executor there is.
-async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+pub(super) async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut one_done, mut other_done) = (None, None);
     poll_fn(|context| {
