@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify fmt lint doc deny bench setup setup-test
+.PHONY: help demo test soak verify fmt lint doc deny bench setup setup-test
 
 # rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
 # compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
@@ -18,6 +18,7 @@ EVERYTHING := --workspace --features raft-core/testing
 help:
 	@echo 'make demo      three nodes on this machine; prints their addresses and what to try; Ctrl-C stops them'
 	@echo 'make test      all tests'
+	@echo 'make soak      the random stages of the safety net, for hours (docs/testing.md)'
 	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
 	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
@@ -33,6 +34,10 @@ demo: setup
 
 test: setup-test
 	$(CARGO) test $(PROFILE) $(EVERYTHING) --no-fail-fast
+
+# The stages of the safety net that draw at random, longer than in `make test`: a line each, with what lengthens it.
+soak: setup-test
+	RAFT_CHAOS_SECONDS=1800 $(CARGO) test $(PROFILE) $(EVERYTHING) --test chaos -- --nocapture under_faults
 
 verify: fmt lint test doc deny
 
