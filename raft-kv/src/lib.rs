@@ -72,6 +72,8 @@ mod directory;
 mod engine;
 mod idempotency;
 mod machine;
+#[cfg(feature = "rocksdb")]
+mod manifest;
 mod memory;
 mod query;
 #[cfg(feature = "rocksdb")]

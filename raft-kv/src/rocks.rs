@@ -15,6 +15,7 @@ use rocksdb::{
 use crate::directory::{self, OpenError};
 use crate::engine::{Engine, EngineError, Header, Meta, Row};
 use crate::machine::Machine;
+use crate::manifest;
 use crate::query::{Found, KvReader, Table, View, Visit};
 use crate::settings::Settings;
 
@@ -54,6 +55,11 @@ impl KvStateMachine {
     pub fn open(directory: &Path, first_settings: Settings) -> Result<Self, OpenError> {
         first_settings.check()?;
         let database = directory::prepare(directory)?;
+        let unreadable = manifest::unreadable(&database);
+        match unreadable.map_err(|source| OpenError::Io { path: database.clone(), source })? {
+            None => {}
+            Some((path, reason)) => return Err(OpenError::Damaged { path, reason }),
+        }
         let storage = |error: rocksdb::Error| OpenError::Storage { path: database.clone(), reason: error.to_string() };
         let db = DB::open_cf_descriptors(&database_options(), &database, families()).map_err(storage)?;
         let stored = db.get(META_KEY).map_err(storage)?;

@@ -10,6 +10,7 @@ use rocksdb::{
 };
 
 use crate::group::Group;
+use crate::manifest;
 use crate::record::{GroupState, decode_entry, decode_state, entry_key, group_of, index_of, state_key};
 use crate::store::LogOptions;
 
@@ -32,8 +33,9 @@ const LEVELS: usize = 7;
 /// What is read from a WAL at open is written to a table and synced at once: after a sync that failed, the WAL may have
 /// come from a page cache that no disk backs.
 const SETTINGS: &str = "max_bgerror_resume_count=0;memtable_protection_bytes_per_key=8;\
-    block_protection_bytes_per_key=8;paranoid_file_checks=true;track_and_verify_wals=true;\
-    avoid_flush_during_recovery=false";
+    block_protection_bytes_per_key=8;paranoid_file_checks=true;avoid_flush_during_recovery=false";
+/// Notes in each WAL file how the one before it ended, and refuses a database whose WAL files do not fit together.
+const LINKED_WALS: &str = ";track_and_verify_wals=true";
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;
@@ -57,8 +59,9 @@ impl Database {
         path.join("CURRENT").exists()
     }
 
-    /// Opens the database at `path`, or makes it.
-    pub(crate) fn open(path: &Path, log: &LogOptions) -> Result<Self, StoreError> {
+    /// Opens the database at `path`, or makes it. With `in_use` something may have been acknowledged from it. A database
+    /// whose making was cut short has no WAL file yet; RocksDB would refuse it for ever, though nothing can be missing.
+    pub(crate) fn open(path: &Path, log: &LogOptions, in_use: bool) -> Result<Self, StoreError> {
         let failed = |error: rocksdb::Error| match error.kind() {
             rocksdb::ErrorKind::Corruption => StoreError::Damaged {
                 place: path.display().to_string(),
@@ -66,8 +69,11 @@ impl Database {
             },
             _ => StoreError::Io { doing: format!("opening {}", path.display()), reason: error.to_string() },
         };
+        refuse_endless(path)?;
         // First of all, and on fresh options: what it returns has forgotten what must outlive it.
-        let mut options = Options::default().get_options_from_string(SETTINGS).map_err(failed)?;
+        let linked = if in_use || !Self::exists(path) { LINKED_WALS } else { "" };
+        let settings = format!("{SETTINGS}{linked}");
+        let mut options = Options::default().get_options_from_string(settings).map_err(failed)?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_paranoid_checks(true);
@@ -179,6 +185,21 @@ impl Database {
         let mut records = self.db.raw_iterator_cf_opt(self.entries(), options);
         records.seek_to_first();
         Cursor { group, records, started: false }
+    }
+}
+
+/// Refuses a database that RocksDB would try to open for ever.
+fn refuse_endless(path: &Path) -> Result<(), StoreError> {
+    let unreadable = manifest::unreadable(path).map_err(|error| StoreError::Io {
+        doing: format!("reading the manifest in {}", path.display()),
+        reason: error.to_string(),
+    })?;
+    match unreadable {
+        None => Ok(()),
+        Some((manifest, reason)) => Err(damaged(
+            &manifest.display().to_string(),
+            format!("{reason}; move the data directory away and let this node join as a new one"),
+        )),
     }
 }
 

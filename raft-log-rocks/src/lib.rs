@@ -63,6 +63,7 @@ mod database;
 mod evidence;
 mod group;
 mod health;
+mod manifest;
 mod quarantine;
 mod reader;
 mod record;

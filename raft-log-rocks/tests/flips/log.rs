@@ -1,0 +1,271 @@
+//! RocksDB's files of a real log: several tables, a write-ahead log with a tail, a history of lives.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use raft_core::ports::{LogStore as _, LogWrite, ReadError};
+use raft_core::testing::{Random, Report, entry};
+use raft_core::types::{Entry, EntryKind, HardState, Index, LogId, Payload};
+use raft_log_rocks::{LogOptions, RocksLog};
+use tempfile::TempDir;
+
+use crate::common::{GROUP, append, replace, set, vote};
+use crate::image::{Flip, Image, Outcome, Tally, setting};
+
+/// Bits that are flipped when nothing else is asked for.
+const FLIPS: u64 = 2000;
+/// How the flips are shared out, in thousandths. A kind of place that has fewer bits than its share gets all flipped.
+const SHARES: &[(&str, u64)] = &[
+    ("CURRENT", 64),
+    ("IDENTITY", 10),
+    ("LOG", 10),
+    ("MANIFEST", 180),
+    ("OPTIONS", 16),
+    ("WAL", 250),
+    ("table: entries", 190),
+    ("table: footer", 110),
+    ("table: index", 60),
+    ("table: metaindex", 40),
+    ("table: properties", 70),
+];
+/// Far longer than two lives take; one that is still not over hangs.
+const LIVES_MAX: Duration = Duration::from_secs(60);
+/// Reads are cut into answers of this size, as a lane's are.
+const READ_BYTES: u64 = 16 << 10;
+
+/// What was acknowledged.
+#[derive(Clone)]
+pub(crate) struct Truth {
+    pub(crate) hard_state: HardState,
+    pub(crate) commit: Index,
+    /// From index 1 on.
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Truth {
+    fn last(&self) -> LogId {
+        self.entries.last().unwrap().id
+    }
+
+    /// Writes to the log and takes it for acknowledged.
+    fn write(&mut self, log: &mut RocksLog, write: LogWrite) {
+        log.write(std::slice::from_ref(&write)).unwrap();
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        self.commit = write.commit.unwrap_or(self.commit);
+        if let Some(from) = write.truncate_from {
+            self.entries.truncate(from.0 as usize - 1);
+        }
+        self.entries.extend(write.entries);
+    }
+}
+
+/// What a look at a log found, unless it was silently wrong.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Refused(String),
+    Lost(LogId),
+    Repaired,
+    Whole,
+}
+
+/// Opens, recovers and reads everything, and compares with the truth. An error says what is silently wrong.
+fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen, String> {
+    let mut log = match RocksLog::open(directory, LogOptions::default()) {
+        Ok(log) => log,
+        Err(error) => return named(directory, error.to_string()),
+    };
+    // Nothing was written yet, so a sync is that of a repair.
+    let repaired = log.completed_syncs().value() > 0;
+    let recovered = match log.recover(GROUP) {
+        Ok(recovered) => recovered,
+        Err(error) => return named(directory, error.to_string()),
+    };
+    recovered.check()?;
+    if recovered.hard_state != truth.hard_state {
+        return Err(format!("{:?} where {:?} was acknowledged", recovered.hard_state, truth.hard_state));
+    }
+    let (last, lost) = (recovered.last(), recovered.lost);
+    match lost {
+        None if last != truth.last() => return Err(format!("it ends with {last}, nothing said of {}", truth.last())),
+        Some(end) if end != truth.last() => return Err(format!("lost {end} where {} is gone", truth.last())),
+        _ => {}
+    }
+    let hint_may_be_older = repaired || lost.is_some();
+    if recovered.commit > truth.commit || (recovered.commit < truth.commit && !hint_may_be_older) {
+        return Err(format!("commit index {} where {} was written", recovered.commit, truth.commit));
+    }
+    match read_all(&log, last, &truth.entries)? {
+        Some(refusal) => return named(directory, refusal),
+        None => {}
+    }
+    if let Some(write) = more.filter(|_| lost.is_none())
+        && let Err(error) = log.write(std::slice::from_ref(write))
+    {
+        return named(directory, error.to_string());
+    }
+    Ok(match lost {
+        Some(end) => Seen::Lost(end),
+        None if repaired => Seen::Repaired,
+        None => Seen::Whole,
+    })
+}
+
+/// Reads up to `last` through a reader. `Some` is the error that named a damaged entry.
+fn read_all(log: &RocksLog, last: LogId, truth: &[Entry]) -> Result<Option<String>, String> {
+    let reader = log.reader();
+    let mut due = Index(1);
+    while due <= last.index {
+        let entries = match reader.read(GROUP, due, last.index, READ_BYTES) {
+            Ok(entries) => entries,
+            Err(ReadError::Missing { index, .. }) => return Err(format!("entry {index} is missing from its reader")),
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        for entry in entries {
+            if truth.get(due.0 as usize - 1) != Some(&entry) {
+                return Err(format!("{} came back as another entry than was acknowledged", entry.id));
+            }
+            due = due.next();
+        }
+    }
+    match reader.read(GROUP, due, due, READ_BYTES) {
+        Err(ReadError::Missing { .. }) => Ok(None),
+        other => Err(format!("beyond the end {last} the reader answers {other:?}")),
+    }
+}
+
+/// An error has to say where.
+fn named(directory: &Path, error: String) -> Result<Seen, String> {
+    let says_where = error.contains(&directory.display().to_string())
+        || ["entry ", "the state of ", "the groups' states", ".sst"].iter().any(|place| error.contains(place));
+    if says_where { Ok(Seen::Refused(error)) } else { Err(format!("an error that names no place: {error}")) }
+}
+
+/// Two lives on a damaged log: what the first one saw must not be forgotten by the second. A log that looks whole also
+/// takes one more entry.
+pub(crate) fn judge(directory: &Path, truth: &Truth) -> Result<Outcome, String> {
+    let last = truth.last();
+    let more = LogWrite { hard_state: None, ..append(last.index.0 + 1, last.index.0 + 1, truth.hard_state.term.0) };
+    let first = look(directory, truth, Some(&more))?;
+    let mut after = truth.clone();
+    if matches!(first, Seen::Repaired | Seen::Whole) {
+        after.entries.extend(more.entries);
+    }
+    let second =
+        look(directory, &after, None).map_err(|wrong| format!("after {first:?}, in the next life: {wrong}"))?;
+    match (&first, &second) {
+        (Seen::Lost(end), second) if *second != Seen::Lost(*end) => {
+            Err(format!("lost {end}, and in the next life {second:?}"))
+        }
+        (Seen::Refused(_), _) => Ok(Outcome::Detected),
+        (Seen::Lost(_), _) => Ok(Outcome::DeclaredLost),
+        (_, Seen::Refused(_)) => Ok(Outcome::Detected),
+        (_, Seen::Lost(end)) => Err(format!("{first:?}, and in the next life {end} is lost")),
+        (Seen::Repaired, _) => Ok(Outcome::Repaired),
+        (Seen::Whole, _) => Ok(Outcome::Harmless),
+    }
+}
+
+/// A log with a history, as a kill leaves it.
+pub(crate) fn make(directory: &Path) -> (Image, Truth) {
+    let working = TempDir::new().unwrap();
+    let mut truth = Truth { hard_state: HardState::default(), commit: Index(0), entries: Vec::new() };
+    // Small buffers, so that there are several tables.
+    let options = LogOptions { write_buffer_bytes: 64 << 10, ..LogOptions::default() };
+    let mut log = RocksLog::open(working.path(), options.clone()).unwrap();
+    truth.write(&mut log, set(vote(3, 2)));
+    for first in (1..=480).step_by(8) {
+        truth.write(&mut log, LogWrite { commit: Some(Index(first - 1)), ..append(first, first + 7, 3) });
+    }
+    drop(log);
+    let mut log = RocksLog::open(working.path(), options).unwrap();
+    truth.write(&mut log, LogWrite { hard_state: Some(vote(5, 1)), ..replace(475, 480, 5) });
+    for first in (481..=560).step_by(4) {
+        truth.write(&mut log, append(first, first + 3, 5));
+    }
+    drop(log);
+    let mut log = RocksLog::open(working.path(), LogOptions::default()).unwrap();
+    truth.write(&mut log, set(vote(7, 2)));
+    let no_op = Entry { kind: EntryKind::Noop, payload: Payload::default(), ..entry(561, 7, 0) };
+    let unknown = Entry { kind: EntryKind::Unknown(200), ..entry(562, 7, 300) };
+    // Longer than a block of the write-ahead log, so that its record is in fragments.
+    let long = entry(563, 7, 40_000);
+    truth.write(&mut log, LogWrite { entries: vec![no_op, unknown, long], ..append(1, 0, 7) });
+    for index in 564..=590 {
+        truth.write(&mut log, LogWrite { commit: Some(Index(index - 1)), ..append(index, index, 7) });
+    }
+    truth.write(&mut log, LogWrite { hard_state: Some(vote(8, 1)), ..replace(590, 593, 8) });
+    truth.write(&mut log, set(vote(9, 3)));
+    // Compactions may still run; a copy is taken when two looks see the same.
+    crate::common::copy(working.path(), directory);
+    drop(log);
+    (Image::of(directory), truth)
+}
+
+#[test]
+fn a_flipped_bit_in_a_file_of_rocksdb_is_never_silent() {
+    let started = Instant::now();
+    let (seed, flips) = (setting("RAFT_SEED", 1), setting("RAFT_FLIPS", FLIPS));
+    let directory = TempDir::new().unwrap();
+    let (image, truth) = make(directory.path());
+    let places = image.places("db");
+    let (mut random, mut tally) = (Random::new(seed), Tally::default());
+    let mut least = 0;
+    for (place, ranges) in &places {
+        let share = SHARES.iter().find(|(name, _)| name == place).unwrap_or_else(|| panic!("{place} has no share")).1;
+        let drawn = image.draw(place, ranges, (flips * share).div_ceil(1000) as usize, &mut random);
+        least += drawn.len() as u64;
+        for flip in drawn {
+            match try_flips(&image, &truth, &[&flip]) {
+                Ok(outcome) => tally.add(place, outcome),
+                Err(wrong) => tally.add_silent(format!("{}: {wrong} (seed {seed})", image.explain(&flip))),
+            }
+        }
+    }
+    image.assert_untouched();
+    let mut report = Report::new("flips-log");
+    report.count("seed", seed).count("seconds", started.elapsed().as_secs());
+    report.at_least("flips", tally.total(), least.min(flips * 9 / 10));
+    for (place, _) in SHARES {
+        report.at_least(place, tally.of_place(place), 1);
+    }
+    for outcome in Outcome::ALL {
+        report.at_least(outcome.name(), tally.of_outcome(outcome), 1);
+    }
+    tally.note(&mut report);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    tally.assert_never_silent();
+}
+
+/// Judges a copy with these bits flipped, on a thread of its own: a life that never ends is a finding too.
+fn try_flips(image: &Image, truth: &Truth, flips: &[&Flip]) -> Result<Outcome, String> {
+    let copy = TempDir::new().unwrap();
+    image.copy(copy.path(), flips);
+    let (verdict, judged) = mpsc::channel();
+    let (path, truth) = (copy.path().to_owned(), truth.clone());
+    std::thread::spawn(move || verdict.send(judge(&path, &truth)));
+    match judged.recv_timeout(LIVES_MAX) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("not over after {LIVES_MAX:?}")),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err("a panic".into()),
+    }
+}
+
+/// RocksDB 11.8 reads a manifest for ever in which a record, after the first, has the kind of a recycled log's.
+#[test]
+fn every_flipped_bit_in_the_kind_of_a_manifests_record_is_found() {
+    let directory = TempDir::new().unwrap();
+    let (image, truth) = make(directory.path());
+    let mut tried = 0;
+    for (file, range) in &image.places("db")["MANIFEST"] {
+        for at in image.records(*file, range.len()) {
+            for bit in 0..8 {
+                let flip = Flip { place: "MANIFEST", file: *file, bit: (at + 6) * 8 + bit };
+                let outcome = try_flips(&image, &truth, &[&flip]);
+                assert!(matches!(outcome, Ok(Outcome::Detected)), "{}: {outcome:?}", image.explain(&flip));
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 8 * 10, "{tried}");
+}
