@@ -121,6 +121,8 @@ impl Raft {
     fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
         if !self.member.may_vote() || self.member.disk_stalls() {
             self.role = RoleState::Follower(Follower::new(&mut self.member, None));
+            // Whom they were asked of is forgotten: a question that stays out would want a tick at once, for ever.
+            self.member.reads.restart();
             return;
         }
         self.member.reads.restart();
