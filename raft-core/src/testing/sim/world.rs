@@ -64,6 +64,9 @@ impl PartialOrd for Timed {
     }
 }
 
+/// Events after the phase of changing faults: a run that takes more spins, or never comes to rest.
+const EVENTS_AFTER_FAULTS_MAX: u64 = 1_000_000;
+
 /// What a run did, to be sure that it did something.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
@@ -171,6 +174,11 @@ impl World {
             return;
         }
         self.tally.events += 1;
+        assert!(
+            self.tally.events < self.plan.events + EVENTS_AFTER_FAULTS_MAX,
+            "[bounded run] it does not end; at {} ns comes {what:?}",
+            self.now
+        );
         self.tally.time = self.now;
         self.happen(what);
     }
