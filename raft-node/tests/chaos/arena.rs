@@ -8,7 +8,7 @@ use raft_core::testing::{UdpFaults, UdpRelay};
 use serde_json::Value;
 
 use super::support::http::{Reply, call_within};
-use super::support::{TestCluster, await_some, await_that};
+use super::support::{TestCluster, await_some};
 
 /// The port of a node's host at which the relay stands for it.
 const RELAY_PORT: u16 = 7083;
@@ -29,8 +29,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Starts `count` nodes and waits until they have founded a cluster and take a write each.
-    pub fn start_cluster(count: usize, seed: u64) -> Self {
+    /// Starts `count` nodes and waits until they have founded a cluster and take a write of `key` each.
+    pub fn start_cluster(count: usize, seed: u64, key: &str) -> Self {
         let mut cluster = TestCluster::prepare(count, &[]);
         let relay = UdpRelay::start(seed).unwrap();
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.peer.parse().unwrap()).collect();
@@ -46,7 +46,7 @@ impl Arena {
         }
         let stopped = vec![false; count];
         let mut arena = Self { cluster, relay, addresses, stopped, kills: 0, stops: 0, leaders_hit: 0 };
-        arena.await_service("before-the-faults");
+        arena.await_service(key);
         arena
     }
 
@@ -85,14 +85,17 @@ impl Arena {
     }
 
     /// The node that leads, by its own word and in the newest term; none when no node says so.
-    pub fn leader(&mut self) -> Option<usize> {
+    pub fn leader(&self) -> Option<usize> {
         let leading = (0..self.count()).filter_map(|node| {
             let status = self.status(node)?;
             (status["role"] == "leader").then(|| (status["term"].as_u64().unwrap_or(0), node))
         });
-        let leader = leading.max()?.1;
-        self.leaders_hit += 1;
-        Some(leader)
+        leading.max().map(|(_, leader)| leader)
+    }
+
+    /// The same, once there is one.
+    pub fn await_leader(&self) -> usize {
+        await_some("a leader", || self.leader())
     }
 
     fn status(&self, node: usize) -> Option<Value> {
@@ -178,12 +181,12 @@ impl Arena {
         self.check_alive();
     }
 
-    /// Waits until all nodes have applied the same, everything that any of them has.
-    pub fn await_equal(&self) {
-        await_that("all nodes to apply the same", || {
-            let positions: Vec<_> = (0..self.count()).map(|node| self.position(node)).collect();
-            positions.iter().all(|position| position.is_some() && *position == positions[0])
-        });
+    /// Waits until all nodes have applied the same, everything that any of them has. Gives the last index.
+    pub fn await_equal(&self) -> u64 {
+        await_some("all nodes to apply the same", || {
+            let first = self.position(0)?;
+            (1..self.count()).all(|node| self.position(node) == Some(first)).then_some(first)
+        })
     }
 
     /// Last, commit and applied index of a node where all of them are the same.
@@ -194,19 +197,14 @@ impl Arena {
         (index("commit_index") == Some(last) && index("applied_index") == Some(last)).then_some(last)
     }
 
-    /// The whole log of a node.
-    pub fn log(&self, node: usize) -> Vec<Value> {
-        let mut entries: Vec<Value> = Vec::new();
-        loop {
-            let from = entries.len() as u64 + 1;
-            let page = self.ask(node, &format!("/v1/node/log?from={from}&limit={LOG_ENTRIES}")).json();
-            assert_eq!(page["first_index"], 1, "the log was compacted: this check needs another source");
-            let Value::Array(found) = page["entries"].clone() else { panic!("no entries: {page}") };
-            entries.extend(found);
-            if entries.len() as u64 >= page["last_index"].as_u64().unwrap() {
-                return entries;
-            }
-        }
+    /// A part of a node's log, as JSON.
+    pub fn log(&self, node: usize, from: u64, last: u64) -> Vec<Value> {
+        let limit = LOG_ENTRIES.min(last + 1 - from);
+        let page = self.ask(node, &format!("/v1/node/log?limit={limit}&from={from}")).json();
+        assert_eq!(page["first_index"], 1, "the log was compacted: this check needs another source");
+        let Value::Array(found) = page["entries"].clone() else { panic!("no entries: {page}") };
+        assert!(!found.is_empty(), "no entries from {from} on: {page}");
+        found
     }
 
     /// What a node holds itself under each key.

@@ -78,6 +78,8 @@ struct Applied {
 /// The whole log of a node, applied by a state machine of ten lines that shares no code with the product's.
 #[derive(Debug, Default)]
 pub struct Replay {
+    /// The index of the last entry.
+    pub last: u64,
     applied: BTreeMap<u64, Applied>,
     /// All keys that exist at the end.
     pub state: BTreeMap<String, Seen>,
@@ -87,16 +89,15 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Applies the entries of `/v1/node/log` in their order.
-    pub fn of(log: &[Value]) -> Self {
-        let mut replay = Self::default();
-        for (expected, entry) in (1..).zip(log) {
-            assert_eq!(entry["index"], expected, "the log has a gap");
+    /// Applies the next entries of `/v1/node/log`.
+    pub fn extend(&mut self, log: &[Value]) {
+        for entry in log {
+            self.last += 1;
+            assert_eq!(entry["index"], self.last, "the log has a gap");
             if entry["kind"] == "command" {
-                replay.apply(expected, entry);
+                self.apply(self.last, entry);
             }
         }
-        replay
     }
 
     fn apply(&mut self, index: u64, entry: &Value) {

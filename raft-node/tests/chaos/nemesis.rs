@@ -75,6 +75,11 @@ impl Fault {
         Self::Slow,
     ];
 
+    /// Whether it hits the leader, whoever that is.
+    fn is_of_leader(self) -> bool {
+        matches!(self, Self::KillLeader | Self::StopLeader | Self::IsolateLeader | Self::IsolateLong)
+    }
+
     /// How long it takes to do something.
     fn held_min(self) -> Duration {
         match self {
@@ -141,9 +146,12 @@ pub struct Done {
 pub fn perform(arena: &mut Arena, step: &Step, done: &mut Done) {
     let mut random = Random::new(step.seed);
     let mut flapping = None;
-    for fault in &step.faults {
+    for (nth, fault) in step.faults.iter().enumerate() {
         *done.faults.entry(*fault).or_default() += 1;
-        begin(arena, *fault, &mut random, &mut flapping);
+        // Before the first fault of a step nothing is wrong, so there has to be a leader soon.
+        let leader = if nth == 0 && fault.is_of_leader() { Some(arena.await_leader()) } else { arena.leader() };
+        arena.leaders_hit += u64::from(leader.is_some() && fault.is_of_leader());
+        begin(arena, *fault, leader, &mut random, &mut flapping);
     }
     done.combined += u64::from(step.faults.len() > 1);
     let begun = Instant::now();
@@ -162,14 +170,14 @@ pub fn perform(arena: &mut Arena, step: &Step, done: &mut Done) {
     arena.heal();
 }
 
-fn begin(arena: &mut Arena, fault: Fault, random: &mut Random, flapping: &mut Option<usize>) {
+fn begin(arena: &mut Arena, fault: Fault, leader: Option<usize>, random: &mut Random, flapping: &mut Option<usize>) {
     let count = arena.count();
     let any = usize::try_from(random.below(count as u64)).unwrap();
     let other = (any + 1 + usize::try_from(random.below(count as u64 - 1)).unwrap()) % count;
     let nodes: Vec<usize> = (0..count).map(|nth| (any + nth) % count).collect();
     match fault {
         Fault::KillOne => arena.kill(any),
-        Fault::KillLeader => arena.leader().into_iter().for_each(|leader| arena.kill(leader)),
+        Fault::KillLeader => leader.into_iter().for_each(|leader| arena.kill(leader)),
         Fault::KillAll => nodes.iter().for_each(|node| arena.kill(*node)),
         Fault::KillAgain => {
             for _ in 0..3 {
@@ -179,7 +187,7 @@ fn begin(arena: &mut Arena, fault: Fault, random: &mut Random, flapping: &mut Op
             }
         }
         Fault::StopOne => arena.stop(any),
-        Fault::StopLeader => arena.leader().into_iter().for_each(|leader| arena.stop(leader)),
+        Fault::StopLeader => leader.into_iter().for_each(|leader| arena.stop(leader)),
         Fault::StopAll => nodes.iter().for_each(|node| arena.stop(*node)),
         Fault::CutOneWay => arena.cut(any, other),
         Fault::CutPair => {
@@ -190,7 +198,7 @@ fn begin(arena: &mut Arena, fault: Fault, random: &mut Random, flapping: &mut Op
         Fault::Mute => arena.isolate(any, false, true),
         Fault::Isolate => arena.isolate(any, true, true),
         Fault::IsolateLeader | Fault::IsolateLong => {
-            arena.leader().into_iter().for_each(|leader| arena.isolate(leader, true, true));
+            leader.into_iter().for_each(|leader| arena.isolate(leader, true, true));
         }
         Fault::Split => arena.separate(&nodes[..(count - 1) / 2], &nodes[(count - 1) / 2..]),
         Fault::Bridge => {
