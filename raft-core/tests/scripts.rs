@@ -6,48 +6,13 @@
 // A panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
-use std::error::Error;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use raft_core::testing::harness::Harness;
+mod support;
 
-/// Carries out the commands of one script.
-struct Script {
-    cluster: Harness,
-}
-
-impl goldenscript::Runner for Script {
-    type Command = goldenscript::Command;
-
-    fn run(&mut self, command: &Self::Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
-        Ok(self.cluster.command(&line(command))?)
-    }
-}
-
-/// The command as it was written; the harness splits words at blanks and knows double quotes only.
-fn line(command: &goldenscript::Command) -> String {
-    let mut line = command.name.clone();
-    for argument in &command.args {
-        line += &match argument {
-            goldenscript::Argument::KeyValue(key, value) => format!(" \"{key}={value}\""),
-            goldenscript::Argument::Positional(value) => format!(" \"{value}\""),
-            other => format!(" \"{other}\""),
-        };
-    }
-    line
-}
-
-fn scripts(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(scripts(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
+use support::{Script, directory, scripts};
 
 /// Every script says in its first lines what it shows and which rule of `docs/rules.md` it is about.
 fn check_header(path: &Path) -> Result<(), &'static str> {
@@ -61,15 +26,14 @@ fn check_header(path: &Path) -> Result<(), &'static str> {
 
 /// Runs all scripts of one directory and says which ones differ, each by its name.
 fn run(topic: &str) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(topic);
+    let directory = directory().join(topic);
     let wanted = std::env::var("SCRIPT").unwrap_or_default();
     let mut failed = Vec::new();
     for path in scripts(&directory).into_iter().filter(|path| path.to_string_lossy().contains(&wanted)) {
         if let Err(problem) = check_header(&path) {
             failed.push(format!("{}: {problem}", path.display()));
         }
-        let result =
-            catch_unwind(AssertUnwindSafe(|| goldenscript::run(&mut Script { cluster: Harness::new() }, &path)));
+        let result = catch_unwind(AssertUnwindSafe(|| goldenscript::run(&mut Script::default(), &path)));
         match result {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failed.push(format!("{}: {error}", path.display())),
@@ -107,7 +71,7 @@ fn input() {
 /// A topic whose directory was moved or emptied would pass without a word.
 #[test]
 fn no_script_is_forgotten() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let directory = directory();
     let topics: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(topics.len(), 5, "a topic has no test of its own: {topics:?}");
     let all = scripts(&directory).len();
