@@ -6,14 +6,18 @@ mod common;
 #[path = "common/model.rs"]
 mod model;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use bytes::Bytes;
 use common::{EPOCH_MS, apply_all, entry_of, key, noop, uuid_v7};
 use model::Model;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use raft_core::ports::StateMachine;
+use raft_core::testing::Report;
 use raft_core::types::{Entry, EntryKind, Index};
 use raft_kv::{
     Answer, Change, Command, KvReader, KvStateMachine, MemoryDisk, Operation, Precondition, Setting, Settings, stamp,
@@ -210,7 +214,21 @@ fn apply_rest(machine: &mut dyn StateMachine, log: &[(Entry, Bytes)]) {
     assert_eq!(apply_all(machine, &entries).unwrap(), answers);
 }
 
-fn check(calls: Vec<(Vec<Draft>, Ending)>) {
+/// What was done in all runs.
+#[derive(Default)]
+struct Work {
+    runs: u64,
+    calls: u64,
+    entries: u64,
+    flushes: u64,
+    closes: u64,
+    kills: u64,
+    /// Entries that a machine had forgotten and was given again.
+    again: u64,
+}
+
+fn check(calls: Vec<(Vec<Draft>, Ending)>, work: &mut Work) {
+    work.runs += 1;
     let settings = Settings { idempotency_window: 3, key_bytes_max: 8, value_bytes_max: 5 };
     let mut model = Model::new(settings);
     let memory_disk = MemoryDisk::new(settings).unwrap();
@@ -219,6 +237,8 @@ fn check(calls: Vec<(Vec<Draft>, Ending)>) {
     let mut log: Vec<(Entry, Bytes)> = Vec::new();
     let mut flushed = Index::ZERO;
     for (drafts, ending) in calls {
+        work.calls += 1;
+        work.entries += drafts.len() as u64;
         let entries: Vec<_> = (log.len() as u64 + 1..).zip(drafts).map(|(index, draft)| finish(index, draft)).collect();
         let answers = apply_all(&mut memory, &entries).unwrap();
         assert_eq!(apply_all(disk.machine(), &entries).unwrap(), answers);
@@ -233,31 +253,55 @@ fn check(calls: Vec<(Vec<Draft>, Ending)>) {
             Ending::Flush | Ending::Close => flushed = memory.flush().unwrap(),
             Ending::Kill => memory = memory_disk.open(),
         }
+        match ending {
+            Ending::Nothing => {}
+            Ending::Flush => work.flushes += 1,
+            Ending::Close => work.closes += 1,
+            Ending::Kill => work.kills += 1,
+        }
         assert!(disk.machine().applied().index >= flushed, "the disk forgot what was flushed");
+        work.again += log.len() as u64 - disk.machine().applied().index.0;
         apply_rest(disk.machine(), &log);
         apply_rest(&mut memory, &log);
         check_state(&model, [memory.kv_reader(), disk.machine().kv_reader()]);
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+/// How many random runs: `RAFT_KV_RUNS`, 32 unless set.
+fn runs() -> u32 {
+    std::env::var("RAFT_KV_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(32)
+}
 
-    #[test]
-    fn disk_memory_and_model_agree(
-        calls in prop::collection::vec(
-            (
-                prop::collection::vec(draft(), 1..8),
-                prop_oneof![
-                    5 => Just(Ending::Nothing),
-                    2 => Just(Ending::Flush),
-                    1 => Just(Ending::Close),
-                    2 => Just(Ending::Kill),
-                ],
-            ),
-            1..16,
-        )
-    ) {
-        check(calls);
+#[test]
+fn disk_memory_and_model_agree() {
+    let begin = Instant::now();
+    let ending = prop_oneof![
+        5 => Just(Ending::Nothing),
+        2 => Just(Ending::Flush),
+        1 => Just(Ending::Close),
+        2 => Just(Ending::Kill),
+    ];
+    let calls = prop::collection::vec((prop::collection::vec(draft(), 1..8), ending), 1..16);
+    let config = ProptestConfig { cases: runs(), failure_persistence: None, ..ProptestConfig::default() };
+    let work = RefCell::new(Work::default());
+    let outcome = TestRunner::new(config).run(&calls, |calls| {
+        check(calls, &mut work.borrow_mut());
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
     }
+    let (work, runs) = (work.into_inner(), u64::from(runs()));
+    let mut report = Report::new("kv-property");
+    report
+        .at_least("runs", work.runs, runs)
+        // A run has 8 calls of 4 entries on average, and every tenth of them a close, every fifth a flush and a kill.
+        .at_least("calls", work.calls, 4 * runs)
+        .at_least("entries", work.entries, 10 * runs)
+        .at_least("flushes", work.flushes, runs / 2)
+        .at_least("closes", work.closes, runs / 8)
+        .at_least("kills", work.kills, runs / 2)
+        .at_least("entries applied again after a kill", work.again, runs)
+        .count("seconds", begin.elapsed().as_secs());
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }

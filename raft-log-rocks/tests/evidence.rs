@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use raft_core::ports::LogStore as _;
+use raft_core::testing::Report;
 use raft_core::types::{Index, LogId, Term};
 use raft_log_rocks::{LogOptions, RocksLog, SyncObserver, SyncReport};
 use tempfile::TempDir;
@@ -70,7 +71,9 @@ fn every_cut_of_the_wal_that_loses_a_batch_is_noticed() {
     let directory = TempDir::new().unwrap();
     write_one_by_one(directory.path(), 3, 1);
     let length = fs::metadata(wal(directory.path())).unwrap().len();
+    let mut cuts = 0;
     for cut in (0..length).step_by(101) {
+        cuts += 1;
         let copied = TempDir::new().unwrap();
         copy(directory.path(), copied.path());
         OpenOptions::new().write(true).open(wal(copied.path())).unwrap().set_len(cut).unwrap();
@@ -79,6 +82,9 @@ fn every_cut_of_the_wal_that_loses_a_batch_is_noticed() {
         assert_eq!(recovered.lost, Some(id(3, 1)), "cut at {cut} of {length}");
         assert_eq!(recovered.hard_state, vote(1, 2), "cut at {cut} of {length}");
     }
+    let mut report = Report::new("log-cuts");
+    report.at_least("cuts of a WAL, each a noticed loss", cuts, 15).count("bytes of that WAL", length);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 #[test]
@@ -257,6 +263,9 @@ fn every_flipped_bit_of_a_mark_is_found() {
         let error = refusal(directory.path());
         assert!(error.contains("QUARANTINE"), "bit {bit}: {error}");
     }
+    let mut report = Report::new("log-mark-flips");
+    report.at_least("bits of a mark, each noticed when flipped", whole.len() as u64 * 8, 8 * 32);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 /// After a sync that failed, the page cache may hold what no disk has, and a process that starts again reads it from

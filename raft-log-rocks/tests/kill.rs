@@ -7,11 +7,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use raft_core::ports::{LogStore as _, LogWrite};
-use raft_core::testing::entry;
+use raft_core::testing::{Report, entry};
 use raft_core::types::{Index, Term};
 use raft_log_rocks::{LogOptions, RocksLog};
 use tempfile::TempDir;
@@ -19,8 +19,12 @@ use tempfile::TempDir;
 mod common;
 use common::*;
 
-const ROUNDS: u64 = 6;
 const ACKNOWLEDGED_PER_ROUND: usize = 150;
+
+/// How often the writer is killed: `RAFT_LOG_KILL_ROUNDS`, 6 unless set.
+fn rounds() -> u64 {
+    std::env::var("RAFT_LOG_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6)
+}
 
 /// Small buffers, so that tables are flushed and WAL files are written again many times in a round.
 fn options() -> LogOptions {
@@ -59,7 +63,8 @@ fn writer_to_be_killed() {
 #[test]
 fn what_was_acknowledged_before_a_kill_is_there_after_it() {
     let directory = TempDir::new().unwrap();
-    for round in 1..=ROUNDS {
+    let (mut killed, mut acknowledged_in_all, mut read_back) = (0, 0, 0);
+    for round in 1..=rounds() {
         let mut writer = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writer_to_be_killed", "--nocapture"])
             .env("RAFT_TEST_WRITE_UNTIL_KILLED", directory.path())
@@ -76,6 +81,8 @@ fn what_was_acknowledged_before_a_kill_is_there_after_it() {
         let acknowledged: Vec<_> =
             acknowledged.into_iter().chain(lines.filter(|line| line.contains("acknowledged"))).collect();
         assert!(acknowledged.len() >= ACKNOWLEDGED_PER_ROUND, "round {round}: the writer died by itself");
+        killed += 1;
+        acknowledged_in_all += acknowledged.len() as u64;
         let mut words = acknowledged.last().unwrap().split(' ').skip(1).map(|word| word.parse().unwrap());
         let (index, term) = (words.next().unwrap(), words.next().unwrap());
 
@@ -96,5 +103,13 @@ fn what_was_acknowledged_before_a_kill_is_there_after_it() {
         assert_eq!(entries.len() as u64, found.index.0);
         let expected = entries.iter().map(|held| entry(held.id.index.0, held.id.term.0, 3000));
         assert!(expected.eq(entries.iter().cloned()), "round {round}: another entry than was written");
+        read_back += found.index.0;
     }
+    let least = rounds() * ACKNOWLEDGED_PER_ROUND as u64;
+    let mut report = Report::new("log-kill");
+    report
+        .at_least("writers killed", killed, rounds())
+        .at_least("acknowledged writes", acknowledged_in_all, least)
+        .at_least("entries read back and compared", read_back, least / 2);
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }

@@ -1,13 +1,15 @@
 //! `kill -9` of real nodes under load: nothing acknowledged is lost, nothing retried happens twice.
-// A panic is how a test fails; what a test measured or was told is printed.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+// A panic is how a test fails.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft_core::random::Random;
+use raft_core::testing::Report;
 use support::http::call;
 use support::{TestCluster, TestNode, await_that};
 
@@ -99,6 +101,7 @@ fn check(reply: &support::http::Reply, last: &(String, u64), number: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
+    let begin = Instant::now();
     let mut cluster = TestCluster::start(3);
     let load = Load {
         hosts: cluster.clients(),
@@ -126,8 +129,8 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
             for _ in 0..[2, 1, 0][usize::try_from(random.below(3)).unwrap()] {
                 victims.remove(usize::try_from(random.below(victims.len() as u64)).unwrap());
             }
-            killed += victims.len();
-            all_at_once += usize::from(victims.len() == 3);
+            killed += victims.len() as u64;
+            all_at_once += u64::from(victims.len() == 3);
             for victim in &victims {
                 cluster.nodes[*victim].kill();
             }
@@ -157,15 +160,18 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
             await_that("a replica that catches up", || holds(node, &key, &end.0));
         }
     }
-    let (acknowledged, retries) = (load.acknowledged.into_inner(), load.retries.into_inner());
     let replayed = load.replayed.into_inner();
-    println!(
-        "{} rounds, {killed} kills ({all_at_once} times all three), {acknowledged} acknowledged writes, {retries} \
-         retries, of which {replayed} had had their effect before",
-        rounds()
-    );
-    assert!(acknowledged > rounds() * CLIENTS && retries > 0, "{acknowledged} writes, {retries} retries: no load");
-    assert!(replayed > 0 || rounds() < 20, "no retry had had its effect before: nothing was put to the test");
+    let mut report = Report::new("kills");
+    report
+        .at_least("rounds", rounds(), 1)
+        .at_least("nodes killed", killed, rounds())
+        // One round in three.
+        .at_least("all three at once", all_at_once, rounds() / 10)
+        .at_least("acknowledged writes", load.acknowledged.into_inner(), rounds() * CLIENTS)
+        .at_least("retries", load.retries.into_inner(), 1)
+        .at_least("retries that had had their effect before", replayed, u64::from(rounds() >= 20))
+        .count("seconds", begin.elapsed().as_secs());
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 fn holds(node: &TestNode, key: &str, value: &str) -> bool {
