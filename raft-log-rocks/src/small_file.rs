@@ -162,13 +162,22 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), SmallFileError> {
 
 /// Makes `directory` with whatever is missing above it, every name durable.
 pub(crate) fn create_directory(directory: &Path) -> Result<(), SmallFileError> {
-    if directory.is_dir() {
-        return Ok(());
-    }
     let parent = match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    if directory.is_dir() {
+        // A process before this one may have made it and not lived to make its name durable.
+        return match sync_directory(parent) {
+            // It was not made by one that may not read the directory above, or where nothing can be made.
+            Err(SmallFileError::Io { source, .. })
+                if [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&source.kind()) =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        };
+    }
     create_directory(parent)?;
     match fs::create_dir(directory) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {

@@ -131,7 +131,8 @@ impl RocksLog {
         let directory = directory.as_ref();
         small_file::create_directory(directory)?;
         small_file::create_directory(&database_path(directory))?;
-        let database = Database::open(&database_path(directory), &options)?;
+        // The evidence is made before anything is acknowledged.
+        let database = Database::open(&database_path(directory), &options, Evidence::exists(directory))?;
         // Also refuses keys of a newer format.
         let groups = database.groups()?;
         if !Evidence::exists(directory) {
