@@ -115,7 +115,8 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Step> {
         }
         for fault in deck {
             let mut faults = vec![fault];
-            if random.below(3) == 0 {
+            // Weather by itself once per round, so that some of all that it does meets traffic.
+            if fault != Fault::Weather && random.below(3) == 0 {
                 for _ in 0..2 {
                     let other = Fault::ALL[usize::try_from(random.below(Fault::ALL.len() as u64)).unwrap()];
                     if !faults.contains(&other) {
@@ -217,8 +218,8 @@ fn begin(arena: &mut Arena, fault: Fault, leader: Option<usize>, random: &mut Ra
 }
 
 fn weather(random: &mut Random) -> UdpFaults {
-    let mut share = |most: u64| u32::try_from(20 + random.below(most)).unwrap();
-    let (loss, duplicate, reorder, replay, corrupt) = (share(250), share(150), share(150), share(80), share(40));
+    let mut share = |most: u64| u32::try_from(40 + random.below(most)).unwrap();
+    let (loss, duplicate, reorder, replay, corrupt) = (share(200), share(150), share(150), share(80), share(40));
     let delay_min = Duration::from_millis(random.below(15));
     let delay_max = delay_min + Duration::from_millis(1 + random.below(40));
     let reorder_by = Duration::from_millis(1 + random.below(60));
