@@ -1,12 +1,25 @@
-//! The suite that defines `LogStore`, on RocksDB.
+//! The suite that defines `LogStore`, on RocksDB: on a disk that works, and under a preload library that cuts its power,
+//! fails and holds its syncs and fills it up.
 
 // A test that cannot set itself up has to stop at once.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use raft_core::ports::LogStore;
 use raft_core::testing::log_store_suite::{self, LogStoreLab};
+use raft_core::testing::{DiskFault, Effort, PowerCut, Random, Report};
 use raft_log_rocks::{LogOptions, RocksLog};
 use tempfile::TempDir;
+
+mod faults;
+mod preload;
+
+use faults::FaultyDirectory;
+
+fn open(directory: &Path) -> Box<dyn LogStore> {
+    Box::new(RocksLog::open(directory, LogOptions::default()).unwrap())
+}
 
 struct Lab(TempDir);
 
@@ -17,11 +30,88 @@ impl LogStoreLab for Lab {
     }
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
-        Box::new(RocksLog::open(self.0.path(), LogOptions::default()).unwrap())
+        open(self.0.path())
     }
 }
 
 #[test]
 fn the_log_on_rocksdb_keeps_every_rule_of_its_port() {
-    log_store_suite::run(&mut Lab(TempDir::new().unwrap()));
+    let summary = log_store_suite::run(&mut Lab(TempDir::new().unwrap()));
+    // The others are run by the test below.
+    assert!(summary.held().len() >= 20, "{summary}");
+}
+
+struct FaultyLab {
+    directory: FaultyDirectory,
+    /// Of the database without the evidence, outside of what is recorded.
+    copy: TempDir,
+}
+
+impl FaultyLab {
+    fn new() -> Self {
+        Self { directory: FaultyDirectory::new(), copy: TempDir::new().unwrap() }
+    }
+}
+
+impl LogStoreLab for FaultyLab {
+    fn fresh(&mut self) -> Box<dyn LogStore> {
+        self.directory.clear();
+        open(&self.directory.path())
+    }
+
+    fn reopen(&mut self) -> Box<dyn LogStore> {
+        self.directory.settle();
+        open(&self.directory.path())
+    }
+
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        self.directory.cut_power(when, random);
+        true
+    }
+
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        self.directory.inject(fault);
+        true
+    }
+
+    fn mend(&mut self) {
+        self.directory.mend();
+    }
+
+    fn keep_copy(&mut self) -> bool {
+        self.copy = TempDir::new().unwrap();
+        faults::copy(&self.directory.path().join("db"), &self.copy.path().join("db"));
+        true
+    }
+
+    fn put_back_copy(&mut self) {
+        let database = self.directory.path().join("db");
+        std::fs::remove_dir_all(&database).unwrap();
+        faults::copy(&self.copy.path().join("db"), &database);
+    }
+
+    fn effort(&self) -> Effort {
+        let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
+        let first = number("RAFT_SUITE_SEED").unwrap_or(0);
+        Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(2), steps: 500 }
+    }
+}
+
+/// Not a test by itself: the process under the library.
+#[test]
+fn child_with_faults() {
+    if !faults::is_under_the_library() {
+        return;
+    }
+    let summary = log_store_suite::run(&mut FaultyLab::new()).demand_all();
+    let mut report = Report::new("suite-log-store-rocksdb");
+    for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([33, 2_500, 300, 30]) {
+        report.at_least(name, count, minimum);
+    }
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
+}
+
+#[test]
+fn the_log_on_rocksdb_keeps_every_rule_through_power_cuts_and_on_a_failing_disk() {
+    faults::run_under_the_library("child_with_faults");
 }

@@ -209,6 +209,7 @@ fn stalled(bench: &mut Bench<'_>) {
         rule.expect(result, "a write whose sync was slow");
         store
     });
+    drop(reader);
     bench.store = Some(store);
     let mut model = acknowledged;
     slice.iter().for_each(|write| model.apply(write));
