@@ -4,8 +4,9 @@ use crate::message::{Envelope, Message};
 use crate::replica::{Output, Replica};
 use crate::status::Role;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::machine::Answer;
 use crate::testing::sim::network::place;
-use crate::testing::sim::node::{Seen, Waiter};
+use crate::testing::sim::node::{Node, Seen, Waiter};
 use crate::testing::sim::world::World;
 use crate::types::{Entry, Index, Term};
 
@@ -43,19 +44,10 @@ impl World {
 
     /// A write was asked for: the process believes in this log from now on.
     fn log_written(&mut self, node: usize, truncate_from: Option<Index>, entries: &[Entry]) {
-        let entry = &mut self.nodes[node];
         if let Some(from) = truncate_from {
-            let leads = entry.replica.as_ref().is_some_and(|replica| replica.raft().role() == Role::Leader);
-            let led_in = if entry.seen.role == Role::Leader { Some(entry.seen.term) } else { None };
-            let leads_in = entry.replica.as_ref().map(|replica| replica.raft().term());
-            assert!(!leads || led_in != leads_in, "[leader append-only] the leader truncates at {from}");
-            self.goals.reach(Goal::SuffixTruncated);
-            self.goals.reach_if(entry.found >= from, Goal::SuffixTruncatedAfterRestart);
-            entry.found = entry.found.min(from.prev());
-            let durable = entry.disk.durable.marks.at(from);
-            let was_durable = durable.is_some() && durable == entry.log.at(from);
-            self.goals.reach(if was_durable { Goal::DurableSuffixTruncated } else { Goal::UnsyncedSuffixTruncated });
+            self.note_truncation(node, from);
         }
+        let entry = &mut self.nodes[node];
         let mut index = truncate_from.map_or(entry.log.last(), |from| entry.log.last().min(from.prev()));
         entry.log.write_parts(truncate_from, entries);
         for _ in entries {
@@ -63,6 +55,30 @@ impl World {
             let mark = *entry.log.at(index).expect("an entry just written");
             self.ghost.appended(index, &mark);
         }
+    }
+
+    /// A leader never does this to its own log (Raft §5.3).
+    fn note_truncation(&mut self, node: usize, from: Index) {
+        let entry = &self.nodes[node];
+        if let Some(replica) = &entry.replica {
+            let leads = replica.raft().role() == Role::Leader;
+            let led = entry.seen.role == Role::Leader && entry.seen.term == replica.raft().term();
+            assert!(!(leads && led), "[leader append-only] the leader truncates at {from}");
+        }
+        let durable = entry.disk.durable.marks.at(from);
+        let was_durable = durable.is_some() && durable == entry.log.at(from);
+        let differs = |other: &Node| {
+            let held = other.disk.durable.marks.at(from);
+            held.is_some() && held != durable
+        };
+        let diverged = was_durable && self.nodes.iter().any(differs);
+        self.goals.reach(Goal::SuffixTruncated);
+        self.goals.reach_if(entry.found >= from, Goal::SuffixTruncatedAfterRestart);
+        self.goals.reach_if(was_durable && entry.seen.durable < from, Goal::LateWriteOfTruncatedEntries);
+        self.goals.reach_if(diverged, Goal::LogsDiverged);
+        self.goals.reach(if was_durable { Goal::DurableSuffixTruncated } else { Goal::UnsyncedSuffixTruncated });
+        let entry = &mut self.nodes[node];
+        entry.found = entry.found.min(from.prev());
     }
 
     fn elected(&mut self, node: usize, term: Term) {
@@ -305,16 +321,20 @@ impl World {
         }
     }
 
-    pub(super) fn note_applied(&mut self, node: usize, entry: &Entry, repeated: bool) {
+    pub(super) fn note_applied(&mut self, node: usize, entry: &Entry, answer: Option<Answer>, repeated: bool) {
         let digest = self.nodes[node].machine.digest;
-        self.ghost.applied(entry, digest);
+        let first = self.ghost.applied(entry, digest);
         self.goals.reach_if(repeated, Goal::RepeatedWriteAnswered);
+        self.goals.reach_if(answer == Some(Answer::Late), Goal::LateWriteOfSession);
         if let Some(attempt) = self.attempt_of(entry) {
             assert!(
                 !self.clients.attempts[attempt as usize].rejected,
                 "[rejected is never applied] try {attempt} was rejected, and is applied as {}",
                 entry.id
             );
+            if let Some(answer) = answer.filter(|_| first && !repeated) {
+                self.clients.took_effect(attempt, answer);
+            }
         }
     }
 }
@@ -322,5 +342,5 @@ impl World {
 /// What can be seen of a replica at little cost.
 pub(super) fn look(replica: &Replica<Waiter>) -> Seen {
     let raft = replica.raft();
-    Seen { role: raft.role(), term: raft.term(), commit: raft.commit_index(), applied: raft.applied_index() }
+    Seen { role: raft.role(), term: raft.term(), commit: raft.commit_index(), applied: raft.applied_index(), durable: raft.durable_index() }
 }

@@ -36,6 +36,8 @@ pub(super) struct Operation {
     pub(super) called: u64,
     pub(super) returned: u64,
     pub(super) ending: Ending,
+    /// When it was first applied anywhere, and with what answer.
+    pub(super) effect: Option<(u64, Answer)>,
     /// A try may have had its effect.
     doubt: bool,
 }
@@ -144,6 +146,7 @@ impl Clients {
             called: self.tick(),
             returned: 0,
             ending: Ending::Open,
+            effect: None,
             doubt: false,
         };
         let id = u32::try_from(self.operations.len()).expect("fewer operations than 2^32");
@@ -244,6 +247,16 @@ impl Clients {
         let entry = &mut self.operations[operation as usize];
         (entry.ending, entry.returned) = (ending, returned);
         self.clients[entry.client as usize].operation = None;
+    }
+
+    /// The command of this try is applied, for the first time anywhere.
+    pub(super) fn took_effect(&mut self, attempt: u32, answer: Answer) {
+        let now = self.tick();
+        let operation = self.attempts[attempt as usize].operation;
+        let entry = &mut self.operations[operation as usize];
+        let effect = (entry.number == 0).then_some(()).and(entry.effect);
+        assert!(effect.is_none(), "[exactly once] an operation took effect twice");
+        entry.effect = entry.effect.or(Some((now, answer)));
     }
 
     /// The tries that wait for `node`.

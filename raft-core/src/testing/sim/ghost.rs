@@ -118,8 +118,8 @@ impl Ghost {
         Some(known.next())
     }
 
-    /// Nothing is applied but what is committed.
-    pub(super) fn applied(&mut self, entry: &Entry, digest: u64) {
+    /// Nothing is applied but what is committed. Returns whether this node is the first to apply it.
+    pub(super) fn applied(&mut self, entry: &Entry, digest: u64) -> bool {
         let at = usize::try_from(entry.id.index.0).expect("a small index");
         let Some(committed) = self.committed.get(at - 1) else {
             panic!("[apply after commit] {} is applied, and nobody knows it committed", entry.id);
@@ -129,7 +129,9 @@ impl Ghost {
         if self.digests.len() <= at {
             self.digests.resize(at + 1, None);
         }
+        let first = self.digests[at].is_none();
         let known = *self.digests[at].get_or_insert(digest);
         assert_eq!(known, digest, "[equal state] two replicas that applied {} differ", entry.id);
+        first
     }
 }

@@ -56,6 +56,7 @@ pub(super) struct Seen {
     pub(super) term: Term,
     pub(super) commit: Index,
     pub(super) applied: Index,
+    pub(super) durable: Index,
 }
 
 /// A process with all that it owns; `replica` is none while it is down.

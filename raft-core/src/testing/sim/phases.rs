@@ -55,6 +55,7 @@ impl World {
             node.dies_in = None;
             node.disk.fault = None;
         }
+        self.draw_topology();
         let reach = self.reach();
         let (began, operations) = (self.now, self.clients.operations.len());
         match reach {
@@ -78,6 +79,41 @@ impl World {
                 let went_on = self.goes_on(operations, began + PARTIAL_MAJORITY_WITHIN);
                 self.tally.partial_majorities.1 += u64::from(went_on);
             }
+        }
+    }
+
+    /// What stands: the faults as they are, or the links of a graph of their own, between all nodes or those that work.
+    fn draw_topology(&mut self) {
+        let draw = self.random.next_u64();
+        if self.plan.fault_every == 0 {
+            return;
+        }
+        if draw & 1 == 0 {
+            for node in 0..self.nodes.len() {
+                self.after(1, What::Start { node: small(node) });
+            }
+            self.next_until(self.now + 1);
+        }
+        let (of, both) = match (draw >> 1) & 3 {
+            0 => return,
+            1 => (3, false),
+            2 => (3, true),
+            _ => (2, true),
+        };
+        self.network.heal();
+        for from in 0..self.nodes.len() {
+            for to in 0..from {
+                if self.random.below(of) == 0 {
+                    self.network.link(from, to).cut = true;
+                    self.network.link(to, from).cut = both;
+                }
+            }
+        }
+    }
+
+    fn next_until(&mut self, until: u64) {
+        while self.now < until {
+            self.next();
         }
     }
 
@@ -142,9 +178,7 @@ impl World {
         }
         self.plan.fill_error = 0;
         let until = self.now + 500_000_000;
-        while self.now < until {
-            self.next();
-        }
+        self.next_until(until);
         self.clients.closing = true;
     }
 
@@ -195,7 +229,8 @@ impl World {
     }
 }
 
-/// The operation as the checker of histories knows it.
+/// The operation as the checker of histories knows it. What became of a write whose caller was never told is known by
+/// now: it took effect before it was first applied anywhere, or it never will.
 fn recorded(operation: &Operation) -> Option<LinearOperation> {
     let action = match operation.want {
         Want::Read => LinearAction::Get,
@@ -206,19 +241,23 @@ fn recorded(operation: &Operation) -> Option<LinearOperation> {
             LinearAction::CompareAndSet { expected, new: Some(new) }
         }
     };
-    let outcome = match operation.ending {
-        Ending::Open | Ending::Unknown => None,
-        Ending::NoEffect => Some(Outcome::NotApplied),
-        Ending::Read(value) => Some(Outcome::Saw(value)),
-        Ending::Wrote(Answer::Swapped(yes)) => Some(Outcome::Compared(yes)),
-        Ending::Wrote(Answer::Sum(sum)) => Some(Outcome::Sum(sum)),
-        Ending::Wrote(Answer::Done | Answer::Late) => Some(Outcome::Done),
+    let wrote = |answer| match answer {
+        Answer::Swapped(yes) => Outcome::Compared(yes),
+        Answer::Sum(sum) => Outcome::Sum(sum),
+        Answer::Done | Answer::Late => Outcome::Done,
+    };
+    let (returned, outcome) = match (operation.ending, operation.effect) {
+        (Ending::NoEffect, _) => (operation.returned, Outcome::NotApplied),
+        (Ending::Read(value), _) => (operation.returned, Outcome::Saw(value)),
+        (Ending::Wrote(answer), _) => (operation.returned, wrote(answer)),
+        (Ending::Open | Ending::Unknown, Some((applied, answer))) => (applied, wrote(answer)),
+        (Ending::Open | Ending::Unknown, None) => return None,
     };
     Some(LinearOperation {
         client: Client(operation.client.into()),
         key: Key(operation.key.into()),
         action,
         called: operation.called,
-        returned: outcome.map(|outcome| (operation.returned, outcome)),
+        returned: Some((returned, outcome)),
     })
 }

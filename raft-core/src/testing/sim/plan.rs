@@ -183,7 +183,7 @@ impl Plan {
             nodes,
             clients: draw.between(1, 12),
             keys: draw.between(1, 5),
-            events: 30_000,
+            events: 40_000,
             think: draw.spread(500, 64_000),
             patience: draw.spread(50_000, 1_600_000),
             ..Self::default()
@@ -217,7 +217,7 @@ impl Plan {
         self.sync_spread = draw.spread(20, 16_000);
         self.hear = draw.sometimes(2, slow_to_hear);
         self.apply = draw.spread(10, 10_000);
-        self.fill = draw.spread(10, 10_000);
+        self.fill = draw.spread(10, 80_000);
         self.fill_error = draw.sometimes(4, fill_error);
         self.flush = draw.spread(1, 64);
         self.stall = draw.weight();

@@ -123,7 +123,7 @@ impl World {
         let mut waiters = waiters.into_iter().peekable();
         for entry in &entries {
             let (answer, repeated) = self.nodes[node].machine.apply(entry);
-            self.note_applied(node, entry, repeated);
+            self.note_applied(node, entry, answer, repeated);
             while let Some((_, attempt)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
                 let answer = answer.expect("[answers] a no-op has no caller");
                 self.wrote(node, attempt, answer, entry);
