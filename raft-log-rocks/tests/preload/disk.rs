@@ -5,12 +5,17 @@
 //! nothing, all, a beginning that is torn at any byte, or any pieces of 512 or 4,096 bytes. Bytes between that did not
 //! make it keep their old content, or are zeros where the file was shorter; the file may also have its new length with
 //! zeros for all that is missing. A truncation is one of the changes, kept or lost. Bytes that were never written
-//! (another file's old blocks) do not appear: ext4 and XFS promise that in their default modes.
+//! (another file's old blocks) do not appear: ext4 and XFS promise that in their default modes. They also write a file's
+//! new length after its bytes. Directories that [`Disk::keep_order_below`] names count on it: there nothing is kept
+//! behind a gap in what a file has grown by, while pieces of what is overwritten in place are lost as everywhere.
 //!
 //! *Names.* A name made, moved or removed is durable once its directory was synced afterwards. Until then two models
 //! are drawn from by turns. `ordered`: the changes of all directories are one journal, of which a beginning stays, as on
 //! ext4 and XFS. `any`: each change stays or not by itself, which is all that POSIX promises. A rename is one change in
-//! both: no file system in use tears it.
+//! both: no file system in use tears it. [`Disk::keep_order_below`] names directories whose owner relies on the order:
+//! there a beginning stays in both. RocksDB is such an owner. It renames `CURRENT` to name a manifest whose own name it
+//! has not synced, and refuses a manifest that ends in zeros; where neither names nor lengths keep an order no RocksDB
+//! survives.
 //!
 //! *A sync that failed* drops what was dirty, as Linux does: it may be on the disk in part, and no later sync makes it
 //! so. Names stay as they were, since their journal is not in the page cache.
@@ -37,6 +42,7 @@ pub(crate) struct Disk {
     durable_names: BTreeMap<(Inode, String), Inode>,
     /// Those that are not folded into `durable_names`, in order.
     name_changes: Vec<NameChange>,
+    order_kept_below: Option<String>,
     handles: BTreeMap<u32, Inode>,
     syncs: BTreeMap<u64, (Inode, u64)>,
     clock: u64,
@@ -77,6 +83,8 @@ struct NameChange {
     sets: Vec<(Inode, String, Option<Inode>)>,
     /// Directories that have to be synced yet.
     waits_for: Vec<Inode>,
+    /// Never lost while a later one of this kind is kept.
+    in_order: bool,
 }
 
 /// A directory as a loss of power left it.
@@ -97,6 +105,28 @@ enum Keep {
     Pieces,
 }
 
+/// How one file loses its changes.
+struct Loss {
+    keep: Keep,
+    keep_dropped: bool,
+    /// What it tears at multiples of.
+    grain: u64,
+    /// Of four, for each piece.
+    chance: u64,
+}
+
+impl Loss {
+    fn draw(all: Option<Keep>, keep_dropped: bool, random: &mut Random) -> Self {
+        let keep = all.unwrap_or_else(|| match random.below(10) {
+            0 | 1 => Keep::Nothing,
+            2 => Keep::Everything,
+            3..=6 => Keep::Beginning,
+            _ => Keep::Pieces,
+        });
+        Self { keep, keep_dropped, grain: [1, 512, 4096][random.below(3) as usize], chance: 1 + random.below(3) }
+    }
+}
+
 impl Disk {
     /// An empty root.
     pub(crate) fn empty() -> Self {
@@ -106,6 +136,7 @@ impl Disk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             name_changes: Vec::new(),
+            order_kept_below: None,
             handles: BTreeMap::new(),
             syncs: BTreeMap::new(),
             clock: 0,
@@ -131,6 +162,15 @@ impl Disk {
         }
         disk.durable_names = disk.names.clone();
         disk
+    }
+
+    /// Names below `prefix`, which ends with `/`, are lost from the end only.
+    pub(crate) fn keep_order_below(&mut self, prefix: &str) {
+        self.order_kept_below = Some(prefix.to_owned());
+    }
+
+    fn keeps_order(&self, path: &str) -> bool {
+        self.order_kept_below.as_ref().is_some_and(|prefix| path.starts_with(prefix))
     }
 
     fn load(&mut self, directory: &Path, inode: Inode) {
@@ -252,7 +292,8 @@ impl Disk {
                 waits_for.push(parent);
             }
         }
-        self.name_changes.push(NameChange { at: self.clock, sets, waits_for });
+        let in_order = self.keeps_order(paths[0].0);
+        self.name_changes.push(NameChange { at: self.clock, sets, waits_for, in_order });
     }
 
     fn sync(&mut self, inode: Inode, start: u64, succeeded: bool) {
@@ -305,7 +346,8 @@ impl Disk {
         };
         let keep_dropped = random.below(4) == 0;
         self.gather(&names, String::new(), |path, inode| {
-            let (content, told) = self.draw_content(inode, all, keep_dropped, random);
+            let in_order = self.keeps_order(path);
+            let (content, told) = self.draw_content(inode, in_order, Loss::draw(all, keep_dropped, random), random);
             if let Some(told) = told {
                 story += &format!("; {path}: {told}");
             }
@@ -325,9 +367,14 @@ impl Disk {
         }
         let chance = random.below(5);
         let mut story = "names any".to_owned();
-        for change in &self.name_changes {
-            let kept = change.waits_for.is_empty() || random.below(4) < chance;
-            if kept {
+        let in_order = self.name_changes.iter().enumerate().filter(|(_, change)| change.in_order).map(|(at, _)| at);
+        let durable = self.name_changes.iter().rposition(|change| change.in_order && change.waits_for.is_empty());
+        let in_order: Vec<usize> = in_order.filter(|at| durable.is_none_or(|durable| *at > durable)).collect();
+        // One beyond the last that stays of those that keep their order.
+        let end = in_order.get(random.below(in_order.len() as u64 + 1) as usize).copied().unwrap_or(usize::MAX);
+        for (at, change) in self.name_changes.iter().enumerate() {
+            let drawn = if change.in_order { at < end } else { random.below(4) < chance };
+            if drawn || change.waits_for.is_empty() {
                 change.apply(&mut names);
             } else {
                 story +=
@@ -337,31 +384,22 @@ impl Disk {
         (names, story)
     }
 
-    fn draw_content(
-        &self,
-        inode: Inode,
-        all: Option<Keep>,
-        keep_dropped: bool,
-        random: &mut Random,
-    ) -> (Vec<u8>, Option<String>) {
+    fn draw_content(&self, inode: Inode, in_order: bool, loss: Loss, random: &mut Random) -> (Vec<u8>, Option<String>) {
         let file = &self.files[inode];
         let mut content = file.durable.clone();
         if file.changes.is_empty() {
             return (content, None);
         }
-        let keep = all.unwrap_or_else(|| match random.below(10) {
-            0 | 1 => Keep::Nothing,
-            2 => Keep::Everything,
-            3..=6 => Keep::Beginning,
-            _ => Keep::Pieces,
-        });
-        let grain = [1, 512, 4096][random.below(3) as usize];
+        let Loss { keep, keep_dropped, grain, chance } = loss;
         let open = file.changes.iter().filter(|change| change.fate != Fate::Durable).count() as u64;
         let whole = random.below(open);
-        let (mut seen, chance) = (0, 1 + random.below(3));
+        // Where the file's old length ends, and where the first gap behind it is.
+        let (mut grown_from, mut gap) = (content.len(), usize::MAX);
+        let mut seen = 0;
         for change in &file.changes {
             if change.fate == Fate::Durable {
                 change.what.apply(&mut content);
+                grown_from = content.len();
                 continue;
             }
             seen += 1;
@@ -374,12 +412,17 @@ impl Disk {
                 Keep::Beginning if seen <= whole => change.what.apply(&mut content),
                 Keep::Beginning if seen == whole + 1 => change.what.apply_beginning(&mut content, grain, random),
                 Keep::Beginning => {}
-                Keep::Pieces => change.what.apply_pieces(&mut content, grain.max(512), chance, random),
+                Keep::Pieces => {
+                    let lost = change.what.apply_pieces(&mut content, (grain.max(512), chance), grown_from, random);
+                    gap = gap.min(lost.unwrap_or(usize::MAX));
+                }
             }
         }
         let mut told = format!("{keep:?} of {open} by {grain}");
         let length = self.newest_content(inode).len();
-        if length > content.len() && random.below(4) == 0 {
+        if in_order {
+            content.truncate(gap.max(grown_from));
+        } else if length > content.len() && random.below(4) == 0 {
             content.resize(length, 0);
             told += ", with its new length";
         }
@@ -440,8 +483,16 @@ impl Content {
         }
     }
 
-    /// Each piece between multiples of `grain` with `chance` of four.
-    fn apply_pieces(&self, content: &mut Vec<u8>, grain: u64, chance: u64, random: &mut Random) {
+    /// Each piece between multiples of `grain` with `chance` of four. Returns where the first one is lost that lies behind
+    /// `grown_from`, if one is.
+    fn apply_pieces(
+        &self,
+        content: &mut Vec<u8>,
+        (grain, chance): (u64, u64),
+        grown_from: usize,
+        random: &mut Random,
+    ) -> Option<usize> {
+        let mut gap = None;
         match self {
             Self::Bytes { offset, bytes } => {
                 let (mut at, end) = (*offset, offset + bytes.len() as u64);
@@ -449,6 +500,8 @@ impl Content {
                     let next = ((at / grain + 1) * grain).min(end);
                     if random.below(4) < chance {
                         put(content, at as usize, &bytes[(at - offset) as usize..(next - offset) as usize]);
+                    } else if next as usize > grown_from && gap.is_none() {
+                        gap = Some((at as usize).max(grown_from));
                     }
                     at = next;
                 }
@@ -456,6 +509,7 @@ impl Content {
             Self::Length(_) if random.below(4) < chance => self.apply(content),
             Self::Length(_) => {}
         }
+        gap
     }
 }
 

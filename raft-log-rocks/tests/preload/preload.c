@@ -16,7 +16,8 @@
  *                       record alone, so this only saves time.
  *
  * A plan is rules joined by `;`. A rule is `kind:pattern:nth:action`.
- *   kind     open create write truncate sync dirsync rename unlink mkdir rmdir link, or any of these; read for itself
+ *   kind     open create write truncate sync dirsync rename unlink mkdir rmdir link, or any of these; anysync for both
+ *            kinds of sync; grow for what needs space (create write truncate rename mkdir link); read for itself
  *   pattern  fnmatch(3) on the path below the root, where `*` also matches `/`; the root itself is `.`
  *   nth      which call that matches, from 1; `3+` means the third and all after it
  *   action   kill       the process ends before the call
@@ -140,7 +141,8 @@ static int kind_of(const char *word) {
         {"open", KIND_OPEN}, {"create", KIND_CREATE}, {"write", KIND_WRITE}, {"truncate", KIND_TRUNCATE},
         {"sync", KIND_SYNC}, {"dirsync", KIND_DIRSYNC}, {"rename", KIND_RENAME}, {"unlink", KIND_UNLINK},
         {"mkdir", KIND_MKDIR}, {"rmdir", KIND_RMDIR}, {"link", KIND_LINK}, {"any", KIND_ANY},
-        {"read", KIND_READ},
+        {"read", KIND_READ}, {"anysync", KIND_SYNC | KIND_DIRSYNC},
+        {"grow", KIND_CREATE | KIND_WRITE | KIND_TRUNCATE | KIND_RENAME | KIND_MKDIR | KIND_LINK},
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strcmp(word, words[i].word)) return words[i].kind;

@@ -95,15 +95,16 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the file. Frames are whole even where the process was killed: each is written with one call.
+    /// Reads the file. A frame at its end that is not whole yet is being written by a process that runs.
     pub(crate) fn load(path: &Path) -> Self {
         let mut rest = Bytes::from(fs::read(path).unwrap());
         let mut events = Vec::new();
-        while !rest.is_empty() {
-            assert!(rest.len() >= HEADER, "the record ends within a header");
+        while rest.len() >= HEADER {
             let header = rest.split_to(HEADER);
             let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
-            assert!(rest.len() >= length, "the record ends within a frame of {length} bytes");
+            if rest.len() < length {
+                break;
+            }
             events.push(parse(&header, rest.split_to(length)));
         }
         Self { events }
