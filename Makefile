@@ -38,6 +38,8 @@ test: setup-test
 # The stages of the safety net that draw at random, longer than in `make test`: a line each, with what lengthens it.
 soak: setup-test
 	RAFT_CHAOS_SECONDS=1800 $(CARGO) test $(PROFILE) $(EVERYTHING) --test chaos -- --nocapture under_faults
+	RAFT_SUITE_SEEDS=400 RAFT_SUITE_ROUNDS=40 $(CARGO) test $(PROFILE) $(EVERYTHING) --test suites --test conformance -- --nocapture
+	RAFT_CRASH_IMAGES=200000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test crash -- --nocapture
 
 verify: fmt lint test doc deny
 

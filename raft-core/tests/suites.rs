@@ -36,5 +36,5 @@ fn assert_refused(rule: &str, suite: impl FnOnce()) {
 fn effort(seeds: u64, steps: u64) -> Effort {
     let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
     let first = number("RAFT_SUITE_SEED").unwrap_or(0);
-    Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(seeds), steps }
+    Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(seeds), steps, rounds: 25 }
 }

@@ -46,11 +46,13 @@ pub struct Effort {
     pub seeds: std::ops::Range<u64>,
     /// Steps of each run: a batch each.
     pub steps: u64,
+    /// Rounds of each case about power cuts, a cut or a few each; fewer for what opens slowly.
+    pub rounds: u64,
 }
 
 impl Default for Effort {
     /// Enough to find most faults; a second or so in memory.
     fn default() -> Self {
-        Self { seeds: 0..4, steps: 500 }
+        Self { seeds: 0..4, steps: 500, rounds: 25 }
     }
 }

@@ -22,9 +22,52 @@
 //! rule that is broken, what was seen, what goes wrong in a cluster because of it, and where the rule is written. To
 //! work on that rule alone, take its case from `cases()` by the name and call its `run`.
 //!
-//! A suite makes many fresh instances and writes a few megabytes. Give a store a directory on a real disk: on `tmpfs` a
-//! missing sync is never missed. Labs gain methods with defaults as the suites learn to ask for more (crashes, full
-//! disks, lossy links); what they have now stays.
+//! A suite makes many fresh instances and writes a few megabytes.
+//!
+//! # Faults
+//!
+//! What a port promises shows when the power goes, a disk fails or a link is cut; only your lab can bring that about,
+//! with methods that have a default:
+//!
+//! | the lab of a | offers | by |
+//! |---|---|---|
+//! | store or state machine | loss of power, at once or inside the next call ([`PowerCut`]) | `cut_power` |
+//! | store or state machine | a disk whose syncs fail or stall, that is full or unreadable ([`DiskFault`]) | `inject`, `mend` |
+//! | store | an older copy of the directory in its place | `keep_copy`, `put_back_copy` |
+//! | transport | links that are cut, one way or both, or bad ([`Disturbance`](transport_suite::Disturbance)) | `cut`, `disturb`, `heal` |
+//! | transport | a peer whose process stands still | `stall` |
+//!
+//! The default is to offer nothing: the cases that need it are not run, and the [`Summary`] that `run` returns names each
+//! with what the lab lacks. Start so, and when the rest holds add one method after the other; [`Summary::demand_all`] in
+//! your test keeps it that way. [`Summary::work`] says how much was done, for a [`Report`] that fails when it was too
+//! little. Methods that labs gain later will have such defaults too.
+//!
+//! ```
+//! # use raft_core::ports::LogStore;
+//! # use raft_core::testing::{MemDisk, log_store_suite::LogStoreLab};
+//! # #[derive(Default)]
+//! # struct YourLab(MemDisk);
+//! # impl LogStoreLab for YourLab {
+//! #     fn fresh(&mut self) -> Box<dyn LogStore> {
+//! #         self.0 = MemDisk::new();
+//! #         Box::new(self.0.open())
+//! #     }
+//! #     fn reopen(&mut self) -> Box<dyn LogStore> {
+//! #         Box::new(self.0.open())
+//! #     }
+//! # }
+//! use raft_core::testing::log_store_suite;
+//!
+//! let summary = log_store_suite::run(&mut YourLab::default());
+//! for (rule, lacks) in summary.not_run() {
+//!     eprintln!("not tested: {rule}, for want of {lacks}");
+//! }
+//! assert!(summary.held().contains(&"acknowledged-entries-survive"));
+//! ```
+//!
+//! The same rules hold for the labs of this repository: `tests/conformance.rs` of `raft-log-rocks` and `raft-kv` run
+//! themselves again under a preload library that knows what was synced, and that of `raft-net-quic` puts a [`UdpRelay`]
+//! between its nodes. Each rule has a broken implementation in `raft-core/tests/suites` that it must refuse.
 //!
 //! The ports in memory ([`MemLog`], [`MemState`], [`MemNet`]) pass the same suites. They are for tests of what stands on
 //! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what

@@ -106,7 +106,7 @@ pub trait StateMachineLab {
 
     /// How long the random cases run; a step is a batch.
     fn effort(&self) -> Effort {
-        Effort { seeds: 0..2, steps: 200 }
+        Effort { seeds: 0..2, steps: 200, rounds: 20 }
     }
 }
 

@@ -8,8 +8,6 @@ use crate::testing::{Rule, entry};
 use crate::types::{GroupId, Index, WriteId};
 
 const FIRST: GroupId = GroupId::FIRST;
-/// Power cuts of a case; each leaves another part of what was not synced.
-const ROUNDS: u64 = 25;
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
@@ -56,7 +54,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn acknowledged(bench: &mut Bench<'_>) {
-    for round in 0..ROUNDS {
+    for round in 0..bench.lab.effort().rounds {
         bench.start_anew();
         let mut log = Vec::new();
         for _ in 0..1 + round % 5 {
@@ -85,7 +83,7 @@ fn acknowledged(bench: &mut Bench<'_>) {
 }
 
 fn votes(bench: &mut Bench<'_>) {
-    for term in 1..=ROUNDS {
+    for term in 1..=bench.lab.effort().rounds {
         for vote in [None, Some(1 + term % 3)] {
             let state = hard_state(term, vote);
             bench.write(&[LogWrite { hard_state: Some(state), ..append(term, &[]) }]);
@@ -144,7 +142,7 @@ fn demand_prefix(bench: &mut Bench<'_>, model: &ModelLog, slice: &[LogWrite]) ->
 }
 
 fn whole(bench: &mut Bench<'_>) {
-    for round in 0..ROUNDS {
+    for round in 0..bench.lab.effort().rounds {
         bench.start_anew();
         let mut model = ModelLog::default();
         let log = stretch(1, 20, 1);
@@ -168,7 +166,7 @@ fn whole(bench: &mut Bench<'_>) {
 }
 
 fn in_order(bench: &mut Bench<'_>) {
-    for round in 0..ROUNDS {
+    for round in 0..bench.lab.effort().rounds {
         bench.start_anew();
         let mut model = ModelLog::default();
         let first = append(1, &stretch(1, 5, 1));
@@ -190,7 +188,7 @@ fn in_order(bench: &mut Bench<'_>) {
 }
 
 fn after_a_torn_end(bench: &mut Bench<'_>) {
-    for _ in 0..ROUNDS {
+    for _ in 0..bench.lab.effort().rounds {
         bench.start_anew();
         let mut model = ModelLog::default();
         for turn in 0..3 {

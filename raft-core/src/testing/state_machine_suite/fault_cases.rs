@@ -11,10 +11,8 @@ use crate::testing::Random;
 use crate::testing::disk_fault::{DiskFault, PowerCut};
 use crate::types::{Entry, LogId};
 
-/// Power cuts of a case.
-const ROUNDS: u64 = 20;
 /// Entries of a log in a random run: each of their states is kept to compare with.
-const RANDOM_LOG: u64 = 1000;
+const RANDOM_LOG: u64 = 500;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -142,12 +140,12 @@ fn round(bench: &mut Bench<'_>, reference: &Reference, when: PowerCut) -> Option
 
 fn power_cut(bench: &mut Bench<'_>) {
     let reference = Reference::new(bench, 110, super::COMMANDS);
-    let _ran = (0..ROUNDS).try_for_each(|_| round(bench, &reference, PowerCut::Now));
+    let _ran = (0..bench.lab.effort().rounds).try_for_each(|_| round(bench, &reference, PowerCut::Now));
 }
 
 fn power_cut_inside(bench: &mut Bench<'_>) {
     let reference = Reference::new(bench, 120, super::COMMANDS);
-    let _ran = (0..ROUNDS).try_for_each(|_| round(bench, &reference, PowerCut::InsideTheNextCall));
+    let _ran = (0..bench.lab.effort().rounds).try_for_each(|_| round(bench, &reference, PowerCut::InsideTheNextCall));
 }
 
 fn flushed(bench: &mut Bench<'_>) {
@@ -272,6 +270,7 @@ fn one_seed(bench: &mut Bench<'_>, seed: u64, steps: u64) {
     for _ in 0..steps {
         if applied == reference.log.len() {
             reference.demand_a_state(bench, &*machine, applied, applied);
+            drop(machine);
             machine = bench.lab.fresh();
             (applied, durable) = (0, 0);
         }
