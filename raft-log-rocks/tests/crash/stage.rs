@@ -130,7 +130,7 @@ impl Stage {
         if !verdict.violations.is_empty() {
             let kept = self.keep(&verdict);
             panic!(
-                "{} of {} images are wrong; record and verdict are kept in {}:\n{}",
+                "{} of {} images are wrong; record and images are kept in {}:\n{}",
                 verdict.violations.len(),
                 verdict.images,
                 kept.display(),
@@ -145,6 +145,10 @@ impl Stage {
         fs::create_dir_all(&kept).unwrap();
         fs::write(kept.join("violations"), verdict.violations.join("\n")).unwrap();
         fs::copy(self.path().join("record"), kept.join("record")).unwrap();
+        let wrong = self.path().join("wrong");
+        if wrong.exists() {
+            Disk::of_directory(&wrong).newest().write_to(&kept.join("wrong"));
+        }
         if let Ok(history) = fs::read(self.path().join("history")) {
             fs::write(kept.join("history"), history).unwrap();
             Disk::of_directory(&self.path().join("base")).newest().write_to(&kept.join("base"));

@@ -26,6 +26,8 @@ pub(crate) const CHOICES: &str = "RAFT_CRASH_STAGE_CHOICES";
 pub(crate) const FIRST_ONLY: &str = "RAFT_CRASH_FIRST_ONLY";
 /// Every so many images the log is also written to, closed and opened again.
 const CONTINUED_EVERY: u64 = 8;
+/// Of those that are wrong, so many of a stage are kept.
+const WRONG_IMAGES_KEPT: usize = 4;
 
 /// Verifies a stage, when this process is asked to. The last line of the file `verdict` says that it came to its end.
 pub(crate) fn run() {
@@ -51,6 +53,9 @@ pub(crate) fn run() {
             .unwrap();
         let image = cursor.disk.image(&mut Random::new(*choice));
         if let Err(reason) = verify(&stage, &image, &cursor.history, choice % CONTINUED_EVERY == 0) {
+            if verdict.lines().count() < WRONG_IMAGES_KEPT {
+                image.write_to(&stage.join(format!("wrong/at-{point}-choice-{choice}")));
+            }
             writeln!(verdict, "violation at {point} choice {choice} ({}): {reason}", image.story).unwrap();
             if first_only {
                 writeln!(verdict, "images {}", count + 1).unwrap();
