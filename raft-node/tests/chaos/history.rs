@@ -60,6 +60,14 @@ impl Operation {
         }
     }
 
+    /// What it puts.
+    fn value(&self) -> Option<&String> {
+        match &self.action {
+            Action::Put(value) | Action::Swap(_, value) => Some(value),
+            Action::Get | Action::Delete => None,
+        }
+    }
+
     pub fn is_unknown(&self) -> bool {
         matches!(self.outcome, Outcome::Unknown(_))
     }
@@ -137,22 +145,30 @@ impl Replay {
         for operation in operations {
             let Some((revision, term)) = operation.position() else { continue };
             let found = self.applied.get(&revision);
-            let value = match &operation.action {
-                Action::Put(value) | Action::Swap(_, value) => Some(value.clone()),
-                Action::Delete | Action::Get => None,
-            };
             let is_it = found.is_some_and(|applied| {
                 let told = match operation.outcome {
                     Outcome::Deleted { existed, .. } => existed,
                     _ => applied.existed,
                 };
-                (applied.term, &applied.key, &applied.value, applied.existed) == (term, &operation.key, &value, told)
+                let found = (applied.term, &applied.key, applied.value.as_ref(), applied.existed);
+                found == (term, &operation.key, operation.value(), told)
             });
             if !is_it {
                 wrong.push(format!("{operation:?} was acknowledged, and its entry in the log is {found:?}"));
             }
         }
+        wrong.extend(self.unaccounted(operations));
         wrong
+    }
+
+    /// Values in the log that nobody wrote, or whose writer was told that they were not applied.
+    fn unaccounted(&self, operations: &[Operation]) -> Vec<String> {
+        let may_be_there = |operation: &&Operation| operation.is_unknown() || operation.position().is_some();
+        let written: BTreeSet<&String> = operations.iter().filter(may_be_there).filter_map(Operation::value).collect();
+        let keys: BTreeSet<&String> = operations.iter().map(|operation| &operation.key).collect();
+        let in_log = self.applied.iter().filter(|(_, applied)| keys.contains(&applied.key));
+        let unaccounted = in_log.filter(|(_, one)| one.value.as_ref().is_some_and(|value| !written.contains(value)));
+        unaccounted.map(|(index, one)| format!("nobody knows to have written entry {index}: {one:?}")).collect()
     }
 }
 
