@@ -227,6 +227,18 @@ fn an_operation_without_an_outcome_may_take_place_late_or_never() {
 }
 
 #[test]
+fn of_two_alike_the_one_that_must_still_take_place_is_taken() {
+    // The first increment may have taken place unseen before the put; then only the second one explains the sixes.
+    passes(&[
+        (Action::Increment, 1, done(20)),
+        (put(5), 2, done(3)),
+        (Action::Increment, 4, done(30)),
+        (Action::Get, 5, saw(6, 6)),
+        (Action::Get, 40, saw(41, 6)),
+    ]);
+}
+
+#[test]
 fn an_operation_that_was_not_applied_has_no_effect() {
     let not_applied = Some((2, Outcome::NotApplied));
     passes(&[(put(1), 1, not_applied), (Action::Get, 3, saw_none(4))]);
@@ -471,7 +483,7 @@ fn arbitrary(random: &mut Random, kind: Kind) -> History {
 fn kind(random: &mut Random) -> Kind {
     Kind {
         clients: 1 + random.below(5),
-        operations: 1 + random.below(8),
+        operations: 1 + random.below(10),
         keys: 1,
         values: [Some(1), Some(2), Some(4), None][usize::try_from(random.below(4)).unwrap()],
         increments: random.below(3) == 0,
@@ -483,12 +495,16 @@ fn kind(random: &mut Random) -> Kind {
 
 /// How many histories both checkers are asked about: `RAFT_LINEAR_HISTORIES`, 100,000 unless set.
 fn histories() -> u64 {
-    std::env::var("RAFT_LINEAR_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(100_000)
+    number("RAFT_LINEAR_HISTORIES", 100_000)
 }
 
 /// The first seed: `RAFT_LINEAR_SEED`, 1 unless set.
 fn first_seed() -> u64 {
-    std::env::var("RAFT_LINEAR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+    number("RAFT_LINEAR_SEED", 1)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: set a number")))
 }
 
 #[test]

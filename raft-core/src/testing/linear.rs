@@ -31,14 +31,15 @@
 //! returned) whether it has *met* its duty to take place and whether its effect is *spent*. An operation is given its
 //! place as late as possible: when one returns without having met its duty, all orders of open operations are tried that
 //! end with it ("just-in-time linearization": Wing and Gong 1993, with the memory of seen situations and the laziness of
-//! Lowe 2017). The frontier stays small, because much need not be tried; `search` and `plan` say for each omission why
-//! it loses nothing. What remains is exponential in the worst case (the problem is NP-complete: Gibbons and Korach 1997);
-//! so there is a budget, and a history that exceeds it is [`CheckError::Undecided`], which is no pass.
+//! Lowe 2017). The frontier stays small, because much need not be tried; `plan`, `refusals` and `search` say for each
+//! omission why it loses nothing. What remains is exponential in the worst case (the problem is NP-complete: Gibbons and
+//! Korach 1997); so there is a budget, and a history that exceeds it is [`CheckError::Undecided`], which is no pass.
 
 use std::fmt;
 
 mod history;
 mod plan;
+mod refusals;
 mod search;
 mod violation;
 

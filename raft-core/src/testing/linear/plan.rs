@@ -1,8 +1,9 @@
 //! Prepares the operations of one key for the search: what each does to the register, and the events in order.
 //!
-//! Three things are taken away here, which changes no verdict:
+//! Four things are taken away here, which changes no verdict:
 //!
 //! - Operations that never took place, and reads whose answer nobody saw.
+//! - Refusals that have a place in any order of the rest (see `refusals`).
 //! - **Names of values.** A value that no operation mentions (sees, or compares with) cannot be told from another such
 //!   value by any operation. All of them become [`ANY`].
 //! - **Writes without an outcome that nobody can tell of.** Such a write may as well never have taken place, so it can
@@ -13,6 +14,7 @@
 //!   is needed. With increments on the key every value matters for the next one, and nothing of this is done.
 
 use super::history::{Action, Operation, Outcome};
+use super::refusals;
 
 /// Every value that no operation can tell from others. Interned values are positions in a table, and never this one.
 pub(super) const ANY: Option<u64> = Some(u64::MAX);
@@ -116,7 +118,7 @@ pub(super) struct Event {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planned {
     pub(super) step: Step,
-    called: u64,
+    pub(super) called: u64,
     /// `None`: never.
     pub(super) returned: Option<u64>,
 }
@@ -157,6 +159,7 @@ impl Plan {
         let mut forgotten = Vec::new();
         let mut mentions = Vec::new();
         if !adds {
+            refusals::take_out(&mut steps);
             mentions = mentions_of(&steps);
             forgotten = forget(&mut steps, &mut mentions);
             intern(&mut steps, &mentions);
