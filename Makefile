@@ -38,6 +38,10 @@ test: setup-test
 # The stages of the safety net that draw at random, longer than in `make test`: a line each, with what lengthens it.
 soak: setup-test
 	RAFT_CHAOS_SECONDS=1800 $(CARGO) test $(PROFILE) $(EVERYTHING) --test chaos -- --nocapture under_faults
+	RAFT_LINEAR_HISTORIES=20000000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test linear -- --nocapture both_checkers
+	RAFT_KILL_ROUNDS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kills -- --nocapture
+	RAFT_KV_RUNS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test property -- --nocapture
+	RAFT_LOG_KILL_ROUNDS=500 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kill -- --nocapture
 	RAFT_SUITE_SEEDS=400 RAFT_SUITE_ROUNDS=40 $(CARGO) test $(PROFILE) $(EVERYTHING) --test suites --test conformance -- --nocapture
 	RAFT_CRASH_IMAGES=200000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test crash -- --nocapture
 
