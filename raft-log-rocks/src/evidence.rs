@@ -10,7 +10,8 @@
 //! loss of power makes the evidence up to that much older, never wrong.
 //!
 //! Three slots, so that one is always whole: one is written, one may be on its way to the disk, and the third was synced
-//! before that and is left alone.
+//! before that and is left alone. Each slot holds its content twice, on two pages, so that damage to one of them does
+//! not put an older slot in its place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -34,8 +35,11 @@ const FILE_NAME: &str = "EVIDENCE";
 const MAGIC: [u8; 8] = *b"RAFTEVID";
 const VERSION: u16 = 1;
 const SLOTS: usize = 3;
-/// A slot has a page of its own.
-const SLOT_BYTES: usize = 4096;
+/// How often a slot holds its content.
+const COPIES: usize = 2;
+/// A copy has a page of its own.
+const PAGE_BYTES: usize = 4096;
+const SLOT_BYTES: usize = COPIES * PAGE_BYTES;
 /// What a disk writes whole or not at all; a slot of few groups fits in one.
 const SECTOR_BYTES: usize = 512;
 /// Magic, version, count of groups, covered length, number.
@@ -49,6 +53,30 @@ pub(crate) struct Witness {
     pub(crate) sequence: u64,
     pub(crate) hard_state: HardState,
     pub(crate) last: LogId,
+}
+
+impl Witness {
+    /// Why this cannot be of the log that stands like this; `None` when it can. A batch has one outcome, terms never
+    /// fall, and a vote never changes within a term: what says otherwise was put here from somewhere else, and taking a
+    /// vote from it could be to vote twice.
+    pub(crate) fn contradicts(&self, held: &Self) -> Option<String> {
+        let (earlier, later) = if self.sequence < held.sequence { (self, held) } else { (held, self) };
+        let (before, after) = (earlier.hard_state, later.hard_state);
+        let one_log = if earlier.sequence == later.sequence {
+            earlier == later
+        } else {
+            before.term < after.term
+                || (before.term == after.term && before.vote.is_none_or(|vote| after.vote == Some(vote)))
+        };
+        let Self { sequence, hard_state, last } = held;
+        (!one_log).then(|| {
+            format!(
+                "it tells of batch {} with {:?} and the end {}, the database of batch {sequence} with {hard_state:?} and \
+                 the end {last}, and no log passes through both",
+                self.sequence, self.hard_state, self.last
+            )
+        })
+    }
 }
 
 struct Slots {
@@ -86,9 +114,9 @@ impl Evidence {
         let make = || {
             let file = File::create(&temporary)?;
             for slot in 0..SLOTS {
-                let mut page = encode(slot as u64 + 1, &BTreeMap::new());
-                page.resize(SLOT_BYTES, 0);
-                file.write_all_at(&page, (slot * SLOT_BYTES) as u64)?;
+                let mut pages = encode_twice(slot as u64 + 1, &BTreeMap::new());
+                pages.resize(SLOT_BYTES, 0);
+                file.write_all_at(&pages, (slot * SLOT_BYTES) as u64)?;
             }
             file.sync_all()?;
             fs::rename(&temporary, directory.join(FILE_NAME))
@@ -133,6 +161,17 @@ impl Evidence {
         self.shared.lock().witnesses.clone()
     }
 
+    /// An error when what is known of `group` cannot be of a log that stands like this.
+    pub(crate) fn confirm(&self, group: GroupId, witness: &Witness, held: &Witness) -> Result<(), StoreError> {
+        match witness.contradicts(held) {
+            None => Ok(()),
+            Some(reason) => {
+                let place = self.shared.path.display().to_string();
+                Err(StoreError::Damaged { place, reason: remedy(&format!("{group}: {reason}")) })
+            }
+        }
+    }
+
     /// Whether there is room for all of `groups`, which are different ones.
     pub(crate) fn admits<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) -> bool {
         let slots = self.shared.lock();
@@ -147,7 +186,7 @@ impl Evidence {
         assert!(slots.witnesses.len() <= GROUPS_MAX, "a group too many passed the checks");
         slots.number += 1;
         slots.unsynced = true;
-        let content = encode(slots.number, &slots.witnesses);
+        let content = encode_twice(slots.number, &slots.witnesses);
         self.shared
             .file
             .write_all_at(&content, (slots.slot * SLOT_BYTES) as u64)
@@ -202,7 +241,7 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> StoreError {
     StoreError::Io { doing: format!("{doing} {}", path.display()), reason: error.to_string() }
 }
 
-/// The slot with the highest number, that number and what it says. Damaged slots are named in the node's log; when
+/// The slot with the highest number, that number and what it says. Damaged copies are named in the node's log; when
 /// none is left the store does not open.
 fn newest(path: &Path, content: &[u8]) -> Result<(usize, u64, BTreeMap<GroupId, Witness>), StoreError> {
     let damaged = |reason: String| StoreError::Damaged { place: path.display().to_string(), reason: remedy(&reason) };
@@ -211,7 +250,8 @@ fn newest(path: &Path, content: &[u8]) -> Result<(usize, u64, BTreeMap<GroupId, 
     }
     let mut best: Option<(usize, u64, BTreeMap<GroupId, Witness>)> = None;
     let mut reasons = Vec::new();
-    for (slot, page) in content.chunks_exact(SLOT_BYTES).enumerate() {
+    for (page_number, page) in content.chunks_exact(PAGE_BYTES).enumerate() {
+        let (slot, copy) = (page_number / COPIES, page_number % COPIES);
         match decode(page) {
             Ok((number, witnesses)) => {
                 if best.as_ref().is_none_or(|(_, highest, _)| number > *highest) {
@@ -219,8 +259,8 @@ fn newest(path: &Path, content: &[u8]) -> Result<(usize, u64, BTreeMap<GroupId, 
                 }
             }
             Err(reason) => {
-                tracing::error!(file = %path.display(), slot, %reason, "a slot of the evidence is damaged");
-                reasons.push(format!("slot {slot}: {reason}"));
+                tracing::error!(file = %path.display(), slot, copy, %reason, "a copy of the evidence is damaged");
+                reasons.push(format!("slot {slot}, copy {copy}: {reason}"));
             }
         }
     }
@@ -250,6 +290,15 @@ fn remedy(reason: &str) -> String {
          back if there is a copy of this very moment, or move the data directory away and let this node join as a new \
          one"
     )
+}
+
+/// What is written to a slot: its content, on each of its pages.
+fn encode_twice(number: u64, witnesses: &BTreeMap<GroupId, Witness>) -> Vec<u8> {
+    let mut pages = encode(number, witnesses);
+    let length = pages.len();
+    pages.resize(PAGE_BYTES, 0);
+    pages.extend_from_within(..length);
+    pages
 }
 
 /// The content of a slot: as many sectors as it needs, the checksum at the end of the last.
@@ -363,21 +412,58 @@ mod tests {
         assert_eq!(open(directory.path()).unwrap().witnesses()[&GroupId(1)], witness(3));
         let content = fs::read(directory.path().join(FILE_NAME)).unwrap();
         let mut sequences: Vec<_> =
-            content.chunks_exact(SLOT_BYTES).map(|page| decode(page).unwrap().1[&GroupId(1)].sequence).collect();
+            content.chunks_exact(PAGE_BYTES).map(|page| decode(page).unwrap().1[&GroupId(1)].sequence).collect();
         sequences.sort_unstable();
-        assert_eq!(sequences, [1, 2, 3]);
+        assert_eq!(sequences, [1, 1, 2, 2, 3, 3]);
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_in_a_slot_is_found() {
+    fn a_flipped_bit_anywhere_is_found_and_the_newest_content_counts_all_the_same() {
         let directory = three_lives();
-        let content = fs::read(directory.path().join(FILE_NAME)).unwrap();
-        for page in content.chunks_exact(SLOT_BYTES) {
-            for bit in 0..SLOT_BYTES * 8 {
-                let mut flipped = page.to_vec();
-                flipped[bit / 8] ^= 1 << (bit % 8);
-                assert!(decode(&flipped).is_err(), "bit {bit}");
+        let path = directory.path().join(FILE_NAME);
+        let mut content = fs::read(&path).unwrap();
+        let whole = newest(&path, &content).unwrap();
+        for bit in 0..content.len() * 8 {
+            content[bit / 8] ^= 1 << (bit % 8);
+            let page = bit / 8 / PAGE_BYTES * PAGE_BYTES;
+            assert!(decode(&content[page..page + PAGE_BYTES]).is_err(), "bit {bit}");
+            // A page that is refused is refused whichever bit it is; looking at all pages each time takes long.
+            if bit % 101 == 0 || bit % (PAGE_BYTES * 8) < 600 {
+                assert_eq!(newest(&path, &content).unwrap(), whole, "bit {bit}");
             }
+            content[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn evidence_of_another_log_is_told_from_older_and_newer_evidence_of_this_one() {
+        let at = |sequence, term, vote: Option<u64>, last| Witness {
+            sequence,
+            hard_state: HardState { term: Term(term), vote: vote.map(NodeId) },
+            last: LogId::new(Index(last), Term(1)),
+        };
+        let held = at(10, 5, Some(2), 7);
+        for of_this_log in [
+            held,
+            at(9, 5, Some(2), 30),
+            at(9, 5, None, 7),
+            at(9, 4, Some(3), 7),
+            at(11, 5, Some(2), 1),
+            at(11, 6, Some(1), 7),
+            at(11, 6, None, 7),
+        ] {
+            assert_eq!(of_this_log.contradicts(&held), None, "{of_this_log:?}");
+        }
+        for of_another in [
+            at(10, 5, Some(1), 7),
+            at(10, 5, Some(2), 8),
+            at(9, 5, Some(1), 7),
+            at(9, 6, None, 7),
+            at(11, 5, Some(1), 7),
+            at(11, 5, None, 7),
+            at(11, 4, Some(2), 7),
+        ] {
+            assert!(of_another.contradicts(&held).is_some(), "{of_another:?}");
         }
     }
 
@@ -401,16 +487,19 @@ mod tests {
         let mut damaged = whole.clone();
         damaged[newest_slot * SLOT_BYTES + 40] ^= 1;
         fs::write(&path, &damaged).unwrap();
+        assert_eq!(open(directory.path()).unwrap().witnesses()[&GroupId(1)], witness(3), "from the other copy");
+        damaged[newest_slot * SLOT_BYTES + PAGE_BYTES + 40] ^= 1;
+        fs::write(&path, &damaged).unwrap();
         assert_eq!(open(directory.path()).unwrap().witnesses()[&GroupId(1)], witness(2));
 
-        for slot in 0..SLOTS {
-            damaged[slot * SLOT_BYTES] = 0;
+        for page in 0..SLOTS * COPIES {
+            damaged[page * PAGE_BYTES] = 0;
         }
         fs::write(&path, &damaged).unwrap();
         let error = open(directory.path()).err().unwrap().to_string();
         assert!(error.contains("EVIDENCE") && error.contains("move the data directory away"), "{error}");
         fs::write(&path, &whole[..SLOT_BYTES]).unwrap();
-        assert!(open(directory.path()).err().unwrap().to_string().contains("4096 bytes"));
+        assert!(open(directory.path()).err().unwrap().to_string().contains("8192 bytes"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::group::{Group, Repair};
 use crate::health::Health;
 use crate::quarantine::Quarantine;
 use crate::reader::RocksLogReader;
-use crate::record::{encode_entry, encode_state, entry_key, state_key};
+use crate::record::{GroupState, encode_entry, encode_state, entry_key, state_key};
 use crate::small_file;
 
 /// Settings of a [`RocksLog`].
@@ -182,7 +182,9 @@ impl RocksLog {
     fn compare_with_evidence(&mut self) -> Result<(), StoreError> {
         for (id, witness) in self.evidence.witnesses() {
             // The number alone tells; the log is read only when something is wrong, and otherwise once, by recovery.
-            if self.database.group_state(id)?.sequence >= witness.sequence {
+            let GroupState { sequence, hard_state, last, .. } = self.database.group_state(id)?;
+            self.evidence.confirm(id, &witness, &Witness { sequence, hard_state, last })?;
+            if sequence >= witness.sequence {
                 continue;
             }
             if let Some(repair) = self.group(id)?.judge(&witness) {

@@ -103,7 +103,7 @@ fn writer_without_room_for_evidence() {
         open(&directory).write(&[append(index, index, 1)]).unwrap();
     }
     let mut log = open(&directory);
-    limit_files(Some(8 << 10));
+    limit_files(Some(16 << 10));
     let error = log.write(&[append(3, 3, 1)]).unwrap_err();
     assert_eq!(log.completed_syncs().value(), 1, "the batch itself is durable");
     assert_ended(&mut log, &error, "EVIDENCE", append(4, 4, 1));
