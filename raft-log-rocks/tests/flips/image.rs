@@ -8,8 +8,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use raft_core::testing::{Random, Report};
 
@@ -151,6 +154,19 @@ impl Image {
         (0..count).map(|_| nth(random.below(all as u64) as usize)).collect()
     }
 
+    /// The number of the file of this name.
+    pub(crate) fn number(&self, name: &str) -> usize {
+        self.files.iter().position(|file| file.name == Path::new(name)).unwrap()
+    }
+
+    /// A flip in a byte of a file that is not zero.
+    pub(crate) fn draw_used(&self, file: usize, random: &mut Random) -> Flip {
+        let used: Vec<usize> =
+            self.files[file].content.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+        let at = used[random.below(used.len() as u64) as usize];
+        Flip { place: "small file", file, bit: at * 8 + random.below(8) as usize }
+    }
+
     /// Where the records of a manifest begin: checksum (4), length (2, little-endian), kind (1), content. Ours are short
     /// enough to lie in one block.
     pub(crate) fn records(&self, file: usize, length: usize) -> Vec<usize> {
@@ -169,6 +185,57 @@ impl Image {
         let file = &self.files[flip.file];
         let (byte, bit) = (flip.bit / 8, flip.bit % 8);
         format!("{} of {} ({} bytes), byte {byte}, bit {bit}", flip.place, file.name.display(), file.content.len())
+    }
+}
+
+/// Copies the database in `from` while RocksDB has it open. Its compactions may run, so a copy counts when nothing has
+/// changed meanwhile and every table is whole.
+pub(crate) fn copy_settled(from: &Path, to: &Path) {
+    const TRIES_MAX: usize = 10_000;
+    for _ in 0..TRIES_MAX {
+        let _ = fs::remove_dir_all(to);
+        if let Ok(true) = copy_once(from, to) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("{} never settles", from.display());
+}
+
+fn copy_once(from: &Path, to: &Path) -> io::Result<bool> {
+    let before = listing(from)?;
+    fs::create_dir_all(to)?;
+    for (name, ..) in &before {
+        let content = fs::read(from.join(name))?;
+        if is_table(name) && !table::is_whole(&content) {
+            return Ok(false);
+        }
+        fs::write(to.join(name), content)?;
+    }
+    Ok(listing(from)? == before)
+}
+
+fn listing(directory: &Path) -> io::Result<Vec<(PathBuf, u64, SystemTime)>> {
+    let mut found = Vec::new();
+    for file in fs::read_dir(directory)? {
+        let file = file?;
+        found.push((file.file_name().into(), file.metadata()?.len(), file.metadata()?.modified()?));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Judges on a thread of its own: a life that never ends is a finding too, and so is a panic.
+pub(crate) fn within(
+    limit: Duration,
+    judge: impl FnOnce() -> Result<Outcome, String> + Send + 'static,
+) -> Result<Outcome, String> {
+    let (verdict, judged) = mpsc::channel();
+    std::thread::spawn(move || verdict.send(judge()));
+    match judged.recv_timeout(limit) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("not over after {limit:?}")),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err("a panic".into()),
     }
 }
 

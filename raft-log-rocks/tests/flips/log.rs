@@ -1,17 +1,21 @@
 //! RocksDB's files of a real log: several tables, a write-ahead log with a tail, a history of lives.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raft_core::ports::{LogStore as _, LogWrite, ReadError};
 use raft_core::testing::{Random, Report, entry};
 use raft_core::types::{Entry, EntryKind, HardState, Index, LogId, Payload};
 use raft_log_rocks::{LogOptions, RocksLog};
+use rocksdb::DB;
 use tempfile::TempDir;
 
-use crate::common::{GROUP, append, replace, set, vote};
-use crate::image::{Flip, Image, Outcome, Tally, setting};
+use crate::common::{GROUP, append, key, raw, replace, set, vote, wal};
+use crate::image::{Flip, Image, Outcome, Tally, copy_settled, setting, within};
 
 /// Bits that are flipped when nothing else is asked for.
 const FLIPS: u64 = 2000;
@@ -20,17 +24,20 @@ const SHARES: &[(&str, u64)] = &[
     ("CURRENT", 64),
     ("IDENTITY", 10),
     ("LOG", 10),
-    ("MANIFEST", 180),
+    ("MANIFEST", 160),
     ("OPTIONS", 16),
-    ("WAL", 250),
-    ("table: entries", 190),
-    ("table: footer", 110),
+    ("WAL", 220),
+    ("WAL: last batch", 80),
+    ("table: entries", 170),
+    ("table: footer", 90),
     ("table: index", 60),
     ("table: metaindex", 40),
     ("table: properties", 70),
 ];
 /// Far longer than two lives take; one that is still not over hangs.
 const LIVES_MAX: Duration = Duration::from_secs(60);
+/// Pairs of flips, one in the write-ahead log and one in the evidence.
+const PAIRS: usize = 60;
 /// Reads are cut into answers of this size, as a lane's are.
 const READ_BYTES: u64 = 16 << 10;
 
@@ -41,6 +48,8 @@ pub(crate) struct Truth {
     pub(crate) commit: Index,
     /// From index 1 on.
     pub(crate) entries: Vec<Entry>,
+    /// The same after every write, so that a log that is declared to be behind can be told from one that never was.
+    history: Arc<Vec<Vec<Entry>>>,
 }
 
 impl Truth {
@@ -57,8 +66,22 @@ impl Truth {
             self.entries.truncate(from.0 as usize - 1);
         }
         self.entries.extend(write.entries);
+        Arc::make_mut(&mut self.history).push(self.entries.clone());
+    }
+
+    /// What is wrong with a log that holds `found`. One that has declared a loss may be any that was, cut anywhere.
+    fn contradicts(&self, found: &[Entry], lost: bool) -> Option<String> {
+        if found == self.entries || (lost && self.history.iter().any(|state| state.starts_with(found))) {
+            return None;
+        }
+        let odd = found.iter().zip(&self.entries).find(|(found, entry)| found != entry);
+        let odd = odd.map_or_else(|| format!("{} entries", found.len()), |(found, _)| format!("entry {}", found.id));
+        Some(format!("it holds {odd}, other than was acknowledged"))
     }
 }
+
+/// What can be flipped, by the kind of place.
+type Places = BTreeMap<&'static str, Vec<(usize, Range<usize>)>>;
 
 /// What a look at a log found, unless it was silently wrong.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,10 +104,10 @@ fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen
         Ok(recovered) => recovered,
         Err(error) => return named(directory, error.to_string()),
     };
-    recovered.check()?;
     if recovered.hard_state != truth.hard_state {
         return Err(format!("{:?} where {:?} was acknowledged", recovered.hard_state, truth.hard_state));
     }
+    recovered.check()?;
     let (last, lost) = (recovered.last(), recovered.lost);
     match lost {
         None if last != truth.last() => return Err(format!("it ends with {last}, nothing said of {}", truth.last())),
@@ -95,9 +118,12 @@ fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen
     if recovered.commit > truth.commit || (recovered.commit < truth.commit && !hint_may_be_older) {
         return Err(format!("commit index {} where {} was written", recovered.commit, truth.commit));
     }
-    match read_all(&log, last, &truth.entries)? {
-        Some(refusal) => return named(directory, refusal),
-        None => {}
+    let found = match read_all(&log, last)? {
+        Ok(entries) => entries,
+        Err(refusal) => return named(directory, refusal),
+    };
+    if let Some(wrong) = truth.contradicts(&found, lost.is_some()) {
+        return Err(wrong);
     }
     if let Some(write) = more.filter(|_| lost.is_none())
         && let Err(error) = log.write(std::slice::from_ref(write))
@@ -111,25 +137,21 @@ fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen
     })
 }
 
-/// Reads up to `last` through a reader. `Some` is the error that named a damaged entry.
-fn read_all(log: &RocksLog, last: LogId, truth: &[Entry]) -> Result<Option<String>, String> {
-    let reader = log.reader();
+/// Reads up to `last` through a reader. The inner error named a damaged entry.
+fn read_all(log: &RocksLog, last: LogId) -> Result<Result<Vec<Entry>, String>, String> {
+    let (reader, mut found) = (log.reader(), Vec::new());
     let mut due = Index(1);
     while due <= last.index {
         let entries = match reader.read(GROUP, due, last.index, READ_BYTES) {
             Ok(entries) => entries,
             Err(ReadError::Missing { index, .. }) => return Err(format!("entry {index} is missing from its reader")),
-            Err(error) => return Ok(Some(error.to_string())),
+            Err(error) => return Ok(Err(error.to_string())),
         };
-        for entry in entries {
-            if truth.get(due.0 as usize - 1) != Some(&entry) {
-                return Err(format!("{} came back as another entry than was acknowledged", entry.id));
-            }
-            due = due.next();
-        }
+        due = due.plus(entries.len() as u64);
+        found.extend(entries);
     }
     match reader.read(GROUP, due, due, READ_BYTES) {
-        Err(ReadError::Missing { .. }) => Ok(None),
+        Err(ReadError::Missing { .. }) => Ok(Ok(found)),
         other => Err(format!("beyond the end {last} the reader answers {other:?}")),
     }
 }
@@ -166,10 +188,11 @@ pub(crate) fn judge(directory: &Path, truth: &Truth) -> Result<Outcome, String> 
     }
 }
 
-/// A log with a history, as a kill leaves it.
-pub(crate) fn make(directory: &Path) -> (Image, Truth) {
+/// A log with a history, as a kill leaves it. Its last batch is a vote alone.
+pub(crate) fn make(directory: &Path) -> (Image, Truth, Places) {
     let working = TempDir::new().unwrap();
-    let mut truth = Truth { hard_state: HardState::default(), commit: Index(0), entries: Vec::new() };
+    let mut truth =
+        Truth { hard_state: HardState::default(), commit: Index(0), entries: Vec::new(), history: Arc::default() };
     // Small buffers, so that there are several tables.
     let options = LogOptions { write_buffer_bytes: 64 << 10, ..LogOptions::default() };
     let mut log = RocksLog::open(working.path(), options.clone()).unwrap();
@@ -195,11 +218,18 @@ pub(crate) fn make(directory: &Path) -> (Image, Truth) {
         truth.write(&mut log, LogWrite { commit: Some(Index(index - 1)), ..append(index, index, 7) });
     }
     truth.write(&mut log, LogWrite { hard_state: Some(vote(8, 1)), ..replace(590, 593, 8) });
+    let before_last = fs::metadata(wal(working.path())).unwrap().len() as usize;
     truth.write(&mut log, set(vote(9, 3)));
-    // Compactions may still run; a copy is taken when two looks see the same.
-    crate::common::copy(working.path(), directory);
+    copy_settled(&working.path().join("db"), &directory.join("db"));
+    fs::copy(working.path().join("EVIDENCE"), directory.join("EVIDENCE")).unwrap();
     drop(log);
-    (Image::of(directory), truth)
+    let image = Image::of(directory);
+    let mut places = image.places("db");
+    let newest = places.get_mut("WAL").unwrap().last_mut().unwrap();
+    let last_batch = (newest.0, before_last..newest.1.end);
+    newest.1.end = before_last;
+    places.insert("WAL: last batch", vec![last_batch]);
+    (image, truth, places)
 }
 
 #[test]
@@ -207,8 +237,7 @@ fn a_flipped_bit_in_a_file_of_rocksdb_is_never_silent() {
     let started = Instant::now();
     let (seed, flips) = (setting("RAFT_SEED", 1), setting("RAFT_FLIPS", FLIPS));
     let directory = TempDir::new().unwrap();
-    let (image, truth) = make(directory.path());
-    let places = image.places("db");
+    let (image, truth, places) = make(directory.path());
     let (mut random, mut tally) = (Random::new(seed), Tally::default());
     let mut least = 0;
     for (place, ranges) in &places {
@@ -237,27 +266,21 @@ fn a_flipped_bit_in_a_file_of_rocksdb_is_never_silent() {
     tally.assert_never_silent();
 }
 
-/// Judges a copy with these bits flipped, on a thread of its own: a life that never ends is a finding too.
+/// Judges a copy with these bits flipped.
 fn try_flips(image: &Image, truth: &Truth, flips: &[&Flip]) -> Result<Outcome, String> {
     let copy = TempDir::new().unwrap();
     image.copy(copy.path(), flips);
-    let (verdict, judged) = mpsc::channel();
     let (path, truth) = (copy.path().to_owned(), truth.clone());
-    std::thread::spawn(move || verdict.send(judge(&path, &truth)));
-    match judged.recv_timeout(LIVES_MAX) {
-        Ok(outcome) => outcome,
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("not over after {LIVES_MAX:?}")),
-        Err(mpsc::RecvTimeoutError::Disconnected) => Err("a panic".into()),
-    }
+    within(LIVES_MAX, move || judge(&path, &truth))
 }
 
 /// RocksDB 11.8 reads a manifest for ever in which a record, after the first, has the kind of a recycled log's.
 #[test]
 fn every_flipped_bit_in_the_kind_of_a_manifests_record_is_found() {
     let directory = TempDir::new().unwrap();
-    let (image, truth) = make(directory.path());
+    let (image, truth, places) = make(directory.path());
     let mut tried = 0;
-    for (file, range) in &image.places("db")["MANIFEST"] {
+    for (file, range) in &places["MANIFEST"] {
         for at in image.records(*file, range.len()) {
             for bit in 0..8 {
                 let flip = Flip { place: "MANIFEST", file: *file, bit: (at + 6) * 8 + bit };
@@ -268,4 +291,90 @@ fn every_flipped_bit_in_the_kind_of_a_manifests_record_is_found() {
         }
     }
     assert!(tried >= 8 * 10, "{tried}");
+}
+
+/// The evidence holds its newest content twice, so that damage to it and to the log at once hides nothing either.
+#[test]
+fn a_flipped_bit_in_the_wal_and_one_in_the_evidence_are_not_silent() {
+    let directory = TempDir::new().unwrap();
+    let (image, truth, places) = make(directory.path());
+    let (mut random, mut declared) = (Random::new(setting("RAFT_SEED", 1)), 0);
+    let evidence = image.number("EVIDENCE");
+    for number in 0..PAIRS {
+        let place = if number % 2 == 0 { "WAL" } else { "WAL: last batch" };
+        let one = image.draw(place, &places[place], 1, &mut random).remove(0);
+        let other = image.draw_used(evidence, &mut random);
+        let outcome = try_flips(&image, &truth, &[&one, &other]);
+        let text = format!("{} and {}", image.explain(&one), image.explain(&other));
+        match outcome {
+            Ok(Outcome::DeclaredLost) => declared += 1,
+            Ok(_) => {}
+            Err(wrong) => panic!("{text}: {wrong}"),
+        }
+    }
+    assert!(declared >= PAIRS / 3, "{declared} of {PAIRS}");
+}
+
+/// What the checks find is left out, and the harness must see what then is wrong: each case changes the database with
+/// checksums that fit.
+#[test]
+fn the_harness_sees_a_log_that_says_something_else_with_checksums_that_fit() {
+    let directory = TempDir::new().unwrap();
+    let (image, truth, _) = make(directory.path());
+    let last = truth.last().index.0;
+    let cases: [(&str, &str, fn(&DB, u64)); 4] = [
+        ("another payload", "holds entry 7@3", |db, _| {
+            db.put_cf(db.cf_handle("entries").unwrap(), key(1, 7), entry_record(1, 7, 3, b"other")).unwrap();
+        }),
+        ("another vote", "was acknowledged", |db, _| change_state(db, 27, |byte| byte ^ 1)),
+        ("an older term", "was acknowledged", |db, _| change_state(db, 19, |byte| byte - 1)),
+        ("a shorter log", "nothing said of", |db, last| {
+            db.delete_cf(db.cf_handle("entries").unwrap(), key(1, last)).unwrap();
+            change_state(db, 43, |byte| byte - 1);
+            change_state(db, 51, |byte| byte - 1);
+        }),
+    ];
+    for (what, expected, change) in cases {
+        let copy = TempDir::new().unwrap();
+        image.copy(copy.path(), &[]);
+        // Opened once by ourselves, so that the write-ahead log is over and evidence that agrees is written below.
+        assert_eq!(judge(copy.path(), &truth), Ok(Outcome::Harmless));
+        let mut truth = truth.clone();
+        truth.entries.extend(append(last + 1, last + 1, truth.hard_state.term.0).entries);
+        let db = raw(copy.path());
+        change(&db, last + 1);
+        drop(db);
+        blind_evidence(copy.path());
+        let wrong = judge(copy.path(), &truth).expect_err(what);
+        assert!(wrong.contains(expected), "{what}: {wrong}");
+    }
+}
+
+/// An entry's record, by hand from `docs/storage-format.md`.
+fn entry_record(group: u64, index: u64, term: u64, payload: &[u8]) -> Vec<u8> {
+    let mut record = vec![1, 2, 0, 0];
+    record.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    record.extend_from_slice(&term.to_be_bytes());
+    record.extend_from_slice(&crate::crc32c(payload).to_be_bytes());
+    let covered = [&key(group, index)[..], &record].concat();
+    record.extend_from_slice(&crate::crc32c(&covered).to_be_bytes());
+    record.extend_from_slice(payload);
+    record
+}
+
+/// Changes a byte of the group's state and makes its checksum fit.
+fn change_state(db: &DB, at: usize, change: fn(u8) -> u8) {
+    let (family, key) = (db.cf_handle("state").unwrap(), [&1_u64.to_be_bytes()[..], &[0]].concat());
+    let mut record = db.get_cf(family, &key).unwrap().unwrap();
+    record[at] = change(record[at]);
+    let checksum = crate::crc32c(&[&key[..], &record[..52]].concat());
+    record[52..].copy_from_slice(&checksum.to_be_bytes());
+    db.put_cf(family, &key, record).unwrap();
+}
+
+/// Puts evidence of nothing in the place of what there was, so that the database is believed.
+fn blind_evidence(directory: &Path) {
+    let blank = TempDir::new().unwrap();
+    drop(RocksLog::open(blank.path(), LogOptions::default()).unwrap());
+    fs::copy(blank.path().join("EVIDENCE"), directory.join("EVIDENCE")).unwrap();
 }

@@ -12,6 +12,14 @@ const TRAILER: usize = 5;
 /// From this version on the footer has a checksum and names the metaindex alone, by its size.
 const CHECKED_FOOTER_FROM: u32 = 6;
 
+/// What every table ends with.
+const MAGIC: u64 = 0x88e2_41b7_85f4_cff7;
+
+/// Whether a table was written to its end.
+pub(crate) fn is_whole(content: &[u8]) -> bool {
+    content.len() > FOOTER && content.ends_with(&MAGIC.to_le_bytes())
+}
+
 /// The parts of a table, in no order; every byte of the file is in one.
 pub(crate) fn places(content: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     let footer = content.len() - FOOTER;
