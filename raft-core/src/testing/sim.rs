@@ -34,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod checks;
 mod clients;
+mod deliveries;
 mod disk;
 mod faults;
 mod ghost;
@@ -77,9 +78,11 @@ impl Failure {
     /// The name of the property, or the first words of the core's own assertion.
     #[must_use]
     pub fn property(&self) -> &str {
-        match self.message.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // What `assert_eq` says before it.
+        let said = self.message.strip_prefix("assertion `left == right` failed: ").unwrap_or(&self.message);
+        match said.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((name, _)) => name,
-            None => self.message.split([':', '{', '@']).next().unwrap_or_default(),
+            None => said.split([':', '{', '@', '\n']).next().unwrap_or_default(),
         }
     }
 }

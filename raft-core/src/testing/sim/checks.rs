@@ -50,10 +50,13 @@ impl World {
         let entry = &mut self.nodes[node];
         let mut index = truncate_from.map_or(entry.log.last(), |from| entry.log.last().min(from.prev()));
         entry.log.write_parts(truncate_from, entries);
-        for _ in entries {
+        for written in entries {
             index = index.next();
-            let mark = *entry.log.at(index).expect("an entry just written");
+            let mark = *self.nodes[node].log.at(index).expect("an entry just written");
             self.ghost.appended(index, &mark);
+            if let Some(attempt) = self.attempt_of(written) {
+                self.clients.appended(attempt, node, written.id);
+            }
         }
     }
 
@@ -126,8 +129,15 @@ impl World {
 
     /// A node says that entries are committed: they are what everybody says, and a quorum holds them durably.
     pub(super) fn check_commit(&mut self, node: usize, commit: Index, term: Term) {
-        let Some(first) = self.ghost.committed(commit, term.0, &self.nodes[node].log) else { return };
+        let Some(first) = self.ghost.committed(commit, (term.0, self.clients.ticks), &self.nodes[node].log) else {
+            return;
+        };
         let mark = *self.nodes[node].log.at(commit).expect("what is committed is in the log");
+        assert!(
+            self.nodes[node].seen.role != Role::Leader || mark.term == term.0,
+            "[commit of its own term] the leader of term {term} commits {commit}@{}",
+            mark.term
+        );
         let holds = |place: &usize| {
             let disk = &self.nodes[*place].disk;
             // A disk that forgot is known to have, and its node votes for nobody whose log is behind what it held.
@@ -159,7 +169,8 @@ impl World {
         // An entry is at most this much here, and every bound lets one more through.
         let one = 400 + config.append_bytes_max.min(4_096);
         assert!(
-            status.role != Role::Leader || status.uncommitted_bytes <= 3 * (config.uncommitted_bytes_max + one) + 20_000,
+            status.role != Role::Leader
+                || status.uncommitted_bytes <= 3 * (config.uncommitted_bytes_max + one) + 20_000,
             "[bounded memory] {} bytes are uncommitted",
             status.uncommitted_bytes
         );
@@ -183,7 +194,9 @@ impl World {
         let entry = &self.nodes[node];
         let (durable, term) = (&entry.disk.durable, envelope.term);
         let hard_state = durable.hard_state;
+        let lost = entry.disk.lost;
         let voted = |candidate| {
+            assert!(lost.is_none(), "[no vote with a lost log] {envelope:?} leaves, and {lost:?} is lost");
             assert!(
                 hard_state.term > term || (hard_state.term == term && hard_state.vote == Some(candidate)),
                 "[write before message] {envelope:?} leaves, and the disk holds {hard_state:?}"
@@ -210,8 +223,16 @@ impl World {
             "[write before message] {envelope:?} leaves, and the disk holds {hard_state:?}"
         );
         match &envelope.message {
-            Message::AppendAccepted { matched } | Message::HeartbeatResponse { matched, .. } => {
+            Message::AppendAccepted { matched } => self.check_acknowledgement(node, envelope, *matched),
+            Message::HeartbeatResponse { matched, round, .. } => {
+                self.note_answered_round(node, envelope.to, term.0, *round);
                 self.check_acknowledgement(node, envelope, *matched);
+            }
+            Message::ReadIndex { number } => {
+                let entry = &mut self.nodes[node];
+                let before = entry.asked_before;
+                assert!(*number > before, "[numbers are new] question {number}: a former life went to {before}");
+                entry.asked = entry.asked.max(*number);
             }
             Message::Append { commit, .. } | Message::Heartbeat { commit, .. } => {
                 let leader = self.ghost.leader_of(term.0);
@@ -333,7 +354,8 @@ impl World {
                 entry.id
             );
             if let Some(answer) = answer.filter(|_| first && !repeated) {
-                self.clients.took_effect(attempt, answer);
+                let at = usize::try_from(entry.id.index.prev().0).expect("a small index");
+                self.clients.took_effect(attempt, self.ghost.committed[at].tick, answer);
             }
         }
     }
@@ -342,5 +364,11 @@ impl World {
 /// What can be seen of a replica at little cost.
 pub(super) fn look(replica: &Replica<Waiter>) -> Seen {
     let raft = replica.raft();
-    Seen { role: raft.role(), term: raft.term(), commit: raft.commit_index(), applied: raft.applied_index(), durable: raft.durable_index() }
+    Seen {
+        role: raft.role(),
+        term: raft.term(),
+        commit: raft.commit_index(),
+        applied: raft.applied_index(),
+        durable: raft.durable_index(),
+    }
 }

@@ -36,8 +36,8 @@ pub(super) struct Operation {
     pub(super) called: u64,
     pub(super) returned: u64,
     pub(super) ending: Ending,
-    /// When it was first applied anywhere, and with what answer.
-    pub(super) effect: Option<(u64, Answer)>,
+    /// When it was committed, when it was first applied anywhere, and with what answer.
+    pub(super) effect: Option<(u64, u64, Answer)>,
     /// A try may have had its effect.
     doubt: bool,
 }
@@ -51,6 +51,8 @@ pub(super) struct Attempt {
     /// The caller was told that it has no effect.
     pub(super) rejected: bool,
     pub(super) token: Option<LogId>,
+    /// Where its node appended it as a leader.
+    pub(super) entry: Option<LogId>,
     /// What a read must see.
     pub(super) must_see: Index,
     /// The term in which it was made.
@@ -84,7 +86,7 @@ pub(super) struct Clients {
     pub(super) attempts: Vec<Attempt>,
     keys: u64,
     unkeyed: u64,
-    ticks: u64,
+    pub(super) ticks: u64,
     last_value: u64,
     /// No new operations.
     pub(super) closing: bool,
@@ -182,11 +184,19 @@ impl Clients {
         let id = u32::try_from(self.attempts.len()).expect("fewer tries than 2^32");
         let node = u8::try_from(node).unwrap_or(0);
         let attempt =
-            Attempt { operation, node, answered: false, rejected: false, token: None, must_see, term };
+            Attempt { operation, node, answered: false, rejected: false, token: None, entry: None, must_see, term };
         self.attempts.push(attempt);
         let client = self.operations[operation as usize].client;
         self.clients[client as usize].attempt = Some(id);
         id
+    }
+
+    /// The command of a try is in the log of the node that was asked; the first time it put it there itself.
+    pub(super) fn appended(&mut self, attempt: u32, node: usize, entry: LogId) {
+        let attempt = &mut self.attempts[attempt as usize];
+        if usize::from(attempt.node) == node {
+            attempt.entry.get_or_insert(entry);
+        }
     }
 
     /// Notes that a try has its one answer. Returns its operation, unless the caller has given up on it.
@@ -250,13 +260,13 @@ impl Clients {
     }
 
     /// The command of this try is applied, for the first time anywhere.
-    pub(super) fn took_effect(&mut self, attempt: u32, answer: Answer) {
+    pub(super) fn took_effect(&mut self, attempt: u32, committed: u64, answer: Answer) {
         let now = self.tick();
         let operation = self.attempts[attempt as usize].operation;
         let entry = &mut self.operations[operation as usize];
         let effect = (entry.number == 0).then_some(()).and(entry.effect);
         assert!(effect.is_none(), "[exactly once] an operation took effect twice");
-        entry.effect = entry.effect.or(Some((now, answer)));
+        entry.effect = entry.effect.or(Some((committed, now, answer)));
     }
 
     /// The tries that wait for `node`.

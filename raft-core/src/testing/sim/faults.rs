@@ -1,12 +1,12 @@
 //! What goes wrong: processes die, stand still and start; links are cut; disks stall, fail and forget.
 
 use crate::replica::Replica;
+use crate::status::Role;
 use crate::testing::sim::checks::look;
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::node::Seen;
 use crate::testing::sim::world::{What, World, small};
-use crate::status::Role;
 use crate::types::Index;
 
 /// A change of the faults.
@@ -98,7 +98,17 @@ impl World {
                 self.network.link(victim, other).cut = true;
                 self.network.link(other, victim).cut = true;
             }
-            Fault::Isolate => self.cut_between(1 << victim),
+            Fault::Isolate => {
+                self.cut_between(1 << victim);
+                // Some only do not hear, some are only not heard.
+                for other in (0..self.nodes.len()).filter(|other| *other != victim) {
+                    match draw & 3 {
+                        0 => self.network.link(victim, other).cut = false,
+                        1 => self.network.link(other, victim).cut = false,
+                        _ => {}
+                    }
+                }
+            }
             Fault::Split => self.cut_between(draw),
             Fault::Heal => self.network.heal(),
             Fault::Freeze => self.freeze(victim, draw),
@@ -178,6 +188,7 @@ impl World {
         entry.frozen_until = 0;
         entry.tick_at = u64::MAX;
         entry.failed = false;
+        entry.stalled = false;
         self.goals.reach_if(self.nodes.iter().all(|node| node.replica.is_none()), Goal::AllDown);
         for attempt in self.clients.waiting_at(node) {
             let wait = self.about(1_000);
@@ -203,6 +214,7 @@ impl World {
             return;
         }
         entry.life += 1;
+        entry.asked_before = entry.asked;
         let recovered = entry.disk.durable.recovered(entry.disk.lost);
         entry.machine = entry.machine_on_disk.clone();
         let last = recovered.last().index;
@@ -223,7 +235,7 @@ impl World {
     }
 
     /// A disk is back at what it held some time ago; one at a time, since a quorum that forgets has lost for good.
-    fn lose_disk(&mut self, node: usize, draw: u64) {
+    pub(super) fn lose_disk(&mut self, node: usize, draw: u64) {
         if draw & 3 != 0 {
             let disk = &mut self.nodes[node].disk;
             disk.long_ago = Some(disk.durable.clone());

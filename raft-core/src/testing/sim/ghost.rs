@@ -10,6 +10,8 @@ pub(super) struct Committed {
     pub(super) mark: Mark,
     /// The term of the node that said so first.
     pub(super) in_term: u64,
+    /// When, by the clock of the history.
+    pub(super) tick: u64,
 }
 
 /// Terms that one run may reach: more means that elections never end.
@@ -52,6 +54,13 @@ impl Ghost {
             return false;
         }
         self.leaders[term_at] = Some(node);
+        let voted_for_it =
+            |(voter, votes): (usize, &Vec<u64>)| voter == node || votes.get(term_at).copied() == Some(node as u64 + 1);
+        let votes = self.votes.iter().enumerate().filter(|voter| voted_for_it(*voter)).count();
+        assert!(
+            votes > self.votes.len() / 2,
+            "[elected by a quorum] place {node} leads term {term} with {votes} votes"
+        );
         let before = self.committed.partition_point(|committed| committed.in_term < term);
         if before > 0 {
             let (held, known) = (log.at(Index(before as u64)), &self.committed[before - 1].mark);
@@ -99,7 +108,7 @@ impl Ghost {
 
     /// State machine safety (Raft §5.4.3), for all that `log` holds up to `commit`. Returns the indexes that nobody
     /// knew committed before.
-    pub(super) fn committed(&mut self, commit: Index, term: u64, log: &Marks) -> Option<Index> {
+    pub(super) fn committed(&mut self, commit: Index, (term, tick): (u64, u64), log: &Marks) -> Option<Index> {
         assert!(commit <= log.last(), "[commit within the log] {commit} of {}", log.last());
         let known = self.last().min(commit);
         if known > Index::ZERO {
@@ -114,7 +123,7 @@ impl Ghost {
             return None;
         }
         let news = &log.0[self.committed.len()..usize::try_from(commit.0).expect("a small index")];
-        self.committed.extend(news.iter().map(|mark| Committed { mark: *mark, in_term: term }));
+        self.committed.extend(news.iter().map(|mark| Committed { mark: *mark, in_term: term, tick }));
         Some(known.next())
     }
 
@@ -125,7 +134,12 @@ impl Ghost {
             panic!("[apply after commit] {} is applied, and nobody knows it committed", entry.id);
         };
         let is = (entry.id.term.0, entry.payload.checksum());
-        assert_eq!(is, (committed.mark.term, committed.mark.checksum), "[state machine safety] {} is applied", entry.id);
+        assert_eq!(
+            is,
+            (committed.mark.term, committed.mark.checksum),
+            "[state machine safety] {} is applied",
+            entry.id
+        );
         if self.digests.len() <= at {
             self.digests.resize(at + 1, None);
         }

@@ -93,6 +93,13 @@ pub(super) struct Node {
     pub(super) led: bool,
     /// The term and vote that the process found when it started.
     pub(super) vote_found: Option<HardState>,
+    /// Its disk stalls for good.
+    pub(super) stalled: bool,
+    /// The highest number of a question for a read index, in this life and in those before.
+    pub(super) asked: u64,
+    pub(super) asked_before: u64,
+    /// A term, and by place the newest round of this node that each follower has answered in it.
+    pub(super) answered: (u64, Vec<u64>),
     /// Its disk forgot, and it is not known to be whole again.
     pub(super) forgot: bool,
 }
@@ -123,6 +130,10 @@ impl Node {
             step_downs: (0, 0),
             led: false,
             vote_found: None,
+            stalled: false,
+            asked: 0,
+            asked_before: 0,
+            answered: (0, vec![0; usize::try_from(plan.nodes).unwrap_or(0)]),
             forgot: false,
         }
     }
@@ -151,7 +162,7 @@ impl Node {
 
     /// Whether it runs, and its disk works.
     pub(super) fn works(&self, now: u64) -> bool {
-        self.replica.is_some() && !self.failed && self.frozen_until <= now
+        self.replica.is_some() && !self.failed && !self.stalled && self.frozen_until <= now
     }
 
     pub(super) fn leads(&self) -> bool {

@@ -1,9 +1,13 @@
 //! The way of one run: changing faults, standing faults, healing, agreement, the last checks.
 
-use crate::testing::linear::{self, Action as LinearAction, Client, History, Key, Operation as LinearOperation, Outcome};
+use crate::testing::linear::{
+    self, Action as LinearAction, Client, History, Key, Operation as LinearOperation, Outcome,
+};
 use crate::testing::sim::clients::{Ending, Operation, Want};
+use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::{Action, Answer};
+use crate::testing::sim::node::Node;
 use crate::testing::sim::world::{Tally, What, World, small};
 use crate::types::Index;
 
@@ -56,6 +60,7 @@ impl World {
             node.disk.fault = None;
         }
         self.draw_topology();
+        self.draw_disks();
         let reach = self.reach();
         let (began, operations) = (self.now, self.clients.operations.len());
         match reach {
@@ -111,6 +116,26 @@ impl World {
         }
     }
 
+    /// Disks that stand as they are: one has just forgotten, so that the leader stays and has to find out; one stalls for
+    /// good, often the leader's.
+    fn draw_disks(&mut self) {
+        let draw = self.random.next_u64();
+        let count = self.nodes.len();
+        let drawn = usize::try_from(draw >> 32).unwrap_or(0) % count;
+        if self.plan.lose_disk > 0 && !self.nodes[drawn].leads() && draw & 1 == 0 {
+            self.lose_disk(drawn, 0);
+        }
+        if self.plan.stall > 0 && draw & 6 == 0 {
+            let leader = self.nodes.iter().position(Node::leads);
+            let victim = leader.filter(|_| draw & 8 == 0).unwrap_or(drawn);
+            let entry = &mut self.nodes[victim];
+            if entry.replica.is_some() && !entry.failed {
+                entry.disk.fault = Some(SyncFault::Stall(1 << 60));
+                entry.stalled = true;
+            }
+        }
+    }
+
     fn next_until(&mut self, until: u64) {
         while self.now < until {
             self.next();
@@ -153,8 +178,7 @@ impl World {
         let majority = count / 2 + 1;
         let all_reach = |set: &u32| {
             let members: Vec<usize> = (0..count).filter(|node| (set >> node) & 1 == 1).collect();
-            members.len() >= majority
-                && members.iter().all(|a| works(*a) && members.iter().all(|b| pair(*a, *b)))
+            members.len() >= majority && members.iter().all(|a| works(*a) && members.iter().all(|b| pair(*a, *b)))
         };
         if (0..1u32 << count).any(|set| all_reach(&set)) {
             return Reach::Majority;
@@ -167,10 +191,11 @@ impl World {
     /// Everything works again, and nobody begins anything new after a while.
     fn heal(&mut self) {
         self.network.be_kind();
+        self.healed_at = u32::try_from(self.clients.attempts.len()).ok();
         for node in 0..self.nodes.len() {
             let entry = &mut self.nodes[node];
             entry.frozen_until = entry.frozen_until.min(self.now);
-            if entry.failed {
+            if entry.failed || entry.stalled {
                 self.die(node);
             }
             let wait = self.about(1_000);
@@ -200,7 +225,7 @@ impl World {
 
     fn at_rest(&self) -> bool {
         let last = self.ghost.last();
-        let rests = |node: &crate::testing::sim::node::Node| {
+        let rests = |node: &Node| {
             node.replica.as_ref().is_some_and(|replica| replica.waiting() == 0)
                 && node.machine.applied == last
                 && node.log.last() == last
@@ -230,7 +255,7 @@ impl World {
 }
 
 /// The operation as the checker of histories knows it. What became of a write whose caller was never told is known by
-/// now: it took effect before it was first applied anywhere, or it never will.
+/// now: it took effect when it was committed, before it was first applied anywhere, or it never will.
 fn recorded(operation: &Operation) -> Option<LinearOperation> {
     let action = match operation.want {
         Want::Read => LinearAction::Get,
@@ -246,18 +271,18 @@ fn recorded(operation: &Operation) -> Option<LinearOperation> {
         Answer::Sum(sum) => Outcome::Sum(sum),
         Answer::Done | Answer::Late => Outcome::Done,
     };
-    let (returned, outcome) = match (operation.ending, operation.effect) {
-        (Ending::NoEffect, _) => (operation.returned, Outcome::NotApplied),
-        (Ending::Read(value), _) => (operation.returned, Outcome::Saw(value)),
-        (Ending::Wrote(answer), _) => (operation.returned, wrote(answer)),
-        (Ending::Open | Ending::Unknown, Some((applied, answer))) => (applied, wrote(answer)),
+    let (called, returned, outcome) = match (operation.ending, operation.effect) {
+        (Ending::NoEffect, _) => (operation.called, operation.returned, Outcome::NotApplied),
+        (Ending::Read(value), _) => (operation.called, operation.returned, Outcome::Saw(value)),
+        (Ending::Wrote(answer), _) => (operation.called, operation.returned, wrote(answer)),
+        (Ending::Open | Ending::Unknown, Some((committed, applied, answer))) => (committed, applied, wrote(answer)),
         (Ending::Open | Ending::Unknown, None) => return None,
     };
     Some(LinearOperation {
         client: Client(operation.client.into()),
         key: Key(operation.key.into()),
         action,
-        called: operation.called,
+        called,
         returned: Some((returned, outcome)),
     })
 }

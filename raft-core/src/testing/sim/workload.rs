@@ -9,7 +9,10 @@ use crate::testing::sim::machine::{Answer, Command};
 use crate::testing::sim::network::place;
 use crate::testing::sim::node::Waiter;
 use crate::testing::sim::world::{What, World, small};
-use crate::types::{Entry, EntryKind, Index, LogId, NodeId};
+use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
+
+/// A healed cluster must serve a read within this long, wherever it is asked.
+const HEALED_SERVES_WITHIN: Duration = Duration::from_secs(10);
 
 impl World {
     /// A caller begins an operation, or tries the one that it has once more.
@@ -33,7 +36,11 @@ impl World {
         let deadline = self.nodes[node].clock.read(self.now).monotonic + Duration::from_nanos(wait);
         let wanted = self.clients.operations[operation as usize];
         match wanted.want {
-            Want::Read => self.step(node, Input::Read { deadline, waiter: attempt }),
+            Want::Read => {
+                let patient = self.nodes[node].clock.read(self.now).monotonic + HEALED_SERVES_WITHIN;
+                let deadline = if self.healed_at.is_some() { patient } else { deadline };
+                self.step(node, Input::Read { deadline, waiter: attempt });
+            }
             Want::Write(action) => {
                 let command =
                     Command { attempt, client: wanted.client, number: wanted.number, key: wanted.key, action };
@@ -99,9 +106,20 @@ impl World {
         let client = self.client_of(attempt);
         self.clients.attempts[attempt as usize].rejected = true;
         match why {
-            Rejection::Overwritten => self.goals.reach(Goal::Overwritten),
+            Rejection::Overwritten => {
+                self.goals.reach(Goal::Overwritten);
+                let entry = self.clients.attempts[attempt as usize].entry.expect("it was appended");
+                let decided = self.committed_term(entry.index).is_some_and(|term| term != entry.term);
+                assert!(decided, "[overwritten is certain] try {attempt} was told so, and {entry} may come back");
+            }
             Rejection::Overloaded { .. } => self.goals.reach(Goal::Overloaded),
-            Rejection::Deadline => self.goals.reach(Goal::DeadlineCame),
+            Rejection::Deadline => {
+                self.goals.reach(Goal::DeadlineCame);
+                let operation = self.clients.attempts[attempt as usize].operation;
+                let read = self.clients.operations[operation as usize].want == Want::Read;
+                let healed = self.healed_at.is_some_and(|first| attempt >= first);
+                assert!(!(read && healed), "[a healed cluster serves] n{} let a read wait for 10 s", node + 1);
+            }
             Rejection::NotLeader | Rejection::Stopping => {}
         }
         let hint = leader.map_or((node + 1) % self.nodes.len(), |leader| place(leader.0));
@@ -117,10 +135,32 @@ impl World {
         let client = self.client_of(attempt);
         self.goals.reach(Goal::WriteUnknown);
         self.clients.attempts[attempt as usize].token = Some(token);
+        self.check_outcome(token);
         if let Some(operation) = self.clients.answered(attempt) {
             let next = self.clients.doubtful(operation, &mut self.random);
             self.follow_up(client, next);
         }
+    }
+
+    /// Whoever is asked now what became of an entry says what is certain, or that it does not know.
+    fn check_outcome(&self, token: LogId) {
+        let committed = self.committed_term(token.index);
+        for node in &self.nodes {
+            let Some(replica) = &node.replica else { continue };
+            let outcome = replica.outcome(token);
+            let is_true = match outcome {
+                Outcome::Applied => committed == Some(token.term),
+                Outcome::NotApplied => committed.is_some_and(|term| term != token.term),
+                Outcome::NotKnownYet => true,
+            };
+            assert!(is_true, "[outcomes are true] n{} says {outcome:?} of {token}, early", node.id.0);
+        }
+    }
+
+    /// The term of the committed entry at `index`, if it is known.
+    fn committed_term(&self, index: Index) -> Option<Term> {
+        let at = usize::try_from(index.prev().0).ok()?;
+        self.ghost.committed.get(at).map(|known| Term(known.mark.term))
     }
 
     /// A read may be served: the caller reads the state machine of this node at this moment.

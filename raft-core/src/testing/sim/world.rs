@@ -116,6 +116,8 @@ pub(super) struct World {
     /// How long a caller lets a node try, in nanoseconds.
     pub(super) patience: u64,
     pub(super) faults_change: bool,
+    /// The first try after everything was healed.
+    pub(super) healed_at: Option<u32>,
     outputs: Vec<Output<Waiter>>,
 }
 
@@ -145,6 +147,7 @@ impl World {
             goals,
             patience: plan.patience * 1_000,
             faults_change: true,
+            healed_at: None,
             outputs: Vec::new(),
             plan: plan.clone(),
         }
@@ -336,7 +339,7 @@ impl World {
         self.tally.messages += 1;
         self.goals.reach_if(arrived.life < self.nodes[from].life, Goal::MessageFromFormerLife);
         self.note_arrival(to, &arrived.message.envelope);
-        self.step(to, Input::Receive(arrived.message));
+        self.receive(to, arrived.message);
     }
 }
 

@@ -1,0 +1,78 @@
+//! What a message may do to whom it reaches, and what it may not.
+
+use crate::message::{Message, PeerMessage};
+use crate::quorum::reached_by_quorum;
+use crate::raft::RoleState;
+use crate::replica::Input;
+use crate::status::Role;
+use crate::testing::sim::network::place;
+use crate::testing::sim::world::World;
+use crate::types::NodeId;
+
+impl World {
+    /// Gives a message to whom it is for, and compares before and after.
+    pub(super) fn receive(&mut self, node: usize, message: PeerMessage) {
+        let (from, before) = (message.envelope.from, self.nodes[node].seen);
+        let leaves_the_term = match &message.envelope.message {
+            Message::PreVote { .. } => Some("[a PreVote changes nothing]"),
+            Message::Vote { .. } if self.follows_another(node, from) => Some("[a live leader is protected]"),
+            _ => None,
+        };
+        let answers = matches!(
+            &message.envelope.message,
+            Message::AppendAccepted { .. } | Message::AppendRejected { .. } | Message::HeartbeatResponse { .. }
+        );
+        self.step(node, Input::Receive(message));
+        let after = self.nodes[node].seen;
+        if let Some(property) = leaves_the_term {
+            assert_eq!(after.term, before.term, "{property} n{} enters a term for {from}", node + 1);
+        }
+        if answers && after.role == Role::Leader {
+            self.check_progress(node, from);
+        }
+    }
+
+    /// Whether this node has heard from a leader other than `from` within an election timeout. Thesis 4.2.3
+    /// \\[TH-CHECKQUORUM\\].
+    fn follows_another(&self, node: usize, from: NodeId) -> bool {
+        let entry = &self.nodes[node];
+        let Some(replica) = &entry.replica else { return false };
+        let status = replica.status(entry.clock.read(self.now));
+        let timeout = entry.config(&self.plan).election_timeout;
+        status.leader.is_some_and(|leader| leader != from) && status.leader_contact.is_some_and(|ago| ago < timeout)
+    }
+
+    /// A leader believes of a follower's log only what is there, and of its rounds only what a quorum has answered.
+    fn check_progress(&self, node: usize, from: NodeId) {
+        let (entry, peer) = (&self.nodes[node], &self.nodes[place(from.0)]);
+        let Some(replica) = &entry.replica else { return };
+        let RoleState::Leader(leader) = &replica.raft().role else { return };
+        let term = replica.raft().term();
+        let matched = leader.progress.get(&from).map(|progress| progress.match_index).unwrap_or_default();
+        // A disk of a later term follows a later leader; one that forgot is found out by the next append.
+        let follows = peer.disk.durable.hard_state.term == term && peer.disk.lost.is_none() && !peer.forgot;
+        if follows {
+            let held = peer.disk.durable.marks.at(matched);
+            assert_eq!(held, entry.log.at(matched), "[match is held] n{} of {from}, {matched}", node + 1);
+        }
+        let (in_term, mut answered) = entry.answered.clone();
+        if in_term == term.0 {
+            answered[node] = leader.rounds.sent;
+            let reached = reached_by_quorum(&mut answered, self.nodes.len() / 2 + 1);
+            let confirmed = leader.rounds.confirmed;
+            assert!(confirmed <= reached, "[rounds are answered] {confirmed} is confirmed, {reached} is answered");
+        }
+    }
+
+    /// A follower answers a round: noted for the leader of that term.
+    pub(super) fn note_answered_round(&mut self, node: usize, to: NodeId, term: u64, round: u64) {
+        let nodes = self.nodes.len();
+        let (in_term, answered) = &mut self.nodes[place(to.0)].answered;
+        if term > *in_term {
+            (*in_term, *answered) = (term, vec![0; nodes]);
+        }
+        if term == *in_term {
+            answered[node] = answered[node].max(round);
+        }
+    }
+}
