@@ -15,6 +15,7 @@ mod found;
 mod history;
 #[path = "../preload/mod.rs"]
 mod preload;
+mod repair;
 mod stage;
 mod state;
 mod verifier;
@@ -57,6 +58,12 @@ fn writer_that_is_crashed() {
 #[test]
 fn verifier_of_images() {
     verifier::run();
+}
+
+/// Not a test by itself: the process that finds out what a log has lost.
+#[test]
+fn finder_of_a_loss() {
+    repair::run();
 }
 
 /// What a chain of stages came to.

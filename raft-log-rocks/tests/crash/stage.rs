@@ -1,5 +1,6 @@
 //! A recorded run of the writer, in a directory of its own: `root` (what was recorded), `record`, and where the run
-//! began with the image of an earlier one, `base` (that image) and `history` (what had been acknowledged by then).
+//! began with the image of an earlier one, `base` (that image) and `history` (what had been acknowledged by then). Where
+//! the log has really lost something, `expected` is the verdict that every image has to come to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::verifier::{self, Cursor};
 use super::writer;
-use crate::preload::{Change, Disk, DiskLab, Record};
+use crate::preload::{Change, Disk, DiskLab, Image, Record};
 
 /// Images that failed are kept here, with the record that they come from.
 const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/crash-failures");
@@ -78,7 +79,7 @@ impl Stage {
         let record = self.record();
         record.events().iter().for_each(|event| disk.apply(event));
         let (replayed, real) = (disk.newest(), Disk::of_directory(&self.lab.root()).newest());
-        let names = |image: &crate::preload::Image| image.files.keys().cloned().collect::<Vec<_>>();
+        let names = |image: &Image| image.files.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&replayed), names(&real), "{}: other files than were recorded", self.story);
         for (name, content) in &real.files {
             assert!(replayed.files[name] == *content, "{}: {name} holds other bytes than were recorded", self.story);
@@ -165,11 +166,16 @@ impl Stage {
         cursor.go_to(point);
         let image = cursor.disk.image(&mut Random::new(choice));
         let story = format!("{}, crashed at {point} choice {choice}", self.story);
-        let next = Self::new(story, random.next_u64());
+        self.followed_by(&image, point, story, random.next_u64())
+    }
+
+    /// A stage that begins with `image`, as this one was at `point` of its record.
+    pub(crate) fn followed_by(&self, image: &Image, point: usize, story: String, seed: u64) -> Self {
+        let next = Self::new(story, seed);
         image.write_to(&next.lab.root());
         image.write_to(&next.path().join("base"));
         let mut marks = fs::read_to_string(self.path().join("history")).unwrap_or_default();
-        for event in &record.events()[..point] {
+        for event in &self.record().events()[..point] {
             if let Change::Mark(text) = &event.change {
                 marks += text;
                 marks.push('\n');

@@ -9,7 +9,7 @@ use raft_core::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, NodeI
 use raft_log_rocks::RocksLog;
 
 /// The groups that writes are drawn for.
-const GROUPS: [GroupId; 2] = [GroupId::FIRST, GroupId(2)];
+pub(crate) const GROUPS: [GroupId; 2] = [GroupId::FIRST, GroupId(2)];
 
 /// What a log holds, all groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use raft_core::ports::LogStore as _;
 use raft_core::testing::Random;
-use raft_log_rocks::DataDir;
+use raft_log_rocks::{DataDir, RocksLog};
 
 use super::history::History;
+use super::repair;
 use super::state::State;
 use super::writer::{data_dir, founding_text, node, options, start_of};
 use crate::preload::{Change, Disk, Event, Image, Record};
@@ -44,6 +45,7 @@ pub(crate) fn run() {
         // One pass over the record. Who looks for the first violation takes them as they are drawn.
         points.sort_unstable();
     }
+    let expected = fs::read_to_string(stage.join("expected")).ok();
     let mut verdict = String::new();
     let mut cursor = Cursor::new(&stage, &record);
     for (count, (point, choice)) in points.iter().enumerate() {
@@ -52,7 +54,10 @@ pub(crate) fn run() {
         fs::write(stage.join("verdict"), format!("{verdict}violation at {point} choice {choice}: the process died\n"))
             .unwrap();
         let image = cursor.disk.image(&mut Random::new(*choice));
-        if let Err(reason) = verify(&stage, &image, &cursor.history, choice % CONTINUED_EVERY == 0) {
+        if let Err(reason) = verify(&stage, &image, |root| match &expected {
+            None => open_and_compare(root, &cursor.history, choice % CONTINUED_EVERY == 0),
+            Some(expected) => open_and_judge(root, &cursor.history, expected),
+        }) {
             if verdict.lines().count() < WRONG_IMAGES_KEPT {
                 image.write_to(&stage.join(format!("wrong/at-{point}-choice-{choice}")));
             }
@@ -116,22 +121,35 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Writes the image out and opens it.
-fn verify(stage: &Path, image: &Image, history: &History, continued: bool) -> Result<(), String> {
+/// Writes the image out and opens it by `check`.
+fn verify(stage: &Path, image: &Image, check: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
     let root = stage.join("image");
     image.write_to(&root);
-    let checked = catch_unwind(AssertUnwindSafe(|| open_and_compare(&root, history, continued)));
+    let checked = catch_unwind(AssertUnwindSafe(|| check(&root)));
     fs::remove_dir_all(&root).unwrap();
     checked.unwrap_or_else(|_| Err("opening the image panics".into()))
 }
 
-fn open_and_compare(root: &Path, history: &History, continued: bool) -> Result<(), String> {
+fn open(root: &Path, history: &History) -> Result<(DataDir, RocksLog), String> {
     let path = data_dir(root);
     let directory = DataDir::open(&path, &node()).map_err(|error| format!("the directory does not open: {error}"))?;
-    let start = start_of(&directory);
-    history.admits_start(&start)?;
+    history.admits_start(&start_of(&directory))?;
     history.admits_founding(founding_text(directory.founding().as_ref()).as_ref())?;
-    let mut log = directory.open_log(options()).map_err(|error| format!("the log does not open: {error}"))?;
+    let log = directory.open_log(options()).map_err(|error| format!("the log does not open: {error}"))?;
+    Ok((directory, log))
+}
+
+/// A log that has lost something says so, and the same every time.
+fn open_and_judge(root: &Path, history: &History, expected: &str) -> Result<(), String> {
+    let (_directory, mut log) = open(root, history)?;
+    let found = repair::verdict(&mut log)?;
+    if found == expected { Ok(()) } else { Err(format!("it says {found}, and said {expected} before")) }
+}
+
+fn open_and_compare(root: &Path, history: &History, continued: bool) -> Result<(), String> {
+    let path = data_dir(root);
+    let (directory, mut log) = open(root, history)?;
+    let start = start_of(&directory);
     let mut state = State::read(&mut log)?;
     history.admits(&state)?;
     if !continued {
