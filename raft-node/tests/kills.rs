@@ -160,16 +160,20 @@ fn nothing_acknowledged_is_lost_and_no_retry_happens_twice() {
             await_that("a replica that catches up", || holds(node, &key, &end.0));
         }
     }
-    let replayed = load.replayed.into_inner();
+    report(&load, killed, all_at_once, begin);
+}
+
+fn report(load: &Load, killed: u64, all_at_once: u64, begin: Instant) {
+    let of = |count: &AtomicU64| count.load(Ordering::Acquire);
     let mut report = Report::new("kills");
     report
         .at_least("rounds", rounds(), 1)
         .at_least("nodes killed", killed, rounds())
         // One round in three.
         .at_least("all three at once", all_at_once, rounds() / 10)
-        .at_least("acknowledged writes", load.acknowledged.into_inner(), rounds() * CLIENTS)
-        .at_least("retries", load.retries.into_inner(), 1)
-        .at_least("retries that had had their effect before", replayed, u64::from(rounds() >= 20))
+        .at_least("acknowledged writes", of(&load.acknowledged), rounds() * CLIENTS)
+        .at_least("retries", of(&load.retries), 1)
+        .at_least("retries that had had their effect before", of(&load.replayed), u64::from(rounds() >= 20))
         .count("seconds", begin.elapsed().as_secs());
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }

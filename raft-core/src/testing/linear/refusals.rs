@@ -54,10 +54,7 @@ fn sources(steps: &[Planned]) -> Vec<Source> {
 
 fn proofs(steps: &[Planned]) -> Vec<Proof> {
     let shows = |planned: &Planned| {
-        let value = match planned.step {
-            Step::See(value) | Step::Write(value) | Step::Swap(_, value) => value,
-            _ => return None,
-        };
+        let (Step::See(value) | Step::Write(value) | Step::Swap(_, value)) = planned.step else { return None };
         let first = (planned.returned?, value);
         Some(Proof { called: planned.called, first, other: u64::MAX })
     };
