@@ -74,7 +74,15 @@ pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, OpenError> {
         }
         Err(error) => return Err(at(&path)(error)),
     }
-    Ok(directory.join(DATABASE))
+    let database = directory.join(DATABASE);
+    fs::create_dir_all(&database).map_err(at(&database))?;
+    // Every time, since an earlier start may have been cut short before this. RocksDB makes durable what is in its
+    // directory, and not the directory's own name: without it a flush that has returned is gone with the power.
+    sync_names(directory)?;
+    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_names(parent)?;
+    }
+    Ok(database)
 }
 
 /// The format file, or the beginning of what stands in its place.
@@ -114,19 +122,15 @@ fn check_blank(directory: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Writes the format file, whole or not at all, durably.
+/// Writes the format file, whole or not at all, durably: a database that is there without it would be taken for
+/// something else.
 fn write_format(directory: &Path, path: &Path) -> Result<(), OpenError> {
     let new = unfinished(path);
     let mut file = File::create(&new).map_err(at(&new))?;
     writeln!(file, "{FORMAT_PREFIX}{FORMAT_VERSION}").map_err(at(&new))?;
     file.sync_all().map_err(at(&new))?;
     fs::rename(&new, path).map_err(at(path))?;
-    sync_names(directory)?;
-    // The directory's own name too: a log may be compacted because of what is in here.
-    match directory.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_names(parent),
-        _ => Ok(()),
-    }
+    sync_names(directory)
 }
 
 /// Makes the names in a directory durable.

@@ -1,13 +1,19 @@
-//! The suite that defines a state machine, on disk and in memory.
+//! The suite that defines a state machine, in memory and on disk: on a disk that works, and under a preload library that
+//! cuts its power, fails and holds its syncs and fills it up.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "../../raft-log-rocks/tests/faults/mod.rs"]
+mod faults;
+#[path = "../../raft-log-rocks/tests/preload/mod.rs"]
+mod preload;
 
 use bytes::Bytes;
 use common::{EPOCH_MS, key, uuid_v7};
+use faults::FaultyDirectory;
 use raft_core::ports::StateMachine;
-use raft_core::testing::Random;
 use raft_core::testing::state_machine_suite::{self, StateMachineLab};
+use raft_core::testing::{DiskFault, Effort, PowerCut, Random, Report};
 use raft_core::types::Index;
 use raft_kv::{Change, Command, KvStateMachine, MemoryDisk, Operation, Precondition, Query, Setting, Settings, stamp};
 
@@ -96,12 +102,75 @@ impl StateMachineLab for MemoryLab {
     }
 }
 
+struct FaultyLab(FaultyDirectory);
+
+impl StateMachineLab for FaultyLab {
+    fn fresh(&mut self) -> Box<dyn StateMachine> {
+        self.0.clear();
+        self.reopen()
+    }
+
+    fn reopen(&mut self) -> Box<dyn StateMachine> {
+        self.0.settle();
+        Box::new(KvStateMachine::open(&self.0.path().join("state"), settings()).unwrap())
+    }
+
+    fn command(&mut self, random: &mut Random) -> Bytes {
+        command(random)
+    }
+
+    fn query(&mut self) -> Bytes {
+        Query::Digest.encode()
+    }
+
+    fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
+        self.0.cut_power(when, random);
+        true
+    }
+
+    fn inject(&mut self, fault: DiskFault) -> bool {
+        self.0.inject(fault);
+        true
+    }
+
+    fn mend(&mut self) {
+        self.0.mend();
+    }
+
+    fn effort(&self) -> Effort {
+        faults::effort(2, 150, 12)
+    }
+}
+
 #[test]
 fn the_state_machine_on_disk_keeps_every_rule() {
-    state_machine_suite::run(&mut DiskLab::default());
+    let summary = state_machine_suite::run(&mut DiskLab::default());
+    // The others are run by the test below.
+    assert!(summary.held().len() >= 12, "{summary}");
 }
 
 #[test]
 fn the_state_machine_in_memory_keeps_every_rule() {
-    state_machine_suite::run(&mut MemoryLab::default());
+    let summary = state_machine_suite::run(&mut MemoryLab::default());
+    // It has no disk that could fail, and what was not flushed is gone with it.
+    assert!(summary.held().len() >= 12, "{summary}");
+}
+
+/// Not a test by itself: the process under the library.
+#[test]
+fn child_with_faults() {
+    if !faults::is_under_the_library() {
+        return;
+    }
+    let summary = state_machine_suite::run(&mut FaultyLab(FaultyDirectory::new())).demand_all();
+    let mut report = Report::new("suite-state-machine-rocksdb");
+    for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([19, 15_000, 50, 13]) {
+        report.at_least(name, count, minimum);
+    }
+    report.finish(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+}
+
+#[test]
+fn the_state_machine_on_disk_keeps_every_rule_through_power_cuts_and_on_a_failing_disk() {
+    faults::run_under_the_library("child_with_faults");
 }

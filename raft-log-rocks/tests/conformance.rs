@@ -17,8 +17,8 @@ mod preload;
 
 use faults::FaultyDirectory;
 
-fn open(directory: &Path) -> Box<dyn LogStore> {
-    Box::new(RocksLog::open(directory, LogOptions::default()).unwrap())
+fn open(directory: &Path, sync: bool) -> Box<dyn LogStore> {
+    Box::new(RocksLog::open(directory, LogOptions { sync, ..LogOptions::default() }).unwrap())
 }
 
 struct Lab(TempDir);
@@ -30,7 +30,7 @@ impl LogStoreLab for Lab {
     }
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
-        open(self.0.path())
+        open(self.0.path(), true)
     }
 }
 
@@ -43,25 +43,26 @@ fn the_log_on_rocksdb_keeps_every_rule_of_its_port() {
 
 struct FaultyLab {
     directory: FaultyDirectory,
+    sync: bool,
     /// Of the database without the evidence, outside of what is recorded.
     copy: TempDir,
 }
 
 impl FaultyLab {
-    fn new() -> Self {
-        Self { directory: FaultyDirectory::new(), copy: TempDir::new().unwrap() }
+    fn new(sync: bool) -> Self {
+        Self { directory: FaultyDirectory::new(), sync, copy: TempDir::new().unwrap() }
     }
 }
 
 impl LogStoreLab for FaultyLab {
     fn fresh(&mut self) -> Box<dyn LogStore> {
         self.directory.clear();
-        open(&self.directory.path())
+        open(&self.directory.path(), self.sync)
     }
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
         self.directory.settle();
-        open(&self.directory.path())
+        open(&self.directory.path(), self.sync)
     }
 
     fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
@@ -91,9 +92,7 @@ impl LogStoreLab for FaultyLab {
     }
 
     fn effort(&self) -> Effort {
-        let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
-        let first = number("RAFT_SUITE_SEED").unwrap_or(0);
-        Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(2), steps: 500 }
+        faults::effort(2, 400, 12)
     }
 }
 
@@ -103,9 +102,9 @@ fn child_with_faults() {
     if !faults::is_under_the_library() {
         return;
     }
-    let summary = log_store_suite::run(&mut FaultyLab::new()).demand_all();
+    let summary = log_store_suite::run(&mut FaultyLab::new(true)).demand_all();
     let mut report = Report::new("suite-log-store-rocksdb");
-    for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([33, 2_500, 300, 30]) {
+    for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([33, 2_000, 200, 30]) {
         report.at_least(name, count, minimum);
     }
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
@@ -114,4 +113,31 @@ fn child_with_faults() {
 #[test]
 fn the_log_on_rocksdb_keeps_every_rule_through_power_cuts_and_on_a_failing_disk() {
     faults::run_under_the_library("child_with_faults");
+}
+
+/// Not a test by itself: the same with a store that was told not to sync.
+#[test]
+fn child_that_does_not_sync() {
+    if !faults::is_under_the_library() {
+        return;
+    }
+    let rules = [
+        "acknowledged-writes-survive-a-power-cut",
+        "votes-survive-a-power-cut",
+        "truncations-survive-a-power-cut",
+        "no-answer-before-the-sync",
+        "equals-the-model-through-power-cuts",
+    ];
+    for rule in rules {
+        let case = log_store_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
+        let run = std::panic::AssertUnwindSafe(|| case.run(&mut FaultyLab::new(false)));
+        let panic = std::panic::catch_unwind(run).expect_err("a store without syncs was accepted");
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        assert!(text.contains(&format!("rule `{rule}` is broken")), "{text}");
+    }
+}
+
+#[test]
+fn the_same_log_without_syncs_is_refused_by_every_rule_about_them() {
+    faults::run_under_the_library("child_that_does_not_sync");
 }

@@ -10,12 +10,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use raft_core::testing::{DiskFault, PowerCut, Random, Summary};
+use raft_core::testing::{DiskFault, Effort, PowerCut, Random, Summary};
 
 use crate::preload::{Disk, DiskLab, Image, Record, replace_plan};
 
-/// The one directory below the recorded root. Its name stays over power cuts.
-const NAME: &str = "store";
 /// A frame of the record begins with the length of its payload.
 const FRAME_HEADER: usize = 32;
 
@@ -38,6 +36,13 @@ pub(crate) fn counts(summary: &Summary) -> [(&'static str, u64); 4] {
     [("cases", cases), ("operations", work.operations), ("power-cuts", work.cuts), ("other-faults", work.faults)]
 }
 
+/// How long random cases run: `RAFT_SUITE_SEEDS` seeds, if it is set, from `RAFT_SUITE_SEED` on.
+pub(crate) fn effort(seeds: u64, steps: u64, rounds: u64) -> Effort {
+    let number = |name: &str| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
+    let first = number("RAFT_SUITE_SEED").unwrap_or(0);
+    Effort { seeds: first..first + number("RAFT_SUITE_SEEDS").unwrap_or(seeds), steps, rounds }
+}
+
 /// A directory on a disk that breaks when it is told to.
 pub(crate) struct FaultyDirectory {
     root: PathBuf,
@@ -45,6 +50,8 @@ pub(crate) struct FaultyDirectory {
     control: PathBuf,
     /// What was on the disk when the record was last begun anew; nobody had the directory open then.
     base: Disk,
+    /// How many directories were made before this one; the one before it may still be in use.
+    number: u64,
     cut: Option<Cut>,
     /// Files that cannot be read now, with what they hold.
     unreadable: BTreeMap<PathBuf, Vec<u8>>,
@@ -67,6 +74,7 @@ impl FaultyDirectory {
             record: path("RAFT_DISK_RECORD"),
             control: path("RAFT_DISK_CONTROL"),
             base: Disk::empty(),
+            number: 0,
             cut: None,
             unreadable: BTreeMap::new(),
         };
@@ -74,14 +82,23 @@ impl FaultyDirectory {
         directory
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        self.root.join(NAME)
+    /// Its name stays over power cuts.
+    fn name(&self) -> String {
+        format!("store{}", self.number)
     }
 
-    /// Makes it new and empty. Nobody may have it open.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.root.join(self.name())
+    }
+
+    /// Makes it new and empty.
     pub(crate) fn clear(&mut self) {
         self.mend();
         self.cut = None;
+        if let Some(old) = self.number.checked_sub(1) {
+            remove(&self.root.join(format!("store{old}")));
+        }
+        self.number += 1;
         remove(&self.path());
         fs::create_dir(self.path()).unwrap();
         self.begin_record(Disk::of_directory(&self.root));
@@ -101,7 +118,12 @@ impl FaultyDirectory {
     /// Before it is opened again: gives the power back, if it was cut. Nobody may have it open.
     pub(crate) fn settle(&mut self) {
         let Some(mut cut) = self.cut.take() else { return };
-        let image = self.image_of(&mut cut);
+        let mut image = self.image_of(&mut cut);
+        let (name, below) = (self.name(), format!("{}/", self.name()));
+        image.directories.retain(|path| *path == name || path.starts_with(&below));
+        image.files.retain(|path, _| path.starts_with(&below));
+        // Shown when the test fails.
+        eprintln!("the power was cut: {}", image.story);
         remove(&self.path());
         image.write_to(&self.root);
         fs::create_dir_all(self.path()).unwrap();

@@ -180,25 +180,28 @@ static void parse_plan(char *text) {
     }
 }
 
-/* Takes over the control file if it has changed. Returns whether it has. */
-static int refresh_plan(void) {
+/* Which plan is in force, by its number. */
+static unsigned long plan;
+
+/* Takes over the control file if it has changed. */
+static void refresh_plan(void) {
     struct stat now;
-    if (!control[0] || stat(control, &now)) return 0;
+    if (!control[0] || stat(control, &now)) return;
     if (now.st_mtim.tv_sec == control_time.tv_sec && now.st_mtim.tv_nsec == control_time.tv_nsec
         && now.st_size == control_size && now.st_ino == control_inode)
-        return 0;
+        return;
     control_time = now.st_mtim;
     control_size = now.st_size;
     control_inode = now.st_ino;
     char text[PLAN_BYTES];
     int fd = (int)syscall(SYS_openat, AT_FDCWD, control, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) return 0;
+    if (fd < 0) return;
     ssize_t length = syscall(SYS_read, fd, text, sizeof text - 1);
     syscall(SYS_close, fd);
     if (length < 0 || length == sizeof text - 1) give_up("the control file is too long", control);
     text[length] = 0;
     parse_plan(text);
-    return 1;
+    plan++;
 }
 
 /* Bytes straight to the record. */
@@ -265,11 +268,13 @@ again:;
     put_fault(fires, path);
     if (fires->action == ACTION_KILL) end_process();
     if (fires->action != ACTION_STALL) return fires->action;
-    for (;;) {
+    /* Another thread may be the one that takes over the new plan. */
+    for (unsigned long stalled_by = plan;;) {
         pthread_mutex_unlock(&mutex);
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         pthread_mutex_lock(&mutex);
-        if (refresh_plan()) goto again;
+        refresh_plan();
+        if (plan != stalled_by) goto again;
     }
 }
 
