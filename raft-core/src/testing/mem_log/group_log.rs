@@ -110,7 +110,7 @@ impl GroupLog {
         if witness.hard_state.term >= self.hard_state.term {
             self.hard_state = witness.hard_state;
         }
-        self.lost = self.lost.or((!holds_end).then_some(end));
+        self.lost = self.lost.or(if holds_end { None } else { Some(end) });
     }
 
     pub(super) fn recover(&self) -> Result<Recovered, StoreError> {

@@ -95,7 +95,7 @@ impl Reference {
         let state = bench.fingerprint(machine);
         let found_at = self.states.iter().position(|known| *known == state);
         bench.rule.demand(state == self.states[at], || {
-            let is = found_at.map_or("of no index at all".into(), |index| format!("that of index {index}"));
+            let is = found_at.map_or_else(|| "of no index at all".to_owned(), |index| format!("that of index {index}"));
             format!("it says that it has applied {applied}, and its state is {is}")
         });
         at
