@@ -7,7 +7,7 @@ use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::Answer;
 use crate::testing::sim::network::place;
 use crate::testing::sim::node::{Node, Seen, Waiter};
-use crate::testing::sim::world::World;
+use crate::testing::sim::world::{What, World, small};
 use crate::types::{Entry, Index, Term};
 
 /// How often the bounds on memory are looked at, in events.
@@ -80,8 +80,15 @@ impl World {
         self.goals.reach_if(was_durable && entry.seen.durable < from, Goal::LateWriteOfTruncatedEntries);
         self.goals.reach_if(diverged, Goal::LogsDiverged);
         self.goals.reach(if was_durable { Goal::DurableSuffixTruncated } else { Goal::UnsyncedSuffixTruncated });
+        let draw = if self.plan.lose_disk > 0 { self.random.next_u64() } else { 0 };
         let entry = &mut self.nodes[node];
         entry.found = entry.found.min(from.prev());
+        if was_durable && self.faults_change && draw & 1 == 1 {
+            // This disk says that it truncated, and does not: a crash that comes soon brings the suffix back.
+            (entry.disk.long_ago, entry.disk.forgets) = (Some(entry.disk.durable.clone()), true);
+            let life = entry.life;
+            self.after(1 + (draw >> 8) % 10_000_000, What::Die { node: small(node), life });
+        }
     }
 
     fn elected(&mut self, node: usize, term: Term) {
@@ -129,7 +136,7 @@ impl World {
 
     /// A node says that entries are committed: they are what everybody says, and a quorum holds them durably.
     pub(super) fn check_commit(&mut self, node: usize, commit: Index, term: Term) {
-        let Some(first) = self.ghost.committed(commit, (term.0, self.clients.ticks), &self.nodes[node].log) else {
+        let Some(first) = self.ghost.committed(commit, term.0, &mut self.clients.ticks, &self.nodes[node].log) else {
             return;
         };
         let mark = *self.nodes[node].log.at(commit).expect("what is committed is in the log");

@@ -36,8 +36,8 @@ pub(super) struct Operation {
     pub(super) called: u64,
     pub(super) returned: u64,
     pub(super) ending: Ending,
-    /// When it was committed, when it was first applied anywhere, and with what answer.
-    pub(super) effect: Option<(u64, u64, Answer)>,
+    /// When it was committed, and its answer when it was first applied anywhere.
+    pub(super) effect: Option<(u64, Answer)>,
     /// A try may have had its effect.
     doubt: bool,
 }
@@ -175,7 +175,7 @@ impl Clients {
     }
 
     fn tick(&mut self) -> u64 {
-        self.ticks += 1;
+        self.ticks += 2;
         self.ticks
     }
 
@@ -261,12 +261,11 @@ impl Clients {
 
     /// The command of this try is applied, for the first time anywhere.
     pub(super) fn took_effect(&mut self, attempt: u32, committed: u64, answer: Answer) {
-        let now = self.tick();
         let operation = self.attempts[attempt as usize].operation;
         let entry = &mut self.operations[operation as usize];
         let effect = (entry.number == 0).then_some(()).and(entry.effect);
         assert!(effect.is_none(), "[exactly once] an operation took effect twice");
-        entry.effect = entry.effect.or(Some((committed, now, answer)));
+        entry.effect = entry.effect.or(Some((committed, answer)));
     }
 
     /// The tries that wait for `node`.

@@ -7,7 +7,7 @@ use crate::replica::Input;
 use crate::status::Role;
 use crate::testing::sim::network::place;
 use crate::testing::sim::world::World;
-use crate::types::NodeId;
+use crate::types::{Index, NodeId};
 
 impl World {
     /// Gives a message to whom it is for, and compares before and after.
@@ -22,13 +22,29 @@ impl World {
             &message.envelope.message,
             Message::AppendAccepted { .. } | Message::AppendRejected { .. } | Message::HeartbeatResponse { .. }
         );
+        let is_old = message.envelope.term < before.term;
+        let believed = self.match_index(node, from);
         self.step(node, Input::Receive(message));
         let after = self.nodes[node].seen;
         if let Some(property) = leaves_the_term {
             assert_eq!(after.term, before.term, "{property} n{} enters a term for {from}", node + 1);
         }
         if answers && after.role == Role::Leader {
+            if is_old {
+                let believes = self.match_index(node, from);
+                assert_eq!(believes, believed, "[old answers change nothing] n{} of {from}", node + 1);
+            }
             self.check_progress(node, from);
+        }
+    }
+
+    /// How far a leader takes a follower's log to equal its own; zero for whoever leads nobody.
+    fn match_index(&self, node: usize, of: NodeId) -> Index {
+        match self.nodes[node].replica.as_ref().map(|replica| &replica.raft().role) {
+            Some(RoleState::Leader(leader)) => {
+                leader.progress.get(&of).map(|progress| progress.match_index).unwrap_or_default()
+            }
+            _ => Index::ZERO,
         }
     }
 
@@ -48,7 +64,7 @@ impl World {
         let Some(replica) = &entry.replica else { return };
         let RoleState::Leader(leader) = &replica.raft().role else { return };
         let term = replica.raft().term();
-        let matched = leader.progress.get(&from).map(|progress| progress.match_index).unwrap_or_default();
+        let matched = self.match_index(node, from);
         // A disk of a later term follows a later leader; one that forgot is found out by the next append.
         let follows = peer.disk.durable.hard_state.term == term && peer.disk.lost.is_none() && !peer.forgot;
         if follows {

@@ -142,6 +142,8 @@ pub(super) struct Disk {
     pub(super) lost: Option<LogId>,
     /// What it held some time ago.
     pub(super) long_ago: Option<Image>,
+    /// The next crash takes it back there.
+    pub(super) forgets: bool,
 }
 
 impl Disk {

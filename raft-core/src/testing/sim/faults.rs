@@ -181,6 +181,7 @@ impl World {
         self.goals.reach_if(candidate_died, Goal::CandidateDied);
         self.goals.reach_if(entry.seen.role == Role::Leader, Goal::LeaderDied);
         entry.disk.crash(usize::try_from(kept).unwrap_or(0));
+        let forgets = std::mem::take(&mut entry.disk.forgets);
         entry.applies.clear();
         entry.applying = false;
         entry.inbox.clear();
@@ -190,6 +191,9 @@ impl World {
         entry.failed = false;
         entry.stalled = false;
         self.goals.reach_if(self.nodes.iter().all(|node| node.replica.is_none()), Goal::AllDown);
+        if forgets {
+            self.forget(node);
+        }
         for attempt in self.clients.waiting_at(node) {
             let wait = self.about(1_000);
             self.after(wait, What::GiveUp { attempt });
@@ -241,10 +245,14 @@ impl World {
             disk.long_ago = Some(disk.durable.clone());
             return;
         }
+        self.die(node);
+        self.forget(node);
+    }
+
+    fn forget(&mut self, node: usize) {
         if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some()) {
             return;
         }
-        self.die(node);
         if self.nodes[node].disk.forget() {
             self.nodes[node].forgot = true;
             self.goals.reach(Goal::DiskForgot);

@@ -10,7 +10,7 @@ pub(super) struct Committed {
     pub(super) mark: Mark,
     /// The term of the node that said so first.
     pub(super) in_term: u64,
-    /// When, by the clock of the history.
+    /// When, by the clock of the history: each entry at an instant of its own.
     pub(super) tick: u64,
 }
 
@@ -108,7 +108,7 @@ impl Ghost {
 
     /// State machine safety (Raft §5.4.3), for all that `log` holds up to `commit`. Returns the indexes that nobody
     /// knew committed before.
-    pub(super) fn committed(&mut self, commit: Index, (term, tick): (u64, u64), log: &Marks) -> Option<Index> {
+    pub(super) fn committed(&mut self, commit: Index, term: u64, ticks: &mut u64, log: &Marks) -> Option<Index> {
         assert!(commit <= log.last(), "[commit within the log] {commit} of {}", log.last());
         let known = self.last().min(commit);
         if known > Index::ZERO {
@@ -123,7 +123,10 @@ impl Ghost {
             return None;
         }
         let news = &log.0[self.committed.len()..usize::try_from(commit.0).expect("a small index")];
-        self.committed.extend(news.iter().map(|mark| Committed { mark: *mark, in_term: term, tick }));
+        self.committed.extend(news.iter().map(|mark| {
+            *ticks += 2;
+            Committed { mark: *mark, in_term: term, tick: *ticks }
+        }));
         Some(known.next())
     }
 

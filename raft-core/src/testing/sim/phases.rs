@@ -1,5 +1,7 @@
 //! The way of one run: changing faults, standing faults, healing, agreement, the last checks.
 
+use std::fmt::Write as _;
+
 use crate::testing::linear::{
     self, Action as LinearAction, Client, History, Key, Operation as LinearOperation, Outcome,
 };
@@ -58,6 +60,7 @@ impl World {
         for node in &mut self.nodes {
             node.dies_in = None;
             node.disk.fault = None;
+            node.disk.forgets = false;
         }
         self.draw_topology();
         self.draw_disks();
@@ -70,8 +73,9 @@ impl World {
                 let went_on = self.goes_on(operations, began + bound);
                 assert!(
                     went_on || !self.keeps_time(),
-                    "[a majority goes on] nothing was committed for {} s though a majority is connected",
-                    (self.now - began) / 1_000_000_000
+                    "[a majority goes on] nothing was committed for {} s though a majority is connected: {}",
+                    (self.now - began) / 1_000_000_000,
+                    self.picture()
                 );
                 if went_on && self.keeps_time() {
                     self.goals.reach(Goal::MajorityWentOn);
@@ -99,6 +103,12 @@ impl World {
             }
             self.next_until(self.now + 1);
         }
+        if self.plan.lockstep != 0 {
+            self.power_returns();
+        }
+        if (draw >> 3) & 7 == 0 {
+            return self.deafen_leader();
+        }
         let (of, both) = match (draw >> 1) & 3 {
             0 => return,
             1 => (3, false),
@@ -113,6 +123,24 @@ impl World {
                     self.network.link(to, from).cut = both;
                 }
             }
+        }
+    }
+
+    /// All nodes start at the same instant.
+    fn power_returns(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.die(node);
+            self.after(1, What::Start { node: small(node) });
+        }
+        self.next_until(self.now + 1);
+    }
+
+    /// Everybody hears the leader, and it hears nobody: it must see that, or nobody else can ever lead.
+    fn deafen_leader(&mut self) {
+        let Some(leader) = self.nodes.iter().position(Node::leads) else { return };
+        self.network.heal();
+        for other in (0..self.nodes.len()).filter(|other| *other != leader) {
+            self.network.link(other, leader).cut = true;
         }
     }
 
@@ -149,6 +177,8 @@ impl World {
             && plan.sync + plan.sync_spread <= 20_000
             && plan.loss <= 150
             && plan.hear <= 20_000
+            // One entry back per rejection takes as long as the log is.
+            && plan.step_back == 0
     }
 
     /// Whether a write that was called from now on is acknowledged by `until`.
@@ -211,16 +241,31 @@ impl World {
     fn agree(&mut self) {
         let until = self.now + AGREES_WITHIN;
         while !self.at_rest() {
-            assert!(
-                self.now < until,
-                "[a healed cluster agrees] it does not: {:?}",
-                self.nodes.iter().map(|node| (node.seen, node.machine.applied, node.disk.lost)).collect::<Vec<_>>()
-            );
+            assert!(self.now < until, "[a healed cluster agrees] it does not: {}", self.picture());
             for _ in 0..20 {
                 self.next();
             }
         }
         self.goals.reach(Goal::Converged);
+    }
+
+    /// What there is to see, for a failure.
+    fn picture(&self) -> String {
+        let mut picture = String::new();
+        for (place, node) in self.nodes.iter().enumerate() {
+            let cut: Vec<usize> =
+                (0..self.nodes.len()).filter(|to| self.network.is_cut(place, *to)).map(|to| to + 1).collect();
+            let status = node.replica.as_ref().map(|replica| replica.status(node.clock.read(self.now)));
+            let _ = write!(
+                picture,
+                "\n  n{}: applied {}, {} writes wait, cannot send to {cut:?}, {:?}, {status:?}",
+                place + 1,
+                node.machine.applied,
+                node.disk.queue.len(),
+                node.disk.durable.hard_state,
+            );
+        }
+        picture
     }
 
     fn at_rest(&self) -> bool {
@@ -255,7 +300,7 @@ impl World {
 }
 
 /// The operation as the checker of histories knows it. What became of a write whose caller was never told is known by
-/// now: it took effect when it was committed, before it was first applied anywhere, or it never will.
+/// now: it took effect at the instant of its commit, or it never will.
 fn recorded(operation: &Operation) -> Option<LinearOperation> {
     let action = match operation.want {
         Want::Read => LinearAction::Get,
@@ -275,7 +320,7 @@ fn recorded(operation: &Operation) -> Option<LinearOperation> {
         (Ending::NoEffect, _) => (operation.called, operation.returned, Outcome::NotApplied),
         (Ending::Read(value), _) => (operation.called, operation.returned, Outcome::Saw(value)),
         (Ending::Wrote(answer), _) => (operation.called, operation.returned, wrote(answer)),
-        (Ending::Open | Ending::Unknown, Some((committed, applied, answer))) => (committed, applied, wrote(answer)),
+        (Ending::Open | Ending::Unknown, Some((committed, answer))) => (committed, committed + 1, wrote(answer)),
         (Ending::Open | Ending::Unknown, None) => return None,
     };
     Some(LinearOperation {

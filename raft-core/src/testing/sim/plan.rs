@@ -119,6 +119,8 @@ plan! {
     drift,
     /// 1: a rejected append moves one entry back, as in the paper's Figure 2.
     step_back,
+    /// 1: hardly anything varies in time, and at last power returns to all nodes at once.
+    lockstep,
     /// 1: bounds so small that they are reached.
     tight,
     /// Bytes of entries that are kept in memory.
@@ -192,10 +194,22 @@ impl Plan {
         plan.draw_disks(&mut draw);
         plan.draw_faults(&mut draw);
         plan.drift = draw.sometimes(3, 200);
+        plan.lockstep = draw.sometimes(12, 1);
+        if plan.lockstep != 0 {
+            plan.be_regular(&mut draw);
+        }
         plan.step_back = draw.sometimes(4, 1);
         plan.tight = draw.sometimes(2, 1);
         plan.cache = draw.sometimes(2, 600);
         plan
+    }
+
+    /// Nodes that time out together stay together unless they draw different timeouts: a message is on its way for
+    /// longer than all that tells them apart.
+    fn be_regular(&mut self, draw: &mut Draw) {
+        self.latency = draw.between(2_000, 4_000);
+        (self.latency_spread, self.sync, self.sync_spread) = (100, 100, 100);
+        (self.hear, self.drift) = (0, 0);
     }
 
     fn draw_network(&mut self, draw: &mut Draw) {

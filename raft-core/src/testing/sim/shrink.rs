@@ -45,6 +45,7 @@ const CHANGES: &[Change] = &[
     |plan| zero(&mut plan.drift),
     |plan| zero(&mut plan.unkeyed),
     |plan| zero(&mut plan.hear),
+    |plan| zero(&mut plan.lockstep),
     |plan| zero(&mut plan.tight),
     |plan| zero(&mut plan.step_back),
     |plan| zero(&mut plan.cache),
