@@ -4,7 +4,8 @@
 //! rules in force. The golden scripts are asked for a second opinion: a rule whose mutant changes no script has no script
 //! that shows it.
 //!
-//! `RAFT_MUTANT_SEEDS=5000` searches longer, `RAFT_MUTANT=VoteTwice,NoopLeftOut` only for these.
+//! `RAFT_MUTANT_SEEDS=5000` searches longer, `RAFT_MUTANT_SEED=1000000` elsewhere, `RAFT_MUTANT=VoteTwice,NoopLeftOut`
+//! only for these.
 #![cfg(feature = "testing")]
 // A panic is how a test fails; and this one measures how long a search takes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -40,12 +41,12 @@ struct Search {
     took: Duration,
 }
 
-fn search(mutant: Mutant, seeds_max: u64) -> Search {
+fn search(mutant: Mutant, seed_first: u64, seeds_max: u64) -> Search {
     let _broken = mutant.switch_on();
     let begin = Instant::now();
     let mut search = Search { mutant, property: None, seeds: 0, events: 0, took: Duration::ZERO };
     while search.seeds < seeds_max && search.property.is_none() {
-        match attempt(&Plan::draw(search.seeds)) {
+        match attempt(&Plan::draw(seed_first + search.seeds)) {
             Ok(ran) => search.events += ran.tally.events,
             Err(failure) => {
                 search.events += failure.tally.events;
@@ -104,6 +105,7 @@ fn the_simulator_finds_every_mutant() {
     silence_expected_panics();
     let wanted: Option<String> = from_environment("RAFT_MUTANT");
     let seeds_max = from_environment("RAFT_MUTANT_SEEDS").unwrap_or(SEEDS_MAX);
+    let seed_first = from_environment("RAFT_MUTANT_SEED").unwrap_or(0);
     let is_wanted =
         |mutant: &Mutant| wanted.as_ref().is_none_or(|names| names.split(',').any(|name| mutant.name() == name));
     let mutants: Vec<Mutant> = Mutant::ALL.iter().copied().filter(is_wanted).collect();
@@ -111,7 +113,7 @@ fn the_simulator_finds_every_mutant() {
 
     let searches = Mutex::new(Vec::new());
     on_all_threads(mutants.len(), |number| {
-        let search = search(mutants[number], seeds_max);
+        let search = search(mutants[number], seed_first, seeds_max);
         searches.lock().unwrap().push(search);
     });
     let mut searches = searches.into_inner().unwrap();
@@ -120,9 +122,12 @@ fn the_simulator_finds_every_mutant() {
     // What was found says nothing unless the same seeds pass when all rules hold.
     let used = searches.iter().filter(|search| search.property.is_some()).map(|search| search.seeds).max().unwrap_or(0);
     let (events, broken) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    on_all_threads(usize::try_from(used).unwrap(), |seed| match attempt(&Plan::draw(seed as u64)) {
-        Ok(ran) => _ = events.fetch_add(ran.tally.events, Ordering::Relaxed),
-        Err(failure) => broken.lock().unwrap().push(format!("seed {seed}: {}", failure.message)),
+    on_all_threads(usize::try_from(used).unwrap(), |number| {
+        let plan = Plan::draw(seed_first + number as u64);
+        match attempt(&plan) {
+            Ok(ran) => _ = events.fetch_add(ran.tally.events, Ordering::Relaxed),
+            Err(failure) => broken.lock().unwrap().push(format!("RAFT_SIM_PLAN='{plan}': {}", failure.message)),
+        }
     });
     let broken = broken.into_inner().unwrap();
 
