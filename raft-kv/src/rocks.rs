@@ -128,7 +128,8 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     // Most puts of new keys and every first use of an idempotency key look up what is not there.
     table.set_bloom_filter(10.0, false);
-    table.set_format_version(5);
+    // With a checksum over the footer, and checksums of blocks that tell where they belong.
+    table.set_format_version(6);
     [META, KEYS, IDEMPOTENCY]
         .into_iter()
         .map(|name| {
