@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{apply_all, entry, key, memory, noop};
-use image::{Flip, Image, Outcome, Tally, setting, within};
+use image::{Flip, Image, Outcome, judge_all, setting, within};
 use raft_core::ports::StateMachine as _;
 use raft_core::testing::{Random, Report, random_bytes};
 use raft_core::types::Entry;
@@ -210,22 +210,12 @@ fn a_flipped_bit_in_a_state_is_never_a_wrong_answer() {
     let (seed, flips) = (setting("RAFT_SEED", 1), setting("RAFT_FLIPS", FLIPS));
     let (directory, truth) = (TempDir::new().unwrap(), Arc::new(Truth::new()));
     let image = make(directory.path(), &truth);
-    let (mut random, mut tally, mut least) = (Random::new(seed), Tally::default(), 0);
-    for (place, ranges) in &image.places("db") {
-        let share = SHARES.iter().find(|(name, _)| name == place).unwrap_or_else(|| panic!("{place} has no share")).1;
-        let drawn = image.draw(place, ranges, (flips * share).div_ceil(1000) as usize, &mut random);
-        least += drawn.len() as u64;
-        for flip in drawn {
-            match try_flip(&image, &truth, &flip) {
-                Ok(outcome) => tally.add(place, outcome),
-                Err(wrong) => tally.add_silent(format!("{}: {wrong} (seed {seed})", image.explain(&flip))),
-            }
-        }
-    }
+    let drawn = image.draw_all(&image.places("db"), SHARES, flips, seed);
+    let tally = judge_all(&image, &drawn, seed, |flip| try_flip(&image, &truth, flip));
     image.assert_untouched();
     let mut report = Report::new("flips-state");
     report.count("seed", seed).count("seconds", started.elapsed().as_secs());
-    report.at_least("flips", tally.total(), least.min(flips * 9 / 10));
+    report.at_least("flips", tally.total(), flips * 95 / 100);
     for (place, _) in SHARES {
         report.at_least(place, tally.of_place(place), 1);
     }

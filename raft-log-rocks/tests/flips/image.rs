@@ -11,7 +11,8 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use raft_core::testing::{Random, Report};
@@ -129,6 +130,22 @@ impl Image {
         places
     }
 
+    /// Flips in all kinds of places, by their shares of `flips` in thousandths.
+    pub(crate) fn draw_all(
+        &self,
+        places: &BTreeMap<&'static str, Vec<(usize, Range<usize>)>>,
+        shares: &[(&str, u64)],
+        flips: u64,
+        seed: u64,
+    ) -> Vec<Flip> {
+        let (mut random, mut drawn) = (Random::new(seed), Vec::new());
+        for (place, ranges) in places {
+            let share = shares.iter().find(|(name, _)| name == place).unwrap_or_else(|| panic!("{place} has no share"));
+            drawn.extend(self.draw(place, ranges, (flips * share.1).div_ceil(1000) as usize, &mut random));
+        }
+        drawn
+    }
+
     /// Up to `count` flips in a kind of place: every bit of it when they are no more, else drawn.
     pub(crate) fn draw(
         &self,
@@ -223,6 +240,32 @@ fn listing(directory: &Path) -> io::Result<Vec<(PathBuf, u64, SystemTime)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Judges all flips, several at a time: they wait for the disk most of the time.
+pub(crate) fn judge_all(
+    image: &Image,
+    flips: &[Flip],
+    seed: u64,
+    judge: impl Fn(&Flip) -> Result<Outcome, String> + Sync,
+) -> Tally {
+    const AT_A_TIME: usize = 4;
+    let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(flip) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = judge(flip);
+                    let mut tally = tally.lock().unwrap();
+                    match outcome {
+                        Ok(outcome) => tally.add(flip.place, outcome),
+                        Err(wrong) => tally.add_silent(format!("{}: {wrong} (seed {seed})", image.explain(flip))),
+                    }
+                }
+            });
+        }
+    });
+    tally.into_inner().unwrap()
 }
 
 /// Judges on a thread of its own: a life that never ends is a finding too, and so is a panic.
