@@ -44,6 +44,7 @@ soak: setup-test
 	RAFT_LOG_KILL_ROUNDS=500 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kill -- --nocapture
 	RAFT_SUITE_SEEDS=400 RAFT_SUITE_ROUNDS=40 $(CARGO) test $(PROFILE) $(EVERYTHING) --test suites --test conformance -- --nocapture
 	RAFT_CRASH_IMAGES=200000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test crash -- --nocapture
+	RAFT_FLIPS=100000 RAFT_SEED=$$(date +%s) $(CARGO) test $(PROFILE) $(EVERYTHING) --test flips -- --nocapture
 
 verify: fmt lint test doc deny
 
