@@ -199,18 +199,43 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_of_an_entry_is_found() {
-        let mut whole = Vec::new();
-        encode_entry(GroupId(1), &sample(), &mut whole);
-        for bit in 0..whole.len() * 8 {
-            let mut flipped = whole.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_entry(GroupId(1), Index(7), &flipped).is_err(), "bit {bit}");
+        for (kind, length) in [(1, 0), (2, 1), (2, 9), (2, 400), (2, 4097), (200, 33)] {
+            let payload = Payload::new(Bytes::from(vec![0xa5; length]));
+            let entry = Entry { kind: EntryKind::from_code(kind), payload, ..sample() };
+            let mut whole = Vec::new();
+            encode_entry(GroupId(1), &entry, &mut whole);
+            assert_eq!(whole.len(), ENTRY_HEADER + length);
+            for bit in 0..whole.len() * 8 {
+                whole[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode_entry(GroupId(1), Index(7), &whole).is_err(), "{length} bytes, bit {bit}");
+                whole[bit / 8] ^= 1 << (bit % 8);
+            }
+            for cut in 0..whole.len() {
+                assert!(decode_entry(GroupId(1), Index(7), &whole[..cut]).is_err(), "{length} bytes, cut at {cut}");
+            }
+            whole.push(0);
+            assert!(decode_entry(GroupId(1), Index(7), &whole).is_err(), "{length} bytes and one more");
         }
-        for cut in 0..whole.len() {
-            assert!(decode_entry(GroupId(1), Index(7), &whole[..cut]).is_err(), "cut at {cut}");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_key_is_found_by_the_record_under_it() {
+        let (group, index) = (GroupId(1), Index(7));
+        let mut record = Vec::new();
+        encode_entry(group, &sample(), &mut record);
+        let state = encode_state(group, &GroupState::default());
+        for bit in 0..16 * 8 {
+            let mut key = entry_key(group, index);
+            key[bit / 8] ^= 1 << (bit % 8);
+            let read = index_of(group, &key).and_then(|index| decode_entry(group, index, &record));
+            assert!(read.is_err(), "bit {bit} of an entry's key");
         }
-        whole.push(0);
-        assert!(decode_entry(GroupId(1), Index(7), &whole).is_err());
+        for bit in 0..9 * 8 {
+            let mut key = state_key(group);
+            key[bit / 8] ^= 1 << (bit % 8);
+            let read = group_of(&key).and_then(|group| decode_state(group, &state));
+            assert!(read.is_err(), "bit {bit} of a state's key");
+        }
     }
 
     #[test]
