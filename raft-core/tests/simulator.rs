@@ -2,8 +2,8 @@
 //! where to begin, `RAFT_SIM_EVENTS` how long each run's faults last, and `RAFT_SIM_PLAN` replays one line that a failure
 //! printed.
 #![cfg(feature = "testing")]
-// A panic is how a test fails.
-#![allow(clippy::unwrap_used)]
+// A panic is how a test fails; and the speed is measured.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -69,7 +69,10 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Says how to repeat a failure, and what is left of it when it is made small.
 fn explain(plan: &Plan, failure: &Failure) -> String {
-    eprintln!("{}\n  after {} events of\n  RAFT_SIM_PLAN='{plan}'\n  making it small ...", failure.message, failure.tally.events);
+    eprintln!(
+        "{}\n  after {} events of\n  RAFT_SIM_PLAN='{plan}'\n  making it small ...",
+        failure.message, failure.tally.events
+    );
     let small = shrink(plan);
     let of_small = attempt(&small).err().map(|failure| failure.message).unwrap_or_default();
     format!(

@@ -15,7 +15,7 @@
 //! The switch belongs to a thread. A cluster that lives on one thread (the simulator, the script harness) breaks the
 //! rule on all its nodes; other threads know nothing of it.
 
-use std::marker::PhantomData;
+use std::rc::Weak;
 
 pub use crate::mutant::{Group, Mutant};
 use crate::mutant::{break_only, broken};
@@ -24,8 +24,8 @@ use crate::mutant::{break_only, broken};
 #[derive(Debug)]
 #[must_use = "the rule holds again when this is dropped"]
 pub struct Broken {
-    /// The switch is this thread's: the guard must end here, too.
-    of_this_thread: PhantomData<*const ()>,
+    /// Empty; of a type that cannot leave this thread, whose switch it is.
+    _of_this_thread: Weak<()>,
 }
 
 impl Mutant {
@@ -37,7 +37,7 @@ impl Mutant {
         let other = Self::ALL.iter().find(|mutant| broken(**mutant));
         assert!(other.is_none(), "{other:?} is switched on already");
         break_only(Some(self));
-        Broken { of_this_thread: PhantomData }
+        Broken { _of_this_thread: Weak::new() }
     }
 }
 

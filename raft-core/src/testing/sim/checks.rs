@@ -48,7 +48,7 @@ impl World {
             self.note_truncation(node, from);
         }
         let entry = &mut self.nodes[node];
-        let mut index = truncate_from.map_or(entry.log.last(), |from| entry.log.last().min(from.prev()));
+        let mut index = truncate_from.map_or_else(|| entry.log.last(), |from| entry.log.last().min(from.prev()));
         entry.log.write_parts(truncate_from, entries);
         for written in entries {
             index = index.next();
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// Every queue has its bound.
-    fn check_bounds(&mut self, node: usize) {
+    fn check_bounds(&self, node: usize) {
         let entry = &self.nodes[node];
         let Some(replica) = &entry.replica else { return };
         let config = entry.config(&self.plan);
@@ -335,7 +335,7 @@ impl World {
     }
 
     /// What is handed to the applier follows what it has, is durable here, and is whole.
-    pub(super) fn check_batch(&mut self, node: usize, first: Index, last: Index, entries: &[Entry]) {
+    pub(super) fn check_batch(&self, node: usize, first: Index, last: Index, entries: &[Entry]) {
         let entry = &self.nodes[node];
         assert_eq!(first, entry.machine.applied.next(), "[apply order] a batch leaves a gap");
         let ends = entries.last().map(|entry| entry.id.index);

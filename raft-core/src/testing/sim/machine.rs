@@ -9,7 +9,10 @@ use crate::types::{Entry, EntryKind, Index, Payload};
 pub(super) enum Action {
     Put(u64),
     Delete,
-    CompareAndSet { expected: Option<u64>, new: u64 },
+    CompareAndSet {
+        expected: Option<u64>,
+        new: u64,
+    },
     /// Adds one.
     Increment,
 }
