@@ -30,9 +30,8 @@ pub(crate) fn unreadable(path: &Path) -> io::Result<Option<(PathBuf, String)>> {
         return Ok(None);
     };
     let manifest = path.join(name.trim_end());
-    let mut file = match File::open(&manifest) {
-        Ok(file) => file,
-        Err(_) => return Ok(None),
+    let Ok(mut file) = File::open(&manifest) else {
+        return Ok(None);
     };
     let (mut block, mut before) = (Vec::with_capacity(BLOCK_BYTES), 0);
     loop {

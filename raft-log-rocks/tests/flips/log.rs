@@ -311,7 +311,8 @@ fn the_harness_sees_a_log_that_says_something_else_with_checksums_that_fit() {
     let directory = TempDir::new().unwrap();
     let (image, truth, _) = make(directory.path());
     let last = truth.last().index.0;
-    let cases: [(&str, &str, fn(&DB, u64)); 4] = [
+    type Change = fn(&DB, u64);
+    let cases: [(&str, &str, Change); 4] = [
         ("another payload", "holds entry 7@3", |db, _| {
             db.put_cf(db.cf_handle("entries").unwrap(), key(1, 7), entry_record(1, 7, 3, b"other")).unwrap();
         }),
