@@ -20,7 +20,8 @@ pub enum Group {
 macro_rules! mutants {
     ($($group:ident, $source:literal { $($(#[doc = $doc:literal])+ $name:ident,)+ })+) => {
         /// A rule that can be broken: what the code does instead, and what goes wrong.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy)]
+        #[cfg_attr(feature = "testing", derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash))]
         #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub, reason = "only tests break rules"))]
         #[repr(u8)]
         pub enum Mutant {
