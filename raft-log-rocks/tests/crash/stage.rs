@@ -92,6 +92,7 @@ impl Stage {
         command
             .env_remove("RAFT_DISK_RECORD")
             .env_remove("RAFT_DISK_MARKS")
+            .env_remove("RAFT_DISK_CONTROL")
             .env("RAFT_DISK_ROOT", self.lab.root().with_file_name("image"))
             .env(verifier::STAGE, self.lab.root().parent().unwrap())
             .env(verifier::IMAGES, images.to_string())
