@@ -39,6 +39,7 @@ test: setup-test
 soak: setup-test
 	RAFT_CHAOS_SECONDS=1800 $(CARGO) test $(PROFILE) $(EVERYTHING) --test chaos -- --nocapture under_faults
 	RAFT_LINEAR_HISTORIES=20000000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test linear -- --nocapture both_checkers
+	RAFT_SIM_SEED=$$(date +%s) RAFT_SIM_SEEDS=200000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test simulator -- --nocapture
 	RAFT_MUTANT_SEED=1000000 RAFT_MUTANT_SEEDS=20000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test mutants -- --nocapture
 	RAFT_KILL_ROUNDS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kills -- --nocapture
 	RAFT_KV_RUNS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test property -- --nocapture

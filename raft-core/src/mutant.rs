@@ -222,6 +222,8 @@ mutants! {
         WindowNeverFreed,
         /// What was applied never leaves the applier's window: once full, it stays full.
         ApplyWindowNeverFreed,
+        /// A follower that gives its leader up keeps its question as one that is out: it wants a tick at once, for ever.
+        QuestionOutlivesLeader,
         /// A question for a read index is asked once: when it is lost, no read of this follower is ever served.
         ReadQuestionNotRepeated,
     }

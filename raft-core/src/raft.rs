@@ -122,7 +122,9 @@ impl Raft {
         if !self.member.may_vote() || self.member.disk_stalls() {
             self.role = RoleState::Follower(Follower::new(&mut self.member, None));
             // Whom they were asked of is forgotten: a question that stays out would want a tick at once, for ever.
-            self.member.reads.restart();
+            if !broken(Mutant::QuestionOutlivesLeader) {
+                self.member.reads.restart();
+            }
             return;
         }
         self.member.reads.restart();

@@ -164,8 +164,8 @@ fn report(searches: &[Search], control_seeds: u64, control_events: u64, whole: b
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
-/// The scripts have a state machine that knows no keys of idempotency.
-const WITHOUT_A_SCRIPT: &[Mutant] = &[Mutant::RetryAppliedTwice];
+/// The scripts have a state machine that knows no keys of idempotency, and say when time passes themselves.
+const WITHOUT_A_SCRIPT: &[Mutant] = &[Mutant::RetryAppliedTwice, Mutant::QuestionOutlivesLeader];
 
 #[test]
 fn every_mutant_changes_a_script() {
