@@ -126,7 +126,7 @@ fn simulated_clusters_break_nothing() {
         println!("{:?}", ran.tally);
         return;
     }
-    let (count, begin) = (number("RAFT_SIM_SEEDS", 4_000), number("RAFT_SIM_SEED", 0));
+    let (count, begin) = (number("RAFT_SIM_SEEDS", 10_000), number("RAFT_SIM_SEED", 0));
     let events = number("RAFT_SIM_EVENTS", 0);
     let drawn = |nth| {
         let plan = Plan::draw(begin + nth);
