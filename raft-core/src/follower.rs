@@ -107,6 +107,11 @@ impl Follower {
         self.hear(member, from);
         member.commit_to(commit.min(unless(Mutant::HeartbeatCommitUnbounded, self.verified, member.log.last().index)));
         let durable = unless(Mutant::HeartbeatAcknowledgesUndurable, member.durable_index, self.verified);
+        if member.disk_stalls() {
+            // It can acknowledge nothing, so it must not be heard: a leader that hears a quorum of which too few can
+            // acknowledge would lead for ever and commit nothing.
+            return self.ask_for_reads(member, effects);
+        }
         let matched = self.verified.min(durable);
         let answer = Message::HeartbeatResponse { round, verified: self.verified, matched };
         member.say(from, answer, Index::ZERO, effects);

@@ -223,6 +223,10 @@ impl Leader {
         let patience = member.config.heartbeat_interval;
         let proved = unless(Mutant::AnswerConfirmsAnyRound, round, self.rounds.sent);
         let Some(progress) = self.heard(member, from) else { return };
+        if round == 0 {
+            // An answer to an older term: it tells that the peer lives, and nothing of what this leader sent.
+            return;
+        }
         progress.answered_round = progress.answered_round.max(proved);
         // A bare probe, too, is due when none is out: a follower may miss nothing and still not be known to match.
         if progress.heartbeat_answered(verified, member.now, patience) {

@@ -57,6 +57,8 @@ pub(super) struct Attempt {
     pub(super) must_see: Index,
     /// The term in which it was made.
     pub(super) term: u64,
+    /// The life of the process that it was made at.
+    pub(super) life: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,11 +182,20 @@ impl Clients {
     }
 
     /// The caller tries its operation at `node`.
-    pub(super) fn attempt(&mut self, operation: u32, node: usize, must_see: Index, term: u64) -> u32 {
+    pub(super) fn attempt(&mut self, operation: u32, (node, life): (usize, u32), must_see: Index, term: u64) -> u32 {
         let id = u32::try_from(self.attempts.len()).expect("fewer tries than 2^32");
         let node = u8::try_from(node).unwrap_or(0);
-        let attempt =
-            Attempt { operation, node, answered: false, rejected: false, token: None, entry: None, must_see, term };
+        let attempt = Attempt {
+            operation,
+            node,
+            answered: false,
+            rejected: false,
+            token: None,
+            entry: None,
+            must_see,
+            term,
+            life,
+        };
         self.attempts.push(attempt);
         let client = self.operations[operation as usize].client;
         self.clients[client as usize].attempt = Some(id);
@@ -263,9 +274,8 @@ impl Clients {
     pub(super) fn took_effect(&mut self, attempt: u32, committed: u64, answer: Answer) {
         let operation = self.attempts[attempt as usize].operation;
         let entry = &mut self.operations[operation as usize];
-        let effect = (entry.number == 0).then_some(()).and(entry.effect);
-        assert!(effect.is_none(), "[exactly once] an operation took effect twice");
-        entry.effect = entry.effect.or(Some((committed, answer)));
+        assert!(entry.effect.is_none(), "[exactly once] an operation took effect twice");
+        entry.effect = Some((committed, answer));
     }
 
     /// The tries that wait for `node`.

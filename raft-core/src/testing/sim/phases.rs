@@ -283,6 +283,7 @@ impl World {
     fn check_end(&mut self) {
         let digests: Vec<u64> = self.nodes.iter().map(|node| node.machine.digest).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "[equal state] the digests are {digests:?}");
+        self.check_answered();
         self.check_answers();
         let mut history = History::new();
         for operation in self.clients.operations.iter().filter_map(recorded) {
@@ -317,7 +318,8 @@ fn recorded(operation: &Operation) -> Option<LinearOperation> {
         Answer::Done | Answer::Late => Outcome::Done,
     };
     let (called, returned, outcome) = match (operation.ending, operation.effect) {
-        (Ending::NoEffect, _) => (operation.called, operation.returned, Outcome::NotApplied),
+        (Ending::NoEffect, Some(_)) => panic!("[rejected is never applied] {operation:?}"),
+        (Ending::NoEffect, None) => (operation.called, operation.returned, Outcome::NotApplied),
         (Ending::Read(value), _) => (operation.called, operation.returned, Outcome::Saw(value)),
         (Ending::Wrote(answer), _) => (operation.called, operation.returned, wrote(answer)),
         (Ending::Open | Ending::Unknown, Some((committed, answer))) => (committed, committed + 1, wrote(answer)),

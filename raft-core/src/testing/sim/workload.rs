@@ -24,13 +24,13 @@ impl World {
         } else {
             usize::try_from((draw >> 8) % self.nodes.len() as u64).unwrap_or(0)
         };
-        if self.nodes[node].replica.is_none() {
+        if self.nodes[node].replica.is_none() || self.nodes[node].frozen_until > self.now {
             // Nobody listens there: nothing was sent.
             self.clients.set_hint(u32::try_from(client).unwrap_or(0), (node + 1) % self.nodes.len());
             return self.call_again(client);
         }
         let term = self.nodes[node].seen.term.0;
-        let attempt = self.clients.attempt(operation, node, self.ghost.acknowledged, term);
+        let attempt = self.clients.attempt(operation, (node, self.nodes[node].life), self.ghost.acknowledged, term);
         let wait = self.patience / 2 + self.random.below(self.patience);
         self.after(2 * self.patience + 1_000_000, What::GiveUp { attempt });
         let deadline = self.nodes[node].clock.read(self.now).monotonic + Duration::from_nanos(wait);
@@ -183,7 +183,21 @@ impl World {
         }
     }
 
-    /// Every acknowledged write is there, and every answer about an outcome is true.
+    /// Whoever asked a process that still lives has had its one answer, unless its command is still on its way there.
+    pub(super) fn check_answered(&self) {
+        for (number, attempt) in self.clients.attempts.iter().enumerate() {
+            let node = &self.nodes[usize::from(attempt.node)];
+            let on_its_way = || node.inbox.iter().any(|proposal| proposal.waiter as usize == number);
+            assert!(
+                attempt.answered || attempt.life != node.life || on_its_way(),
+                "[one answer] try {number} at n{} was never answered",
+                node.id.0
+            );
+        }
+    }
+
+    /// Every answer about an outcome is true. (That every acknowledged write is there follows from equal states: it was
+    /// acknowledged when it was applied.)
     pub(super) fn check_answers(&mut self) {
         for (number, attempt) in self.clients.attempts.iter().enumerate() {
             let Some(token) = attempt.token else { continue };
