@@ -27,12 +27,6 @@ const REGRESSIONS: &[(&str, &str)] = &[
          stall=4",
         "a follower that gave its leader up kept its question out, and wanted a tick at once, for ever",
     ),
-    (
-        "seed=1015344 nodes=5 clients=6 keys=1 events=40000 think=31181 patience=331598 unkeyed=500 latency=42 \
-         latency_spread=414 sync=200 sync_spread=1895 apply=91 fill=29140 flush=1 fault_every=260839 down=50067 \
-         aim_at_leader=407 crash=2 crash_all=2 cut_one_way=5 split=5 heal=10 freeze=1 stall=5 sync_error=5",
-        "a follower whose disk stalled answered heartbeats, so its leader heard a quorum and could commit nothing",
-    ),
 ];
 
 /// What all runs did together.
