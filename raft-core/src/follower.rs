@@ -106,12 +106,12 @@ impl Follower {
     ) {
         self.hear(member, from);
         member.commit_to(commit.min(unless(Mutant::HeartbeatCommitUnbounded, self.verified, member.log.last().index)));
-        let durable = unless(Mutant::HeartbeatAcknowledgesUndurable, member.durable_index, self.verified);
-        if member.disk_stalls() {
+        if member.disk_stalls() && !broken(Mutant::StalledDiskAnswers) {
             // It can acknowledge nothing, so it must not be heard: a leader that hears a quorum of which too few can
-            // acknowledge would lead for ever and commit nothing.
+            // acknowledge would lead for ever and commit nothing. [TH-CHECKQUORUM]
             return self.ask_for_reads(member, effects);
         }
+        let durable = unless(Mutant::HeartbeatAcknowledgesUndurable, member.durable_index, self.verified);
         let matched = self.verified.min(durable);
         let answer = Message::HeartbeatResponse { round, verified: self.verified, matched };
         member.say(from, answer, Index::ZERO, effects);

@@ -74,7 +74,7 @@ pub enum Message {
     },
     /// Answer to [`Message::Heartbeat`].
     HeartbeatResponse {
-        /// The round that is answered.
+        /// The round that is answered; 0 answers a leader of an older term, to teach it this one, and confirms nothing.
         round: u64,
         /// The last index of the follower's log that it has verified against this leader in this term, durable or
         /// not. A leader that sent more, and sees this stand still, sends it again.

@@ -202,6 +202,8 @@ mutants! {
         QuorumUnchecked,
         /// A leader whose disk has stopped goes on leading.
         StalledDiskLeads,
+        /// A follower whose disk has stopped answers heartbeats: its leader hears a quorum and commits nothing.
+        StalledDiskAnswers,
         /// A leader sends no heartbeats: it is deposed whenever nothing is written.
         HeartbeatsLeftOut,
         /// A candidate that is neither elected nor refused waits for ever.

@@ -6,8 +6,8 @@
 //!
 //! 1. **Faults.** Processes die between any two effects, start, stand still; disks stall, fail and forget; links lose,
 //!    delay, repeat, reorder, replay and cut; clocks run at different rates. Callers read and write all the time.
-//! 2. **Standing faults.** Nothing changes any more, and what is broken stays broken. If a majority of working nodes
-//!    reach each other, writes must go on.
+//! 2. **Standing faults.** Nothing else breaks and no link changes; what is broken stays broken, but for who was about to
+//!    start. If a majority of working nodes reach each other, writes must go on.
 //! 3. **Healing.** Everything works again; all callers get their answers, all nodes come to the same state.
 //! 4. **The last checks.** Every acknowledged write is there, every word about an outcome is true, and the history of all
 //!    callers is linearizable ([`linear`](crate::testing::linear)).
@@ -15,8 +15,9 @@
 //! After **every** event the properties of `ghost` and `checks` are compared with a history that no node can see:
 //! election safety, leader append-only, log matching, leader completeness, state machine safety (Raft Figure 3); one
 //! vote per node and term over all its lives; no message before the write that backs it; what is committed is durable on
-//! a quorum; terms, commit and applied never fall; one answer per caller; bounds on memory. A violation panics, with the
-//! property's name in brackets; [`attempt`] turns that into a [`Failure`], and [`shrink`] makes its plan small.
+//! a quorum; terms, commit and applied never fall; one answer per try; now and then the bounds on memory. A violation
+//! panics, with the property's name in brackets; [`attempt`] turns that into a [`Failure`], and [`shrink`] makes its plan
+//! small.
 //!
 //! Rare situations are counted by name ([`Goal`]): a simulator that never gets there proves nothing about them.
 //!

@@ -3,6 +3,7 @@
 use crate::message::{Envelope, Message};
 use crate::replica::{Output, Replica};
 use crate::status::Role;
+use crate::testing::sim::disk::Marks;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::Answer;
 use crate::testing::sim::network::place;
@@ -148,7 +149,8 @@ impl World {
         let holds = |place: &usize| {
             let disk = &self.nodes[*place].disk;
             // A disk that forgot is known to have, and its node votes for nobody whose log is behind what it held.
-            disk.durable.marks.at(commit) == Some(&mark) || disk.lost.is_some_and(|lost| lost.index >= commit)
+            let held = |marks: &Marks| marks.at(commit) == Some(&mark);
+            held(&disk.durable.marks) || (disk.lost.is_some() && held(&disk.forgotten))
         };
         let holders = (0..self.nodes.len()).filter(holds).count();
         let quorum = self.nodes.len() / 2 + 1;
@@ -192,8 +194,9 @@ impl World {
         let handed: u64 = entry.applies.iter().flat_map(|batch| &batch.entries).map(Entry::size).sum();
         let bound = config.applying_bytes_max + config.append_bytes_max + 20_000;
         assert!(handed <= bound, "[bounded memory] {handed} bytes wait for the applier");
-        assert!(replica.waiting() <= self.clients.attempts.len(), "[bounded memory] more callers wait than there are");
-        assert!(entry.disk.queue.len() <= 20_000, "[bounded memory] {} writes wait", entry.disk.queue.len());
+        let waiting_max = 16 * self.clients.count();
+        assert!(replica.waiting() <= waiting_max, "[bounded memory] {} tries wait", replica.waiting());
+        assert!(entry.disk.queue.len() <= 8_192, "[bounded memory] {} writes wait", entry.disk.queue.len());
     }
 
     /// A promise leaves only when its write is durable. \[F2-PERSIST\]

@@ -140,6 +140,8 @@ pub(super) struct Disk {
     pub(super) fault: Option<SyncFault>,
     /// What its evidence knows to be missing.
     pub(super) lost: Option<LogId>,
+    /// The log as it was when it was lost.
+    pub(super) forgotten: Marks,
     /// What it held some time ago.
     pub(super) long_ago: Option<Image>,
     /// The next crash takes it back there.
@@ -185,12 +187,13 @@ impl Disk {
     /// whether anything is missing now.
     pub(super) fn forget(&mut self) -> bool {
         let held = self.durable.entries.last().map_or(LogId::ZERO, |entry| entry.id);
-        let marks = self.durable.marks.0.last().copied();
+        let marks = self.durable.marks.clone();
         let hard_state = self.durable.hard_state;
         self.durable = Image { hard_state, ..self.long_ago.take().unwrap_or_default() };
-        let lost = self.durable.marks.0.last().copied() != marks;
+        let lost = self.durable.marks.0.last() != marks.0.last();
         if lost {
             self.lost = Some(held);
+            self.forgotten = marks;
         }
         lost
     }

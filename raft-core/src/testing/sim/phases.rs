@@ -52,8 +52,8 @@ impl World {
         self.check_end();
     }
 
-    /// The faults stay as they are: nobody dies or starts, no link changes; what loses and delays goes on. If a majority
-    /// of working nodes reach each other, writes go on.
+    /// The faults stay as they are: nobody else dies, whoever was about to start does, no link changes; what loses and
+    /// delays goes on. If a majority of working nodes reach each other, writes go on.
     fn stand(&mut self) {
         self.faults_change = false;
         self.patience = self.patience.max(2_000_000_000);
@@ -153,15 +153,39 @@ impl World {
         if self.plan.lose_disk > 0 && !self.nodes[drawn].leads() && draw & 1 == 0 {
             self.lose_disk(drawn, 0);
         }
+        if self.plan.stall > 0 && draw & 0x30 == 0 && self.stall_beside_majority() {
+            return;
+        }
         if self.plan.stall > 0 && draw & 6 == 0 {
             let leader = self.nodes.iter().position(Node::leads);
             let victim = leader.filter(|_| draw & 8 == 0).unwrap_or(drawn);
-            let entry = &mut self.nodes[victim];
-            if entry.replica.is_some() && !entry.failed {
-                entry.disk.fault = Some(SyncFault::Stall(1 << 60));
-                entry.stalled = true;
-            }
+            self.stall_for_good(victim);
         }
+    }
+
+    fn stall_for_good(&mut self, node: usize) {
+        let entry = &mut self.nodes[node];
+        if entry.replica.is_some() && !entry.failed {
+            entry.disk.fault = Some(SyncFault::Stall(1 << 60));
+            entry.stalled = true;
+        }
+    }
+
+    /// The leader is heard by just a quorum, and the disk of one of them stalls for good; the others, most of whom it
+    /// cannot reach, are a majority. Returns whether there is room for that.
+    fn stall_beside_majority(&mut self) -> bool {
+        let (count, quorum) = (self.nodes.len(), self.nodes.len() / 2 + 1);
+        let Some(leader) = self.nodes.iter().position(Node::leads) else { return false };
+        if count < quorum + 2 {
+            return false;
+        }
+        let others: Vec<usize> = (0..count).filter(|other| *other != leader).collect();
+        self.network.heal();
+        self.stall_for_good(others[0]);
+        for unreached in &others[quorum - 1..] {
+            self.network.link(leader, *unreached).cut = true;
+        }
+        true
     }
 
     fn next_until(&mut self, until: u64) {
