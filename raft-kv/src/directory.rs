@@ -79,8 +79,11 @@ pub(crate) fn prepare(directory: &Path) -> Result<PathBuf, OpenError> {
     // Every time, since an earlier start may have been cut short before this. RocksDB makes durable what is in its
     // directory, and not the directory's own name: without it a flush that has returned is gone with the power.
     sync_names(directory)?;
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        sync_names(parent)?;
+    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_names) {
+        // It was not made by one that may not read the directory above, or where nothing can be made.
+        Err(OpenError::Io { source, .. })
+            if [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&source.kind()) => {}
+        synced => synced?,
     }
     Ok(database)
 }
