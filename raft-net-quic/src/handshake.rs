@@ -70,11 +70,7 @@ impl From<ConnectionError> for LinkError {
             ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
                 Self::Tls(format!("the other side says: {}", String::from_utf8_lossy(&close.reason)))
             }
-            ConnectionError::ApplicationClosed(close)
-                if [close_code::REFUSED, close_code::MALFORMED]
-                    .map(quinn::VarInt::from)
-                    .contains(&close.error_code) =>
-            {
+            ConnectionError::ApplicationClosed(close) if close_code::is_refusal(close.error_code) => {
                 let text = String::from_utf8_lossy(&close.reason).into_owned();
                 Self::RefusedByPeer { reason: String::new(), text }
             }
@@ -181,7 +177,7 @@ pub(crate) async fn accept(shared: &Arc<Shared>, incoming: quinn::Incoming) {
         Ok(connection) => connection,
         Err(error) => return report_stranger(shared, &from, &error),
     };
-    if let Err(error) = within(limit, welcome(shared, &connection)).await {
+    if let Err(error) = within(limit, welcome(shared, &connection, &from)).await {
         report_stranger(shared, &from, &error);
         error.close(&connection);
     }
@@ -195,7 +191,7 @@ fn report_stranger(shared: &Shared, from: &std::net::IpAddr, error: &LinkError) 
 }
 
 /// The acceptor's half of the handshake.
-async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), LinkError> {
+async fn welcome(shared: &Arc<Shared>, connection: &Connection, from: &std::net::IpAddr) -> Result<(), LinkError> {
     let (mut send, mut receive) = connection.accept_bi().await?;
     let mut preface = [0; PREFACE_LEN];
     read_preface(&mut receive, &mut preface).await?;
@@ -214,13 +210,17 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Li
             Ok(())
         }
         Err(LinkError::Refused(refusal)) => {
-            refuse(shared, send, &refusal).await;
-            if let (Ok(remote), Some(_)) = (hello.identity(), LinkError::Refused(refusal.clone()).reason())
+            // Noted before it is sent: what the other side knows can be seen here as well.
+            let error = LinkError::from(refusal.clone());
+            report_stranger(shared, from, &error);
+            if let (Ok(remote), Some(_)) = (hello.identity(), error.reason())
                 && let Some(link) = shared.link(&remote.name)
             {
                 link.set_error(refusal.to_string());
             }
-            Err(refusal.into())
+            refuse(shared, send, &refusal).await;
+            error.close(connection);
+            Ok(())
         }
         Err(error) => Err(error),
     }

@@ -162,8 +162,9 @@ impl PeerLink {
         Ok(replaced)
     }
 
-    /// Forgets `session`. True when it was the connection of this link, false when another has taken over.
-    pub(crate) fn unregister(&self, session: &Session) -> bool {
+    /// Forgets `session`, of which `why` is told. True when it was the connection of this link, false when another has
+    /// taken over.
+    pub(crate) fn unregister(&self, session: &Session, why: Option<String>) -> bool {
         let _expectation = self.expectation.lock();
         self.control.close(session.number);
         self.append.close(session.number);
@@ -171,6 +172,10 @@ impl PeerLink {
             let ours = current.as_ref().is_some_and(|current| current.number == session.number);
             if ours {
                 *current = None;
+                // Together with the end: whoever sees it dials at once, and what comes of that is the later news.
+                if let Some(why) = why {
+                    self.set_error(why);
+                }
             }
             ours
         })

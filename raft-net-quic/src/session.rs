@@ -154,15 +154,16 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Sess
 async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
     let error = session.connection.closed().await;
     session.over.cancel();
-    let was_current = link.unregister(&session);
-    if let ConnectionError::ApplicationClosed(close) = &error
-        && [close_code::REFUSED, close_code::MALFORMED].map(quinn::VarInt::from).contains(&close.error_code)
-    {
-        let text = format!("refused by the other side: {}", String::from_utf8_lossy(&close.reason));
+    let refused = match &error {
+        ConnectionError::ApplicationClosed(close) if close_code::is_refusal(close.error_code) => {
+            Some(format!("refused by the other side: {}", String::from_utf8_lossy(&close.reason)))
+        }
+        _ => None,
+    };
+    let closed_here = matches!(error, ConnectionError::LocallyClosed);
+    let was_current = link.unregister(&session, refused.clone().or((!closed_here).then(|| error.to_string())));
+    if let Some(text) = refused {
         shared.refusals.record(&link.name, "refused_by_peer", &text);
-        link.set_error(text);
-    } else if was_current && !matches!(error, ConnectionError::LocallyClosed) {
-        link.set_error(error.to_string());
     }
     tracing::info!(peer = %link.name, %error, "disconnected");
     // When another connection took over it was told then.

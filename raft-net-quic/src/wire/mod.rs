@@ -96,6 +96,11 @@ pub(crate) mod close_code {
     pub(crate) const NOT_TAKEN: u32 = 6;
     /// Streams only: whoever wrote or read it has given up.
     pub(crate) const GIVEN_UP: u32 = 7;
+
+    /// Whether a connection was closed because its other end does not want it.
+    pub(crate) fn is_refusal(code: quinn::VarInt) -> bool {
+        [REFUSED, MALFORMED].map(quinn::VarInt::from).contains(&code)
+    }
 }
 
 /// Why bytes of a peer are no frame of this protocol. All close the connection but those that
