@@ -39,6 +39,23 @@ impl EntryCache {
         }
     }
 
+    /// Drops the beginning up to `upto`, which is durable and never read again.
+    pub(crate) fn compact(&mut self, upto: Index) {
+        while self.before < upto {
+            let Some(entry) = self.entries.pop_front() else { return };
+            self.bytes -= entry.size();
+            self.before = self.before.next();
+        }
+    }
+
+    /// A snapshot took the place of the log up to `upto`; the log ends at `last` now.
+    pub(crate) fn install(&mut self, upto: Index, last: Index) {
+        if self.last() == last && last >= upto {
+            return self.compact(upto);
+        }
+        *self = Self::new(last, self.bytes_max);
+    }
+
     /// Takes the entries that were appended at `first`.
     pub(crate) fn append(&mut self, first: Index, entries: &[Entry]) {
         assert_eq!(first, self.last().next(), "the cache ends at {}, the log grows at {first}", self.last());

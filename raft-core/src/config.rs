@@ -55,6 +55,12 @@ pub struct Config {
     /// Durable and applied entries are kept in memory up to this many bytes, so that followers that are a little
     /// behind need no disk read.
     pub cache_bytes_max: u64,
+    /// Bytes of entries that the log keeps behind its end, so that followers that were away need no snapshot. Beyond it
+    /// the beginning is dropped, down to three quarters, but never what the state machine has not made durable. For
+    /// followers that are being sent something twice as much is kept.
+    pub retain_bytes_max: u64,
+    /// Entries that the log keeps, likewise.
+    pub retain_entries_max: u64,
     /// A leader whose oldest write has not been durable for this long steps down: its disk stalls.
     pub disk_stall_timeout: Duration,
 }
@@ -94,6 +100,8 @@ impl Config {
             applying_bytes_max: 16 << 20,
             reads_pending_max: 16 * 1024,
             cache_bytes_max: 16 << 20,
+            retain_bytes_max: 192 << 20,
+            retain_entries_max: 1_000_000,
             disk_stall_timeout: 2 * election_timeout,
         }
     }
@@ -135,6 +143,8 @@ impl Config {
             ("uncommitted_bytes_max", self.uncommitted_bytes_max),
             ("applying_bytes_max", self.applying_bytes_max),
             ("reads_pending_max", self.reads_pending_max as u64),
+            ("retain_bytes_max", self.retain_bytes_max),
+            ("retain_entries_max", self.retain_entries_max),
         ] {
             if value == 0 {
                 return refuse(field, "is 0".into(), "set at least 1");

@@ -1,6 +1,7 @@
 //! All that a core can ask for.
 
 use crate::message::Envelope;
+use crate::snapshot::SnapshotMeta;
 use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
 
 /// What to do, in this order, before the next event.
@@ -12,6 +13,20 @@ pub enum Effect {
     Send(Envelope),
     /// Apply these committed entries, which are durable here.
     Apply(Apply),
+    /// Drop the beginning of the log up to here, after everything asked before: it is applied durably.
+    Compact {
+        /// The last index to drop.
+        upto: Index,
+    },
+    /// A follower needs what this log does not hold any more: send it a snapshot, and tell how that goes by
+    /// [`Event::Transfer`](crate::event::Event::Transfer). Asked again, it begins again.
+    SendSnapshot {
+        /// Whom.
+        to: NodeId,
+    },
+    /// This snapshot is installed in the log: put its state in the place of the present one, after everything that was
+    /// handed to the applier before, and tell by [`Event::Restored`](crate::event::Event::Restored).
+    Restore(SnapshotMeta),
     /// These commands will never be applied.
     Reject {
         /// The first ticket.
@@ -46,7 +61,9 @@ pub struct Write {
     pub hard_state: Option<HardState>,
     /// The commit index, when it moved since the last write.
     pub commit: Option<Index>,
-    /// Drop this index and all after it, first.
+    /// This snapshot takes the place of all entries up to its last one, first.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Drop this index and all after it, then.
     pub truncate_from: Option<Index>,
     /// Then append these.
     pub append: Option<Append>,
@@ -58,7 +75,7 @@ impl Write {
     /// Whether nothing would change on disk.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.truncate_from.is_none() && self.append.is_none()
+        self.hard_state.is_none() && self.snapshot.is_none() && self.truncate_from.is_none() && self.append.is_none()
     }
 }
 
@@ -81,7 +98,7 @@ pub enum Source {
         /// The term.
         term: Term,
     },
-    /// The commands of the event that was just stepped, from the first on.
+    /// The commands (or the mark) of the event that was just stepped, from the first on.
     Proposed {
         /// The term.
         term: Term,

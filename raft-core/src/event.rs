@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::message::Envelope;
-use crate::types::{Index, NodeId, Ticket, WriteId};
+use crate::snapshot::{SnapshotMeta, Transfer};
+use crate::types::{Index, LogId, NodeId, Term, Ticket, WriteId};
 
 /// What the clocks said **after** an event was taken from its queue, read anew for every event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +39,41 @@ pub enum Event {
     Persisted(WriteId),
     /// A write failed. There is no way back but a restart through recovery.
     StorageFailed,
-    /// The state machine has applied up to here.
-    Applied(Index),
+    /// The state machine has applied up to `index`, and would still have applied up to `durable` after a loss of power.
+    Applied {
+        /// The last entry applied.
+        index: Index,
+        /// The last one that is durable in the state.
+        durable: Index,
+    },
+    /// A snapshot from the leader of `term` is here, whole, verified and durable.
+    SnapshotReceived {
+        /// Who sent it.
+        from: NodeId,
+        /// The term in which it was offered.
+        term: Term,
+        /// What it is.
+        meta: SnapshotMeta,
+    },
+    /// The state of the snapshot that was installed is in place: this is what is applied now.
+    Restored(LogId),
+    /// How the snapshot that was asked for fares. \[[`Effect::SendSnapshot`](crate::effect::Effect::SendSnapshot)\]
+    Transfer {
+        /// Whom it is for.
+        to: NodeId,
+        /// How it goes.
+        transfer: Transfer,
+    },
+    /// Somebody wants this follower to have a snapshot, though the log may hold all that it needs.
+    SnapshotWanted {
+        /// Who shall have it.
+        to: NodeId,
+    },
+    /// This replica's state differs from that of the others, or does not any more: while it does it leads nobody.
+    Fenced(bool),
+    /// This replica's state is to be replaced by that of a snapshot: nothing is applied to it any more, and the next
+    /// snapshot is installed even where the log needs none.
+    Rebuild,
     /// What was sent to this peer may be lost.
     Unreachable(NodeId),
 }

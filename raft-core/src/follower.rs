@@ -7,7 +7,11 @@ use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
 use crate::runs::Span;
+use crate::snapshot::SnapshotMeta;
 use crate::types::{Index, NodeId};
+
+/// No correct leader does it.
+const CONTRADICTS_COMMITTED: &str = "an append that conflicts with a committed entry";
 
 /// What only a follower knows.
 #[derive(Debug)]
@@ -64,9 +68,16 @@ impl Follower {
         self.hear(member, from);
         // The consistency check: the entry before the first must be here. Raft §5.3 [F2-APPEND-PREV]
         if !member.log.holds(span.prev) {
-            let hint = member.log.newest_that_could_match(span.prev);
+            let Some(hint) = member.log.newest_that_could_match(span.prev) else {
+                effects.push(Effect::Refused { from, reason: CONTRADICTS_COMMITTED });
+                return;
+            };
             let rejected = Message::AppendRejected { prev: span.prev.index, hint };
             member.say(from, rejected, Index::ZERO, effects);
+            return;
+        }
+        if member.log.contradicts_base(span) {
+            effects.push(Effect::Refused { from, reason: CONTRADICTS_COMMITTED });
             return;
         }
         // A repeated, older or shorter append finds no mismatch and changes nothing: entries that match are never
@@ -74,7 +85,7 @@ impl Follower {
         if let Some(first) = first_to_write(member, span) {
             if first <= member.commit_index {
                 // No correct leader sends this (leader completeness, Raft §5.4.3).
-                effects.push(Effect::Refused { from, reason: "an append that conflicts with a committed entry" });
+                effects.push(Effect::Refused { from, reason: CONTRADICTS_COMMITTED });
                 return;
             }
             if first <= member.log.last().index {
@@ -93,6 +104,37 @@ impl Follower {
         let matched = unless(Mutant::AcknowledgedBeyondMessage, last_of_message, own_end);
         let backed_by = unless(Mutant::AcknowledgedBeforeWrite, matched, Index::ZERO);
         member.say(from, Message::AppendAccepted { matched }, backed_by, effects);
+    }
+
+    /// A snapshot of this leader is here, whole and durable. What it holds is committed, so it is equal to what this log
+    /// holds up to its end, if the log reaches that far. Raft Figure 13 \[F13-INSTALL\].
+    pub(crate) fn on_snapshot(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        meta: SnapshotMeta,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.leader != Some(from) {
+            // It was on its way for long, so it does not show that the leader lives now.
+            self.leader = Some(from);
+            member.counters.leader_changes += 1;
+            member.reads.restart();
+        }
+        let last = meta.last.index;
+        if last <= member.commit_index && member.log.term_at(last).is_some_and(|term| term != meta.last.term) {
+            effects.push(Effect::Refused { from, reason: "a snapshot that conflicts with a committed entry" });
+            return;
+        }
+        // One that comes while another is on its way into the state is offered again later.
+        if member.wants_snapshot(last) && !member.is_installing() {
+            member.install(meta);
+        } else if last > member.commit_index {
+            return;
+        }
+        self.verified = self.verified.max(last);
+        let backed_by = unless(Mutant::SnapshotAcknowledgedBeforeWrite, last, Index::ZERO);
+        member.say(from, Message::AppendAccepted { matched: last }, backed_by, effects);
     }
 
     /// A heartbeat: the leader lives; what it knows committed and this log is verified to hold is committed here.

@@ -8,9 +8,10 @@ use crate::effect::{Effect, Rejection, Source};
 use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
-use crate::progress::{Progress, Window};
+use crate::progress::{Progress, State, Window};
 use crate::quorum::reached_by_quorum;
 use crate::reads::{Reader, Rounds};
+use crate::snapshot::Transfer;
 use crate::types::{Entry, Index, LogId, NodeId, Ticket};
 
 /// What only a leader knows. Raft Figure 2, "volatile state on leaders".
@@ -197,13 +198,14 @@ impl Leader {
             progress.match_index = progress.match_index.max(hint.index.min(prev.prev()));
         }
         let next = match member.config.log_repair {
-            LogRepair::StepBack => prev,
+            LogRepair::StepBack => Some(prev),
             LogRepair::TermHints => {
                 let at = LogId::new(hint.index.min(prev.prev()), hint.term);
-                member.log.newest_that_could_match(at).index.next()
+                member.log.newest_that_could_match(at).map(|newest| newest.index.next())
             }
         };
-        progress.probe_from(next, true);
+        // None: the logs meet before the beginning of this one. What is asked for then is a snapshot.
+        progress.probe_from(next.unwrap_or(member.log.base().index), true);
         replicate(member, from, progress, effects);
     }
 
@@ -220,7 +222,7 @@ impl Leader {
             effects.push(Effect::Refused { from, reason: "an answer to a heartbeat that was never sent" });
             return;
         }
-        let patience = member.config.heartbeat_interval;
+        let (patience, install_patience) = (member.config.heartbeat_interval, member.config.election_timeout);
         let proved = unless(Mutant::AnswerConfirmsAnyRound, round, self.rounds.sent);
         let Some(progress) = self.heard(member, from) else { return };
         if round == 0 {
@@ -229,10 +231,41 @@ impl Leader {
         }
         progress.answered_round = progress.answered_round.max(proved);
         // A bare probe, too, is due when none is out: a follower may miss nothing and still not be known to match.
-        if progress.heartbeat_answered(verified, member.now, patience) {
+        if progress.heartbeat_answered(verified, member.now, patience, install_patience) {
             replicate(member, from, progress, effects);
         }
         self.advance_rounds(member, effects);
+    }
+
+    /// How the snapshot for this follower fares.
+    pub(crate) fn on_transfer(&mut self, member: &Member, to: NodeId, transfer: Transfer) {
+        let Some(progress) = self.progress.get_mut(&to) else { return };
+        match transfer {
+            Transfer::Began(last) => progress.snapshot_began(last),
+            Transfer::Arrived(last) => progress.snapshot_arrived(last, member.now),
+            Transfer::Failed => progress.snapshot_failed(),
+        }
+    }
+
+    /// This follower is sent a snapshot whatever its log holds.
+    pub(crate) fn send_snapshot(&mut self, member: &Member, to: NodeId, effects: &mut Vec<Effect>) {
+        if let Some(progress) = self.progress.get_mut(&to) {
+            progress.needs_snapshot(member.log.base().index);
+            effects.push(Effect::SendSnapshot { to });
+        }
+    }
+
+    /// The first index that some follower still needs: what it has not acknowledged, if it is there; what follows the
+    /// snapshot that it is being sent. Whoever is silent needs a snapshot in the end.
+    pub(crate) fn followers_need_after(&self, member: &Member) -> Index {
+        let timeout = member.config.election_timeout;
+        let need = |peer: &Progress| match &peer.state {
+            State::Snapshot { sending, .. } => sending.map(|last| last.index),
+            State::Probe { .. } | State::Replicate { .. } => {
+                (peer.heard && member.now < peer.contact + timeout).then_some(peer.match_index)
+            }
+        };
+        self.progress.values().filter_map(need).min().unwrap_or(member.log.last().index)
     }
 
     /// What was sent to this follower may be lost: ask where it stands.
@@ -313,6 +346,12 @@ fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects
     };
     let (bytes_max, append_entries_max) = (config.append_bytes_max, config.append_entries_max);
     while let Some(room) = progress.room(window) {
+        // The entry before the first one is not here any more. Raft §7 [F13-SEND]
+        if progress.next_index <= member.log.base().index {
+            progress.needs_snapshot(member.log.base().index);
+            effects.push(Effect::SendSnapshot { to: peer });
+            return;
+        }
         let entries_max = room.min(append_entries_max);
         let first = progress.next_index;
         let last = member.log.last().index;

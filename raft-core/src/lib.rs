@@ -104,6 +104,7 @@ pub mod random;
 mod reads;
 pub mod replica;
 pub mod runs;
+pub mod snapshot;
 pub mod status;
 #[cfg(feature = "testing")]
 pub mod testing;

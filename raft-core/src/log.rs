@@ -1,8 +1,9 @@
 //! The log as the core sees it: which term stands at which index, and how many bytes stretches of it are. No payloads,
 //! no I/O.
 //!
-//! Invariants, each asserted where it could break: indexes are contiguous from 1; terms never fall; what is committed
-//! is never truncated (the caller's duty, asserted there).
+//! Invariants, each asserted where it could break: indexes are contiguous from the one after `base`; terms never fall;
+//! what is committed is never truncated (the caller's duty, asserted there). What lies at or before `base` is committed,
+//! so every correct leader holds the same there.
 
 use std::collections::VecDeque;
 
@@ -24,14 +25,18 @@ const BATCH_MERGED_BYTES: u64 = 16 * 1024;
 /// Terms and sizes of the entries of one log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
-    runs: Vec<TermRun>,
+    /// The entry before the first one here: all up to it was compacted, or stands in a snapshot. Raft §7.
+    base: LogId,
+    /// Bytes of the log from its beginning to `base`, as [`Batch::bytes_to`] counts them.
+    bytes_to_base: u64,
+    runs: VecDeque<TermRun>,
     batches: VecDeque<Batch>,
 }
 
 impl Log {
     /// The log that a store recovered, checked by [`Recovered::check`](crate::ports::Recovered::check).
-    pub(crate) fn recovered(runs: Vec<TermRun>, batches: Vec<(Index, u64)>) -> Self {
-        let mut log = Self { runs, batches: VecDeque::new() };
+    pub(crate) fn recovered(base: LogId, runs: Vec<TermRun>, batches: Vec<(Index, u64)>) -> Self {
+        let mut log = Self { base, bytes_to_base: 0, runs: runs.into(), batches: VecDeque::new() };
         let mut bytes_to = 0;
         for (last, bytes) in batches {
             bytes_to += bytes;
@@ -40,26 +45,70 @@ impl Log {
         log
     }
 
+    /// The entry before the first one that the log holds.
+    pub(crate) fn base(&self) -> LogId {
+        self.base
+    }
+
     /// The first index that the log holds, or will hold.
     pub(crate) fn first_index(&self) -> Index {
-        Index(1)
+        self.base.index.next()
     }
 
     /// The last entry.
     pub(crate) fn last(&self) -> LogId {
-        self.runs.last().map_or(LogId::ZERO, |run| LogId::new(run.last, run.term))
+        self.runs.back().map_or(self.base, |run| LogId::new(run.last, run.term))
     }
 
-    /// The term of the entry at `index`; zero at index zero; none beyond the end.
+    /// The term of the entry at `index`, the one before the first included; none beyond either end.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        if index == Index::ZERO {
-            return Some(Term::ZERO);
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index {
+            return None;
         }
         self.runs.get(self.run_of(index)).map(|run| run.term)
     }
 
-    /// Whether the entry `id` stands here.
+    /// Drops the beginning up to `upto`, which is here.
+    pub(crate) fn compact_to(&mut self, upto: Index) {
+        if upto <= self.base.index {
+            return;
+        }
+        let term = self.term_at(upto).expect("what is compacted is in the log");
+        while self.runs.front().is_some_and(|run| run.last <= upto) {
+            self.runs.pop_front();
+        }
+        while let Some(batch) = self.batches.front().copied().filter(|batch| batch.last <= upto) {
+            self.bytes_to_base = batch.bytes_to;
+            self.batches.pop_front();
+        }
+        self.base = LogId::new(upto, term);
+        assert!(self.last().index >= upto, "compaction up to {upto} passed the log's end");
+    }
+
+    /// Drops everything: the log begins anew after `base`, the last entry of a snapshot. Raft Figure 13, step 7.
+    pub(crate) fn reset(&mut self, base: LogId) {
+        *self = Self { base, ..Self::default() };
+    }
+
+    /// The last index of a beginning after which at least `bytes` bytes and `entries` entries stay; zero when there is
+    /// none.
+    pub(crate) fn index_keeping(&self, bytes: u64, entries: u64) -> Index {
+        let total = self.batches.back().map_or(self.bytes_to_base, |batch| batch.bytes_to);
+        let droppable = total.saturating_sub(bytes);
+        let fits = self.batches.partition_point(|batch| batch.bytes_to <= droppable);
+        let by_bytes = fits.checked_sub(1).map_or(self.base.index, |at| self.batches[at].last);
+        by_bytes.min(Index(self.last().index.0.saturating_sub(entries)))
+    }
+
+    /// Whether the entry `id` stands here, or lies before the log's beginning: what was there is committed, and the same
+    /// in every log that may follow it.
     pub(crate) fn holds(&self, id: LogId) -> bool {
+        if id.index < self.base.index {
+            return true;
+        }
         self.term_at(id.index).is_some_and(|term| term == id.term || broken(Mutant::PrevTermIgnored))
     }
 
@@ -85,9 +134,9 @@ impl Log {
         assert!(term >= last.term, "append of term {term} after {last}: terms never fall");
         assert!(count > 0, "append of nothing");
         let end = last.index.plus(count);
-        match self.runs.last_mut() {
+        match self.runs.back_mut() {
             Some(run) if run.term == term => run.last = end,
-            _ => self.runs.push(TermRun { term, last: end }),
+            _ => self.runs.push_back(TermRun { term, last: end }),
         }
         self.account(end, bytes);
     }
@@ -99,9 +148,9 @@ impl Log {
         for run in span.runs.iter().filter(|run| run.last >= first) {
             let last = self.last();
             assert!(run.term >= last.term, "append of term {} after {last}: terms never fall", run.term);
-            match self.runs.last_mut() {
+            match self.runs.back_mut() {
                 Some(own) if own.term == run.term => own.last = run.last,
-                _ => self.runs.push(*run),
+                _ => self.runs.push_back(*run),
             }
             before = run.last;
         }
@@ -110,8 +159,8 @@ impl Log {
     }
 
     fn account(&mut self, last: Index, bytes: u64) {
-        let bytes_to = self.batches.back().map_or(0, |batch| batch.bytes_to) + bytes;
-        let before = self.batches.len().checked_sub(2).map_or(0, |at| self.batches[at].bytes_to);
+        let bytes_to = self.batches.back().map_or(self.bytes_to_base, |batch| batch.bytes_to) + bytes;
+        let before = self.batches.len().checked_sub(2).map_or(self.bytes_to_base, |at| self.batches[at].bytes_to);
         match self.batches.back_mut() {
             Some(batch) if bytes_to - before <= BATCH_MERGED_BYTES => *batch = Batch { last, bytes_to },
             _ => self.batches.push_back(Batch { last, bytes_to }),
@@ -120,14 +169,15 @@ impl Log {
 
     /// Drops `from` and all after it.
     pub(crate) fn truncate(&mut self, from: Index) {
+        assert!(from > self.base.index, "truncation at {from} of a log that begins after {}", self.base);
         let keep = from.prev();
         let runs = self.run_of(from);
         self.runs.truncate(runs + 1);
-        if let Some(run) = self.runs.last_mut() {
+        if let Some(run) = self.runs.back_mut() {
             run.last = run.last.min(keep);
-            let begins_after = self.runs.len().checked_sub(2).map_or(Index::ZERO, |at| self.runs[at].last);
-            if self.runs.last().is_some_and(|run| run.last <= begins_after) {
-                self.runs.pop();
+            let begins_after = self.runs.len().checked_sub(2).map_or(self.base.index, |at| self.runs[at].last);
+            if self.runs.back().is_some_and(|run| run.last <= begins_after) {
+                self.runs.pop_back();
             }
         }
         let batches = self.batches.partition_point(|batch| batch.last < from);
@@ -135,39 +185,39 @@ impl Log {
         if let Some(batch) = self.batches.back_mut() {
             // What is left of a batch keeps the size of the whole: an upper bound is what the windows need.
             batch.last = batch.last.min(keep);
-            let begins_after = self.batches.len().checked_sub(2).map_or(Index::ZERO, |at| self.batches[at].last);
+            let begins_after = self.batches.len().checked_sub(2).map_or(self.base.index, |at| self.batches[at].last);
             if self.batches.back().is_some_and(|batch| batch.last <= begins_after) {
                 self.batches.pop_back();
             }
         }
         assert_eq!(
             self.last().index,
-            self.batches.back().map_or(Index::ZERO, |batch| batch.last),
+            self.batches.back().map_or(self.base.index, |batch| batch.last),
             "runs and batches end together"
         );
     }
 
     /// The newest entry that could equal the other log's at or before `at`: its index is at most `at.index` and its
     /// term at most `at.term`. Both sides of a repair use it, so each rejection skips a whole term of one of the two
-    /// logs. Raft §5.3 \[TH-FASTBACK\].
-    pub(crate) fn newest_that_could_match(&self, at: LogId) -> LogId {
+    /// logs. None when only what lies before this log's beginning could. Raft §5.3 \[TH-FASTBACK\].
+    pub(crate) fn newest_that_could_match(&self, at: LogId) -> Option<LogId> {
         let mut index = at.index.min(self.last().index);
-        while index > Index::ZERO {
+        while index > self.base.index {
             let run = self.run_of(index);
             let term = self.runs[run].term;
             if term <= at.term {
-                return LogId::new(index, term);
+                return Some(LogId::new(index, term));
             }
-            index = run.checked_sub(1).map_or(Index::ZERO, |before| self.runs[before].last);
+            index = run.checked_sub(1).map_or(self.base.index, |before| self.runs[before].last);
         }
-        LogId::ZERO
+        (index == self.base.index && self.base.term <= at.term).then_some(self.base)
     }
 
     /// The first index of `span` (after its `prev`, which matches) at which this log holds no entry or one of another
-    /// term; none when it holds them all.
+    /// term; none when it holds them all. What lies before the log's beginning matches.
     pub(crate) fn first_mismatch(&self, span: &Span) -> Option<Index> {
-        let mut index = span.prev.index.next();
-        for run in &span.runs {
+        let mut index = span.prev.index.max(self.base.index).next();
+        for run in span.runs.iter().filter(|run| run.last > self.base.index) {
             let own = self.run_of(index);
             match self.runs.get(own) {
                 Some(held) if held.term == run.term && held.last >= run.last => index = run.last.next(),
@@ -179,12 +229,19 @@ impl Log {
         None
     }
 
+    /// Whether `span` holds another entry than this log where this log begins: no correct leader's span does, since what
+    /// was compacted is committed.
+    pub(crate) fn contradicts_base(&self, span: &Span) -> bool {
+        span.term_at(self.base.index).is_some_and(|term| term != self.base.term)
+    }
+
     /// How far a message that begins at `first` may reach: at most `entries_max` entries and about `bytes_max` bytes,
     /// but at least one stretch whose size is known. Returns its last index and an upper bound of its bytes.
     pub(crate) fn reach(&self, first: Index, bytes_max: u64, entries_max: u64) -> (Index, u64) {
         assert!(first <= self.last().index, "nothing at {first} to send");
+        assert!(first > self.base.index, "what is at {first} was compacted, up to {}", self.base);
         let begin = self.batches.partition_point(|batch| batch.last < first);
-        let bytes_before = begin.checked_sub(1).map_or(0, |before| self.batches[before].bytes_to);
+        let bytes_before = begin.checked_sub(1).map_or(self.bytes_to_base, |before| self.batches[before].bytes_to);
         let fits = self.batches.partition_point(|batch| batch.bytes_to <= bytes_before + bytes_max);
         let end = fits.saturating_sub(1).max(begin);
         let last = self.batches[end].last.min(Index(first.0.saturating_add(entries_max.max(1) - 1)));
@@ -207,9 +264,9 @@ impl Log {
 
     /// An upper bound of the bytes of all entries after `index`.
     pub(crate) fn bytes_after(&self, index: Index) -> u64 {
-        let total = self.batches.back().map_or(0, |batch| batch.bytes_to);
+        let total = self.batches.back().map_or(self.bytes_to_base, |batch| batch.bytes_to);
         // Batches that end at or before the index lie behind it.
         let behind = self.batches.partition_point(|batch| batch.last <= index);
-        total - behind.checked_sub(1).map_or(0, |at| self.batches[at].bytes_to)
+        total - behind.checked_sub(1).map_or(self.bytes_to_base, |at| self.batches[at].bytes_to)
     }
 }

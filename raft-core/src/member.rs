@@ -13,6 +13,7 @@ use crate::proposals::Proposals;
 use crate::random::Random;
 use crate::reads::FollowerReads;
 use crate::runs::Span;
+use crate::snapshot::SnapshotMeta;
 use crate::status::Counters;
 use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
 
@@ -31,6 +32,14 @@ struct PendingWrite {
 /// asks again, so a disk that stalls for an hour leaves no hour of answers.
 const WRITES_PENDING_MAX: usize = 4096;
 
+/// A snapshot on its way into the log and then the state. Nothing is applied meanwhile.
+#[derive(Clone, Debug)]
+struct Install {
+    meta: SnapshotMeta,
+    /// The write that is the commit point; none once it is durable and the state is being replaced.
+    write: Option<WriteId>,
+}
+
 /// The facts of one member of one group.
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -43,6 +52,8 @@ pub(crate) struct Member {
     pub(crate) commit_index: Index,
     pub(crate) durable_index: Index,
     pub(crate) applied_index: Index,
+    /// Applied, and there after a loss of power too.
+    pub(crate) applied_durable_index: Index,
     /// The last index that was handed to the applier.
     applying_index: Index,
     /// What the applier holds: (last index, bytes).
@@ -55,6 +66,11 @@ pub(crate) struct Member {
     pub(crate) lost: Option<LogId>,
     /// The disk failed: nothing is promised any more.
     pub(crate) failed: bool,
+    /// The state differs from that of the others: this node must not lead, since its answers would be wrong.
+    pub(crate) fenced: bool,
+    /// The state is to be replaced by the next snapshot; until then nothing is applied to it.
+    rebuild: bool,
+    install: Option<Install>,
     durable_hard_state: HardState,
     written_commit: Index,
     pending: VecDeque<PendingWrite>,
@@ -65,8 +81,8 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(config: Config, recovered: Recovered, applied: Index, now: Duration) -> Self {
-        let Recovered { hard_state, commit, runs, batches, lost } = recovered;
-        let log = Log::recovered(runs, batches);
+        let Recovered { hard_state, commit, base, snapshot: _, runs, batches, lost } = recovered;
+        let log = Log::recovered(base, runs, batches);
         let last = log.last().index;
         let forgets_term = broken(Mutant::TermForgottenAtRestart);
         let forgets_vote = forgets_term || broken(Mutant::VoteForgottenAtRestart);
@@ -86,6 +102,7 @@ impl Member {
             commit_index,
             durable_index: last,
             applied_index: applied,
+            applied_durable_index: Index::ZERO,
             applying_index: unless(
                 Mutant::ReplayRepeats,
                 unless(Mutant::ReplaySkips, applied, commit_index.max(applied)),
@@ -97,6 +114,9 @@ impl Member {
             counters: Counters::default(),
             lost,
             failed: false,
+            fenced: false,
+            rebuild: false,
+            install: None,
             durable_hard_state: hard_state,
             written_commit: commit,
             pending: VecDeque::new(),
@@ -205,6 +225,11 @@ impl Member {
             write.commit = Some(self.commit_index);
             self.written_commit = self.commit_index;
         }
+        if write.snapshot.is_some()
+            && let Some(install) = &mut self.install
+        {
+            install.write = Some(write.id);
+        }
         self.pending.push_back(PendingWrite {
             id: write.id,
             last: self.log.last().index,
@@ -234,6 +259,98 @@ impl Member {
         news
     }
 
+    /// Takes a snapshot in the place of the log up to its last entry. What follows that entry stays if the entry is here:
+    /// it may be acknowledged. Raft Figure 13, steps 6 and 7 \[F13-RETAIN\] \[F13-RESET\].
+    pub(crate) fn install(&mut self, meta: SnapshotMeta) {
+        assert!(self.install.is_none(), "a snapshot over another one that is not in place yet");
+        let (last, committed) = (meta.last, self.commit_index);
+        if self.log.term_at(last.index) == Some(last.term) && !broken(Mutant::SnapshotDropsSuffix) {
+            self.log.compact_to(last.index);
+        } else {
+            assert!(
+                last.index > committed,
+                "the snapshot {last} is not of this log, which is committed to {committed}"
+            );
+            self.log.reset(last);
+            // What was committed is in the snapshot, and on this disk until the snapshot is; nothing else counts.
+            self.durable_index = self.durable_index.min(committed);
+            for pending in &mut self.pending {
+                pending.last = pending.last.min(committed);
+            }
+        }
+        self.commit_to(last.index);
+        self.applying_index = self.applying_index.max(last.index);
+        self.proposals.forget_to(last.index);
+        self.write.snapshot = Some(meta.clone());
+        self.install = Some(Install { meta, write: None });
+    }
+
+    /// Whether a snapshot that ends with `last` is wanted: it holds more than is committed here, or the state is to be
+    /// replaced whatever it holds; and nothing that was given to the applier is missing in it.
+    pub(crate) fn wants_snapshot(&self, last: Index) -> bool {
+        let news = last > self.commit_index
+            || broken(Mutant::OldSnapshotInstalled)
+            || (self.rebuild && last >= self.log.base().index);
+        news && (last >= self.applying_index || broken(Mutant::OldSnapshotInstalled))
+    }
+
+    /// Whether a snapshot is on its way into the state.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.install.is_some()
+    }
+
+    /// Once the log has the snapshot for good, the state follows.
+    pub(crate) fn restore_installed(&mut self, effects: &mut Vec<Effect>) {
+        let Some(install) = &mut self.install else { return };
+        let durable = install.write.is_some_and(|write| self.pending.front().is_none_or(|oldest| oldest.id > write));
+        if durable || (install.write.is_some() && broken(Mutant::RestoredBeforeWrite)) {
+            install.write = None;
+            effects.push(Effect::Restore(install.meta.clone()));
+        }
+    }
+
+    /// The state of the installed snapshot is in place.
+    pub(crate) fn restored(&mut self, last: LogId) {
+        let installed = self.install.take().map(|install| install.meta.last);
+        assert_eq!(installed, Some(last), "another snapshot was restored than the one that is installed");
+        self.rebuild = false;
+        self.fenced = false;
+        self.applied(last.index, last.index);
+    }
+
+    /// From now on nothing is applied, until a snapshot has taken the place of the state.
+    pub(crate) fn rebuild(&mut self) {
+        self.rebuild = true;
+    }
+
+    /// Whether the state waits for a snapshot to replace it.
+    pub(crate) fn waits_for_rebuild(&self) -> bool {
+        self.rebuild
+    }
+
+    /// Drops the beginning of the log once it is longer than wanted: never what the state has not made durable, and
+    /// nothing that `followers` still need, up to twice the bound. Raft §7.
+    pub(crate) fn compact(&mut self, followers: Index, effects: &mut Vec<Effect>) {
+        let (bytes_max, entries_max) = (self.config.retain_bytes_max, self.config.retain_entries_max);
+        let begin = self.log.base().index;
+        let (bytes, entries) = (self.log.bytes_after(begin), self.log.last().index.since(begin));
+        if (bytes <= bytes_max && entries <= entries_max) || self.install.is_some() {
+            return;
+        }
+        let durable = self.applied_durable_index.min(self.commit_index).min(self.durable_index);
+        let may_go = unless(Mutant::CompactsUndurable, durable, self.applied_index.min(self.durable_index));
+        let too_much = bytes > bytes_max.saturating_mul(2) || entries > entries_max.saturating_mul(2);
+        let needed = if too_much || broken(Mutant::FollowersCutOff) { may_go } else { followers.min(may_go) };
+        let upto = self.log.index_keeping(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
+        // Seldom and much: each cut costs a tombstone and a write.
+        let much = bytes - self.log.bytes_after(upto.max(begin)) >= bytes_max / 16
+            || upto.since(begin) >= (entries_max / 16).max(1);
+        if upto > begin && much {
+            self.log.compact_to(upto);
+            effects.push(Effect::Compact { upto });
+        }
+    }
+
     /// Whether the oldest write has not come back for longer than the disk may stall.
     pub(crate) fn disk_stalls(&self) -> bool {
         self.pending.front().is_some_and(|oldest| self.now >= oldest.asked_at + self.config.disk_stall_timeout)
@@ -251,6 +368,11 @@ impl Member {
     /// Hands what is committed, durable here and not yet handed out to the applier, as far as its bound allows.
     /// Raft Figure 2 \[F2-APPLY\].
     pub(crate) fn apply_committed(&mut self, effects: &mut Vec<Effect>) {
+        // The state of a snapshot comes first, and what follows it goes on top of that.
+        let waits = self.install.is_some() || self.rebuild;
+        if waits && !broken(Mutant::AppliedDuringInstall) {
+            return;
+        }
         let committed = unless(Mutant::AppliedBeforeCommit, self.commit_index, self.durable_index);
         let ready = committed.min(unless(Mutant::AppliedBeforeWrite, self.durable_index, committed));
         while self.applying_index < ready && self.applying_bytes < self.config.applying_bytes_max {
@@ -267,10 +389,12 @@ impl Member {
         }
     }
 
-    /// The applier has done everything up to `index`.
-    pub(crate) fn applied(&mut self, index: Index) {
+    /// The applier has done everything up to `index`, and everything up to `durable` is there after a loss of power.
+    pub(crate) fn applied(&mut self, index: Index, durable: Index) {
         assert!(index <= self.applying_index, "applied {index}, but only {} was handed out", self.applying_index);
+        assert!(durable <= index, "the state is durable up to {durable}, but applied only up to {index}");
         self.applied_index = self.applied_index.max(index);
+        self.applied_durable_index = self.applied_durable_index.max(durable);
         let stuck = broken(Mutant::ApplyWindowNeverFreed);
         while let Some((_, bytes)) = self.applying.front().filter(|(last, _)| *last <= index && !stuck) {
             self.applying_bytes -= bytes;
@@ -289,6 +413,11 @@ impl Member {
     pub(crate) fn may_vote(&self) -> bool {
         let whole = self.lost.is_none() || broken(Mutant::LostLogVotes);
         !self.failed && whole && self.config.founders.is_voter(self.id())
+    }
+
+    /// Whether this node may campaign: it may vote, its disk works and its state is that of the others.
+    pub(crate) fn may_lead(&self) -> bool {
+        self.may_vote() && !self.disk_stalls() && !self.fenced && !self.rebuild
     }
 
     /// The other voters.

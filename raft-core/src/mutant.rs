@@ -197,6 +197,30 @@ mutants! {
         /// What a follower acknowledged counts on after its disk has lost it.
         LostEntriesCountOn,
     }
+    Safety, "paper §7, Figure 13: snapshots" {
+        /// The log is cut behind what is applied, durable in the state or not: after a crash the rest is nowhere.
+        CompactsUndurable,
+        /// A snapshot is acknowledged before the log that begins with it is durable.
+        SnapshotAcknowledgedBeforeWrite,
+        /// A snapshot's state is put in place before the log begins with it: a crash leaves a state ahead of its log.
+        RestoredBeforeWrite,
+        /// A snapshot drops the whole log, though it holds the snapshot's last entry: what follows is acknowledged.
+        SnapshotDropsSuffix,
+        /// A snapshot that holds less than what is applied is installed: the state goes back in time.
+        OldSnapshotInstalled,
+        /// A snapshot of an older term's leader is acknowledged to it as if it led now.
+        OldTermSnapshotBelieved,
+        /// Entries are applied to the old state while a snapshot is on its way into it.
+        AppliedDuringInstall,
+    }
+    Liveness, "paper §7: followers that need what was compacted" {
+        /// A snapshot whose sending failed is not sent again.
+        FailedTransferForgotten,
+        /// A snapshot that arrived and was lost before it was installed is not sent again.
+        ArrivedSnapshotForgotten,
+        /// The log is cut behind what a live follower still needs: it is sent snapshots for ever.
+        FollowersCutOff,
+    }
     Liveness, "paper §5.2, thesis 4.2.3, 6.2, 9.6: a leader whenever a majority can talk" {
         /// A leader that hears from no quorum goes on leading: it can send, cannot hear, and keeps others from leading.
         QuorumUnchecked,

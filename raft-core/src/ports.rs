@@ -3,6 +3,7 @@
 //!
 //! Where a thread owns the work (disk, apply) the port is synchronous; where the network is awaited it is async.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use crate::message::PeerMessage;
 use crate::runs::TermRun;
+use crate::snapshot::SnapshotMeta;
 use crate::types::{ClusterId, Entry, GroupId, HardState, Incarnation, Index, LogId, NodeId, NodeName, Term, WriteId};
 
 /// Why a store could not do what it was asked. There is no retry: whatever it says, the node stops acknowledging,
@@ -41,7 +43,7 @@ pub enum StoreError {
     },
 }
 
-/// One atomic change of one group's log. Applied as: truncate, then append, then hard state and commit.
+/// One atomic change of one group's log. Applied as: snapshot, then truncate, then append, then hard state and commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogWrite {
     /// Names the write.
@@ -53,7 +55,11 @@ pub struct LogWrite {
     /// The commit index known by now, when it has moved. A hint that saves a restarted node from waiting for a leader
     /// before it replays; it never causes a write of its own.
     pub commit: Option<Index>,
-    /// Drop this index and all after it first.
+    /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log holds
+    /// that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the snapshot
+    /// counts as installed: [`Recovered::snapshot`] names it from now on.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Drop this index and all after it.
     pub truncate_from: Option<Index>,
     /// Entries to append, contiguous; the first follows the log's end after the truncation.
     pub entries: Vec<Entry>,
@@ -64,7 +70,7 @@ impl LogWrite {
     /// after everything before it is durable.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.truncate_from.is_none() && self.entries.is_empty()
+        self.hard_state.is_none() && self.snapshot.is_none() && self.truncate_from.is_none() && self.entries.is_empty()
     }
 }
 
@@ -73,12 +79,16 @@ impl LogWrite {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The highest commit index that was written with a batch; never beyond the log's end.
+    /// The highest commit index that was written with a batch; never beyond the log's end, and never before its `base`.
     pub commit: Index,
-    /// Runs of equal terms from index 1 on, in order.
+    /// The entry before the first one that the log holds: what came up to it was compacted, or stands in a snapshot.
+    pub base: LogId,
+    /// The snapshot that was installed last, if any. A state machine that has applied less has to be restored from it.
+    pub snapshot: Option<SnapshotMeta>,
+    /// Runs of equal terms from the index after `base` on, in order.
     pub runs: Vec<TermRun>,
     /// Bytes ([`Entry::size`]) in stretches of the log, each as (last index, bytes), in order and without gaps from
-    /// index 1 on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
+    /// the index after `base` on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
     pub batches: Vec<(Index, u64)>,
     /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
     /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote above are then at least those
@@ -90,7 +100,7 @@ impl Recovered {
     /// The last entry.
     #[must_use]
     pub fn last(&self) -> LogId {
-        self.runs.last().map_or(LogId::ZERO, |run| LogId::new(run.last, run.term))
+        self.runs.last().map_or(self.base, |run| LogId::new(run.last, run.term))
     }
 
     /// Whether this describes a log at all; a store that was brought along may be wrong about it.
@@ -99,9 +109,11 @@ impl Recovered {
     /// Says what does not fit.
     pub fn check(&self) -> Result<(), String> {
         let last = self.last();
-        let mut before = TermRun { term: Term::ZERO, last: Index::ZERO };
-        for run in &self.runs {
-            if run.term <= before.term || run.last <= before.last {
+        let mut before = TermRun { term: self.base.term, last: self.base.index };
+        for (nth, run) in self.runs.iter().enumerate() {
+            // Only the first run may go on with the term of the base.
+            let rises = run.term > before.term || (nth == 0 && run.term == before.term);
+            if !rises || run.term == Term::ZERO || run.last <= before.last {
                 return Err(format!(
                     "the run of term {} to {} follows that of term {}",
                     run.term, run.last, before.term
@@ -109,8 +121,9 @@ impl Recovered {
             }
             before = *run;
         }
-        let batched = self.batches.last().map_or(Index::ZERO, |(last, _)| *last);
-        if batched != last.index || !self.batches.is_sorted_by(|a, b| a.0 < b.0) {
+        let batched = self.batches.last().map_or(self.base.index, |(last, _)| *last);
+        let begins_after_base = self.batches.first().is_none_or(|(last, _)| *last > self.base.index);
+        if batched != last.index || !begins_after_base || !self.batches.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(format!("its batches do not cover it: they end at {batched}, the log at {last}"));
         }
         if last.term > self.hard_state.term {
@@ -118,6 +131,12 @@ impl Recovered {
         }
         if self.commit > last.index {
             return Err(format!("its commit index {} lies beyond its last entry {last}", self.commit));
+        }
+        if self.commit < self.base.index {
+            return Err(format!("its commit index {} lies before its beginning {}", self.commit, self.base));
+        }
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| snapshot.last.index > self.base.index) {
+            return Err(format!("it begins after {}, and the snapshot {} is installed", self.base, snapshot.last));
         }
         Ok(())
     }
@@ -139,6 +158,14 @@ pub trait LogStore: Send {
     /// # Errors
     /// Final; see [`StoreError`].
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError>;
+
+    /// Drops the entries of `group` up to `upto`, which are committed and applied durably, and gives their space back.
+    /// Need not be durable on return: after a crash the log begins where it began before, or where it was told to. A
+    /// beginning at or after `upto` stays.
+    ///
+    /// # Errors
+    /// When `upto` lies beyond the commit index or the log's end, or the disk fails; final, see [`StoreError`].
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError>;
 
     /// A handle to read entries from other threads.
     fn reader(&self) -> Arc<dyn LogReader>;
@@ -239,8 +266,123 @@ pub trait StateMachine: Send {
     /// When the state's storage fails.
     fn flush(&mut self) -> Result<Index, ApplyError>;
 
-    /// A handle to read from any thread.
+    /// Up to which entry the state would be there after a loss of power. The log is compacted no further.
+    ///
+    /// # Errors
+    /// When the state's storage fails.
+    fn durable(&mut self) -> Result<Index, ApplyError>;
+
+    /// A handle to take snapshots from another thread while entries are applied.
+    fn snapshotter(&self) -> Arc<dyn Snapshotter>;
+
+    /// Puts the state of a snapshot, whose files lie in `directory`, in the place of this one. The files were verified,
+    /// and are not changed. Durable on return; a crash meanwhile leaves the old state or the new one. Doing it again is
+    /// no error, also when the state is there already. Readers see the old state until they see the new one, and
+    /// [`StateMachine::applied`] is `last` afterwards.
+    ///
+    /// # Errors
+    /// When the files hold something else than a state that has applied `last`, or the storage fails.
+    fn restore(&mut self, directory: &Path, last: LogId) -> Result<(), ApplyError>;
+
+    /// A handle to read from any thread. It stays good when a snapshot is restored.
     fn reader(&self) -> Arc<dyn StateReader>;
+}
+
+/// Takes snapshots of a state, from any thread. What is applied meanwhile goes on being applied.
+pub trait Snapshotter: Send + Sync {
+    /// Makes the directory `directory`, which does not exist yet, and puts a consistent image of the state into it: plain
+    /// files, not in directories below it, that nobody changes any more. It may link files that the state's own storage
+    /// never changes. Returns the last entry whose effects the image holds.
+    ///
+    /// # Errors
+    /// When the storage fails. What is left in the directory then is garbage.
+    fn take(&self, directory: &Path) -> Result<LogId, SnapshotError>;
+}
+
+/// Why a snapshot cannot be taken, read, stored or sent. The node goes on without it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Reading or writing failed.
+    #[error("{doing} failed: {reason}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Bytes are not those that were written.
+    #[error("{place} is damaged: {reason}")]
+    Damaged {
+        /// Which file, and where in it.
+        place: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The other side does not want it, or this node cannot have any.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The network failed, or nothing moved for too long.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+    /// A newer snapshot, a new leader or a stop came first.
+    #[error("given up: {0}")]
+    Abandoned(String),
+}
+
+/// A snapshot as the network carries it: a manifest and numbered chunks. The manifest is opaque to the transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// Whose state.
+    pub group: GroupId,
+    /// Who offers it.
+    pub from: NodeId,
+    /// Whom it is for.
+    pub to: NodeId,
+    /// The leader's term.
+    pub term: Term,
+    /// Describes the snapshot, its files and the checksum of each chunk, in the node's format.
+    pub manifest: Bytes,
+    /// How many chunks it has, numbered from 0.
+    pub chunks: u32,
+}
+
+/// Where chunks come from. Reading blocks, and waits for its share of the byte rate.
+pub trait SnapshotSource: Send + Sync {
+    /// Reads chunk `number` and checks it.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or the transfer is given up.
+    fn chunk(&self, number: u32) -> Result<Bytes, SnapshotError>;
+}
+
+/// Where chunks go. Writing blocks.
+pub trait SnapshotSink: Send {
+    /// The chunks that are not here yet, as ranges of numbers in rising order; a broken transfer goes on with these.
+    fn missing(&self) -> Vec<std::ops::Range<u32>>;
+
+    /// Takes a chunk, in any order.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when its bytes are not those that the manifest names: it is asked for again, alone.
+    /// Others end the transfer.
+    fn put(&mut self, number: u32, bytes: Bytes) -> Result<(), SnapshotError>;
+
+    /// All chunks are here: makes the snapshot durable and hands it to the node, which installs it.
+    ///
+    /// # Errors
+    /// When something is missing or damaged, or the disk fails.
+    fn finish(&mut self) -> Result<(), SnapshotError>;
+}
+
+/// What the sending of a snapshot took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotSent {
+    /// Chunks that were sent, those included that were sent again.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Chunks that were sent again since they arrived damaged.
+    pub again: u64,
 }
 
 /// Why a query has no answer.
@@ -369,6 +511,18 @@ pub trait Transport: Send + Sync {
     /// Says whether the request can have had an effect.
     async fn request(&self, to: &NodeName, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError>;
 
+    /// Sends a snapshot, beside and behind everything else, and returns once the receiver has it whole and durable. The
+    /// receiver says first which chunks it has from an earlier try; those are not sent. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// When the receiver refuses, the connection breaks, or nothing moves for too long. Try again: it goes on where it
+    /// was.
+    async fn send_snapshot(
+        &self,
+        offer: SnapshotOffer,
+        source: Arc<dyn SnapshotSource>,
+    ) -> Result<SnapshotSent, SnapshotError>;
+
     /// Every peer's state, and what was refused.
     fn status(&self) -> (Vec<(NodeName, PeerStatus)>, RefusalCounts);
 
@@ -387,4 +541,10 @@ pub trait Inbound: Send + Sync {
 
     /// A request from a peer. Blank nodes may ask too: look at `from`.
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes;
+
+    /// A peer that passed the handshake, `offer.from`, offers a snapshot. Called on a thread that may block.
+    ///
+    /// # Errors
+    /// When it is not wanted; the reason travels to the other side.
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError>;
 }

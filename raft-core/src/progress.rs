@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::mutant::{Mutant, broken};
-use crate::types::Index;
+use crate::types::{Index, LogId};
 
 /// An append that was sent and not answered.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,16 @@ pub(crate) enum State {
         /// again a heartbeat interval later means that an append is lost.
         stood_at: Option<(Index, Duration)>,
     },
+    /// The peer needs what was compacted: it is being sent a snapshot, and nothing else.
+    Snapshot {
+        /// The leader's log began after this when the snapshot was asked for: an acknowledgement of so much ends the
+        /// state.
+        needs: Index,
+        /// The snapshot's last entry, once it is on its way.
+        sending: Option<LogId>,
+        /// When the peer had all of it. It has some time then to install it, and is asked where it stands after that.
+        arrived: Option<Duration>,
+    },
 }
 
 /// How much may be on its way to one follower.
@@ -106,7 +116,7 @@ impl Progress {
     /// How many entries may be sent now; none means wait.
     pub(crate) fn room(&self, window: Window) -> Option<u64> {
         match &self.state {
-            State::Probe { asked: Some(_), .. } => None,
+            State::Probe { asked: Some(_), .. } | State::Snapshot { .. } => None,
             State::Probe { bare: true, .. } => Some(0),
             State::Probe { .. } => Some(window.entries),
             State::Replicate { inflights, .. } => {
@@ -127,6 +137,41 @@ impl Progress {
                 inflights.push(last, bytes);
                 self.next_index = last.next();
             }
+            State::Snapshot { .. } => panic!("an append to a peer that is being sent a snapshot"),
+        }
+    }
+
+    /// What the peer needs was compacted; the log begins after `base`.
+    pub(crate) fn needs_snapshot(&mut self, base: Index) {
+        self.state = State::Snapshot { needs: base, sending: None, arrived: None };
+    }
+
+    /// A snapshot that ends with `last` is on its way.
+    pub(crate) fn snapshot_began(&mut self, last: LogId) {
+        if let State::Snapshot { sending, arrived, .. } = &mut self.state {
+            (*sending, *arrived) = (Some(last), None);
+        }
+    }
+
+    /// The peer has the whole snapshot and was asked to install it.
+    pub(crate) fn snapshot_arrived(&mut self, last: LogId, now: Duration) {
+        if let State::Snapshot { sending, arrived, .. } = &mut self.state {
+            (*sending, *arrived) = (Some(last), Some(now));
+        }
+    }
+
+    /// The sending was given up: ask where the peer stands; what it needs then is looked at anew.
+    pub(crate) fn snapshot_failed(&mut self) {
+        if matches!(self.state, State::Snapshot { .. }) && !broken(Mutant::FailedTransferForgotten) {
+            self.probe_from(self.match_index.next(), true);
+        }
+    }
+
+    /// The last entry of the snapshot that is on its way.
+    pub(crate) fn snapshot_sending(&self) -> Option<LogId> {
+        match self.state {
+            State::Snapshot { sending, .. } => sending,
+            State::Probe { .. } | State::Replicate { .. } => None,
         }
     }
 
@@ -141,6 +186,11 @@ impl Progress {
                 }
             }
             State::Replicate { inflights, .. } => inflights.free_to(matched),
+            State::Snapshot { needs, .. } => {
+                if matched >= *needs {
+                    self.state = State::Replicate { inflights: Inflights::default(), stood_at: None };
+                }
+            }
         }
         self.next_index = self.next_index.max(matched.next());
     }
@@ -149,7 +199,7 @@ impl Progress {
     pub(crate) fn would_learn_from(&self, matched: Index) -> bool {
         let answers_probe = match &self.state {
             State::Probe { asked, .. } => asked.is_some_and(|asked| matched >= asked.last),
-            State::Replicate { .. } => false,
+            State::Replicate { .. } | State::Snapshot { .. } => false,
         };
         answers_probe || matched > self.match_index
     }
@@ -159,6 +209,7 @@ impl Progress {
         match self.state {
             State::Probe { .. } => prev == self.next_index.prev(),
             State::Replicate { .. } => prev > self.match_index && prev < self.next_index,
+            State::Snapshot { .. } => false,
         }
     }
 
@@ -170,18 +221,27 @@ impl Progress {
         self.state = State::Probe { asked: None, bare };
     }
 
-    /// What is on its way may be lost: a search goes on where it is, a pipeline begins anew after what is acknowledged.
+    /// What is on its way may be lost: a search goes on where it is, a pipeline begins anew after what is acknowledged. A
+    /// snapshot has a connection of its own to lose.
     pub(crate) fn lost_contact(&mut self) {
         match &mut self.state {
             State::Probe { asked, .. } => *asked = None,
             State::Replicate { .. } => self.probe_from(self.match_index.next(), false),
+            State::Snapshot { .. } => {}
         }
     }
 
     /// What an answer to a heartbeat tells about lost appends. `verified` is what the follower holds of this leader's
     /// log, durable or not. A heartbeat may overtake appends on their way, so one answer is no proof: what counts is
-    /// that nothing moved for `patience`. Returns whether something may be sent that could not be before.
-    pub(crate) fn heartbeat_answered(&mut self, verified: Index, now: Duration, patience: Duration) -> bool {
+    /// that nothing moved for `patience`; to install a snapshot takes longer, so `install_patience` is for that. Returns
+    /// whether something may be sent that could not be before.
+    pub(crate) fn heartbeat_answered(
+        &mut self,
+        verified: Index,
+        now: Duration,
+        patience: Duration,
+        install_patience: Duration,
+    ) -> bool {
         if broken(Mutant::LostAppendForgotten) {
             return false;
         }
@@ -212,13 +272,23 @@ impl Progress {
                     }
                 }
             }
+            State::Snapshot { needs, arrived, .. } => {
+                // It had the snapshot and does not show it: perhaps it was started anew before it was installed.
+                let lost = !broken(Mutant::ArrivedSnapshotForgotten)
+                    && arrived.is_some_and(|at| now >= at + install_patience)
+                    && verified < *needs;
+                if lost {
+                    self.probe_from(self.match_index.next(), true);
+                }
+                lost
+            }
         }
     }
 
     /// Bytes on their way.
     pub(crate) fn inflight_bytes(&self) -> u64 {
         match &self.state {
-            State::Probe { .. } => 0,
+            State::Probe { .. } | State::Snapshot { .. } => 0,
             State::Replicate { inflights, .. } => inflights.bytes,
         }
     }
@@ -228,6 +298,7 @@ impl Progress {
         match self.state {
             State::Probe { .. } => "probe",
             State::Replicate { .. } => "replicate",
+            State::Snapshot { .. } => "snapshot",
         }
     }
 }

@@ -66,6 +66,16 @@ impl Proposals {
         applied
     }
 
+    /// A snapshot took the place of all entries up to `index`: what became of those is not known here. Their callers are
+    /// told so when their time is over.
+    pub(crate) fn forget_to(&mut self, index: Index) {
+        for run in &mut self.waiting {
+            let forgotten = index.next().since(run.first.index).min(run.count);
+            *run = advanced(*run, forgotten);
+        }
+        self.waiting.retain(|run| run.count > 0);
+    }
+
     /// Nobody waits any more.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()

@@ -14,8 +14,9 @@ use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
+use crate::snapshot::SnapshotMeta;
 use crate::status::{PeerProgress, Role, Status};
-use crate::types::{Index, NodeId, Term, Ticket};
+use crate::types::{Index, LogId, NodeId, Term, Ticket};
 
 /// One member of one group, as a pure state machine: no clock, no I/O, no thread, no payload bytes.
 ///
@@ -56,6 +57,16 @@ impl Raft {
                     .into(),
             });
         }
+        let base = recovered.base;
+        if applied < base.index {
+            return Err(ConfigError {
+                field: "data_dir",
+                problem: format!("holds a state that has applied entry {applied} and a log that begins after {base}"),
+                remedy: "restore the state from the snapshot that the log names; without one, start with a blank \
+                         directory and let this node join as a new one"
+                    .into(),
+            });
+        }
         let mut member = Member::new(config, recovered, applied, now.monotonic);
         let role = RoleState::Follower(Follower::new(&mut member, None));
         Ok(Self { member, role })
@@ -73,11 +84,32 @@ impl Raft {
             Event::Receive(envelope) => self.receive(&envelope, effects),
             Event::Persisted(id) => {
                 if self.member.persisted(id) {
+                    self.member.restore_installed(effects);
                     self.on_durable(effects);
                 }
             }
             Event::StorageFailed => self.on_storage_failed(effects),
-            Event::Applied(index) => self.member.applied(index),
+            Event::Applied { index, durable } => {
+                self.member.applied(index, durable);
+                self.compact(effects);
+            }
+            Event::SnapshotReceived { from, term, meta } => self.on_snapshot(from, term, meta, effects),
+            Event::Restored(last) => {
+                self.member.restored(last);
+                self.compact(effects);
+            }
+            Event::Transfer { to, transfer } => {
+                if let RoleState::Leader(leader) = &mut self.role {
+                    leader.on_transfer(&self.member, to, transfer);
+                }
+            }
+            Event::SnapshotWanted { to } => {
+                if let RoleState::Leader(leader) = &mut self.role {
+                    leader.send_snapshot(&self.member, to, effects);
+                }
+            }
+            Event::Fenced(fenced) => self.fence(fenced, effects),
+            Event::Rebuild => self.member.rebuild(),
             Event::Unreachable(peer) => {
                 if let RoleState::Leader(leader) = &mut self.role {
                     leader.on_unreachable(peer);
@@ -119,7 +151,7 @@ impl Raft {
 
     /// Nobody was heard for too long. A node that may not vote, or whose disk stalls, has no business to lead.
     fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
-        if !self.member.may_vote() || self.member.disk_stalls() {
+        if !self.member.may_lead() {
             self.role = RoleState::Follower(Follower::new(&mut self.member, None));
             // Whom they were asked of is forgotten: a question that stays out would want a tick at once, for ever.
             if !broken(Mutant::QuestionOutlivesLeader) {
@@ -221,6 +253,47 @@ impl Raft {
         self.become_follower(None, effects);
     }
 
+    /// Drops the log's beginning where it is longer than wanted.
+    fn compact(&mut self, effects: &mut Vec<Effect>) {
+        let followers = match &self.role {
+            RoleState::Leader(leader) => leader.followers_need_after(&self.member),
+            _ => self.member.log.last().index,
+        };
+        self.member.compact(followers, effects);
+    }
+
+    /// This replica's state is found to differ from the others', or not any more. Its log is sound, so it still votes.
+    fn fence(&mut self, fenced: bool, effects: &mut Vec<Effect>) {
+        self.member.fenced = fenced;
+        if fenced && self.role() != Role::Follower {
+            self.become_follower(None, effects);
+        }
+    }
+
+    /// A snapshot is here, from the leader of `term` as of the time when it was offered. Its term counts as a message's
+    /// does. One of an older term is not believed to be this leader's word: it is offered again.
+    fn on_snapshot(&mut self, from: NodeId, term: Term, meta: SnapshotMeta, effects: &mut Vec<Effect>) {
+        let old = term < self.member.term && !broken(Mutant::OldTermSnapshotBelieved);
+        if self.member.failed || old {
+            return;
+        }
+        if term.0 > self.member.term.0 + Term::JUMP_MAX || from == NodeId(0) || from == self.member.id() {
+            return self.refuse(from, "a snapshot of an impossible term or sender", effects);
+        }
+        if meta.last.term > term || meta.last.index == Index::ZERO {
+            return self.refuse(from, "a snapshot of a later term than its leader's, or of nothing", effects);
+        }
+        if term > self.member.term {
+            self.member.adopt_term(term);
+            self.become_follower(Some(from), effects);
+        }
+        if self.follow(from, effects)
+            && let RoleState::Follower(follower) = &mut self.role
+        {
+            follower.on_snapshot(&mut self.member, from, meta, effects);
+        }
+    }
+
     /// A message: first what its term means, then what it says.
     fn receive(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
         if self.member.failed {
@@ -304,13 +377,8 @@ impl Raft {
     /// Words of the leader of this term. A candidate learns that it has lost. \[F2-CAND-YIELD\]
     fn on_leader_message(&mut self, envelope: &Envelope, effects: &mut Vec<Effect>) {
         let from = envelope.from;
-        match &self.role {
-            RoleState::Leader(_) => return self.refuse(from, "a second leader in this term", effects),
-            RoleState::Follower(follower) if follower.leader.is_some_and(|leader| leader != from) => {
-                return self.refuse(from, "a second leader in this term", effects);
-            }
-            RoleState::Follower(_) => {}
-            RoleState::PreCandidate(_) | RoleState::Candidate(_) => self.become_follower(Some(from), effects),
+        if !self.follow(from, effects) {
+            return;
         }
         let RoleState::Follower(follower) = &mut self.role else { return };
         match &envelope.message {
@@ -324,6 +392,21 @@ impl Raft {
                 follower.on_heartbeat(&mut self.member, from, *commit, *round, effects);
             }
             _ => {}
+        }
+    }
+
+    /// `from` leads this term, so this node follows it; false when another is known to lead.
+    fn follow(&mut self, from: NodeId, effects: &mut Vec<Effect>) -> bool {
+        match &self.role {
+            RoleState::Follower(follower) if follower.leader.is_none_or(|leader| leader == from) => true,
+            RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
+                self.become_follower(Some(from), effects);
+                true
+            }
+            RoleState::Leader(_) | RoleState::Follower(_) => {
+                self.refuse(from, "a second leader in this term", effects);
+                false
+            }
         }
     }
 
@@ -423,10 +506,22 @@ impl Raft {
         }
     }
 
+    /// The entry before the first one that this log holds.
+    #[must_use]
+    pub fn log_base(&self) -> LogId {
+        self.member.log.base()
+    }
+
     /// The term of the entry at `index`, if this log holds one there.
     #[must_use]
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.member.log.term_at(index)
+    }
+
+    /// The last index of the log, durable or not.
+    #[must_use]
+    pub fn last_index(&self) -> Index {
+        self.member.log.last().index
     }
 
     /// Known committed.
@@ -494,14 +589,19 @@ impl Raft {
             vote: member.vote,
             leader: self.leader(),
             first_index: member.log.first_index(),
+            log_bytes: member.log.bytes_after(member.log.base().index),
             last: member.log.last(),
             durable_index: member.durable_index,
             commit_index: member.commit_index,
             applied_index: member.applied_index,
+            applied_durable_index: member.applied_durable_index,
             voters: member.config.founders.voters().to_vec(),
             peers,
             uncommitted_bytes: member.log.bytes_after(member.commit_index),
             lost: member.lost,
+            installing: member.is_installing(),
+            fenced: member.fenced,
+            rebuilding: member.waits_for_rebuild(),
             broadcast_time,
             leader_contact,
             counters: member.counters,
@@ -529,6 +629,7 @@ fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
             next_index: progress.next_index,
             state: progress.state_name(),
             inflight_bytes: progress.inflight_bytes(),
+            snapshot: progress.snapshot_sending(),
             last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
         })
         .collect()

@@ -18,6 +18,7 @@ use crate::mutant::{Mutant, broken};
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::raft::Raft;
 use crate::runs::Span;
+use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::status::Status;
 use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term, Ticket, WriteId};
 
@@ -58,11 +59,42 @@ pub enum Input<W> {
         /// `Err` stops this replica for good.
         result: Result<(), String>,
     },
+    /// A mark, if this replica leads: a consistent cut that every replica passes.
+    Mark(Proposal<W>),
     /// The state machine has applied up to here.
     Applied {
         /// The last index.
         index: Index,
+        /// What it has applied up to here would be there after a loss of power.
+        durable: Index,
     },
+    /// A snapshot from the leader of `term` is here, whole, verified and durable.
+    SnapshotReceived {
+        /// Who sent it.
+        from: NodeId,
+        /// The term in which it was offered.
+        term: Term,
+        /// What it is.
+        meta: SnapshotMeta,
+    },
+    /// [`Output::Restore`] is done: the state is that of the snapshot that ends with this entry, durably.
+    Restored(LogId),
+    /// How the sending of a snapshot goes that [`Output::SendSnapshot`] asked for.
+    Transfer {
+        /// Whom it is for.
+        to: NodeId,
+        /// How it goes.
+        transfer: Transfer,
+    },
+    /// A follower shall have a snapshot though the log may hold all that it needs.
+    SnapshotWanted {
+        /// Who.
+        to: NodeId,
+    },
+    /// This replica's state differs from the others', or not any more: meanwhile it does not lead.
+    Fenced(bool),
+    /// Nothing is applied to this replica's state any more, until the next snapshot replaces it.
+    Rebuild,
     /// What was sent to this peer may be lost.
     Unreachable(NodeId),
     /// A [`Fill`] could not be completed.
@@ -150,6 +182,20 @@ pub enum Output<W> {
     Fill(Fill),
     /// Give this to the applier, in order.
     Apply(ApplyBatch<W>),
+    /// Give this to the applier, in order behind the batches: the state of this snapshot replaces the present one.
+    Restore(SnapshotMeta),
+    /// Give this to the log store's thread, in order behind the writes: drop the log's beginning.
+    Compact {
+        /// The last index to drop.
+        upto: Index,
+    },
+    /// Send a snapshot. What was being sent to this follower is over.
+    SendSnapshot {
+        /// Whom.
+        to: NodeId,
+        /// In which term: later on it is no word of this leader any more.
+        term: Term,
+    },
     /// Tell a waiter.
     Answer {
         /// Whom.
@@ -262,7 +308,7 @@ pub struct Replica<W> {
 /// What the input that is being stepped carries beside its event.
 enum Payloads {
     None,
-    Proposed(Vec<Payload>),
+    Proposed(EntryKind, Vec<Payload>),
     Received(Vec<Entry>),
 }
 
@@ -318,10 +364,24 @@ impl<W> Replica<W> {
                 self.run(now, Event::StorageFailed, Payloads::None, out);
                 self.abandon(out);
             }
-            Input::Applied { index } => {
-                self.run(now, Event::Applied(index), Payloads::None, out);
+            Input::Mark(proposal) => self.mark(now, proposal, out),
+            Input::Applied { index, durable } => {
+                self.run(now, Event::Applied { index, durable }, Payloads::None, out);
                 self.serve_reads(index, out);
             }
+            Input::SnapshotReceived { from, term, meta } => {
+                self.run(now, Event::SnapshotReceived { from, term, meta }, Payloads::None, out);
+            }
+            Input::Restored(last) => {
+                self.run(now, Event::Restored(last), Payloads::None, out);
+                self.serve_reads(last.index, out);
+            }
+            Input::Transfer { to, transfer } => {
+                self.run(now, Event::Transfer { to, transfer }, Payloads::None, out);
+            }
+            Input::SnapshotWanted { to } => self.run(now, Event::SnapshotWanted { to }, Payloads::None, out),
+            Input::Fenced(fenced) => self.run(now, Event::Fenced(fenced), Payloads::None, out),
+            Input::Rebuild => self.run(now, Event::Rebuild, Payloads::None, out),
             Input::Unreachable(peer) | Input::FillFailed { to: peer } => {
                 self.run(now, Event::Unreachable(peer), Payloads::None, out);
             }
@@ -350,10 +410,22 @@ impl<W> Replica<W> {
         self.propose_part(now, part, out);
     }
 
+    /// A mark is an entry of its own, whatever waits beside it.
+    fn mark(&mut self, now: Now, proposal: Proposal<W>, out: &mut Vec<Output<W>>) {
+        let Proposal { payload, deadline, waiter } = proposal;
+        self.last_ticket.0 += 1;
+        let first = self.last_ticket;
+        self.waiting.insert(first, Waiting { waiter, deadline, entry: None });
+        let bytes = Entry::OVERHEAD + payload.bytes().len() as u64;
+        let payloads = Payloads::Proposed(EntryKind::Mark, vec![payload]);
+        self.run(now, Event::Propose { first, count: 1, bytes }, payloads, out);
+    }
+
     fn propose_part(&mut self, now: Now, part: ProposalPart, out: &mut Vec<Output<W>>) {
         let ProposalPart { first, bytes, payloads } = part;
         let count = payloads.len() as u64;
-        self.run(now, Event::Propose { first, count, bytes }, Payloads::Proposed(payloads), out);
+        let payloads = Payloads::Proposed(EntryKind::Command, payloads);
+        self.run(now, Event::Propose { first, count, bytes }, payloads, out);
     }
 
     fn read(&mut self, now: Now, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
@@ -405,6 +477,12 @@ impl<W> Replica<W> {
                     let batch = self.apply(apply);
                     out.push(Output::Apply(batch));
                 }
+                Effect::Restore(meta) => out.push(Output::Restore(meta)),
+                Effect::Compact { upto } => {
+                    self.cache.compact(upto);
+                    out.push(Output::Compact { upto });
+                }
+                Effect::SendSnapshot { to } => out.push(Output::SendSnapshot { to, term: self.raft.term() }),
                 Effect::Reject { first, count, why } => self.reject(first, count, why, out),
                 Effect::ReadReady { ticket, index } => self.confirm_read(ticket, index, out),
                 Effect::Refused { from, reason } => out.push(Output::Refused { from, reason }),
@@ -415,7 +493,11 @@ impl<W> Replica<W> {
 
     /// A write with its entries, which are in the cache from now on.
     fn persist(&mut self, write: Write, payloads: &mut Payloads) -> Persist {
-        let Write { id, hard_state, commit, truncate_from, append, release } = write;
+        let Write { id, hard_state, commit, snapshot, truncate_from, append, release } = write;
+        if let Some(meta) = &snapshot {
+            // What the core kept behind the snapshot's last entry stays here too.
+            self.cache.install(meta.last.index, self.raft.last_index());
+        }
         if let Some(from) = truncate_from {
             self.cache.truncate(from);
         }
@@ -427,7 +509,7 @@ impl<W> Replica<W> {
             Some((append, carried)) => {
                 let (term, kind, carried) = match (append.source, carried) {
                     (Source::Noop { term }, _) => (term, EntryKind::Noop, vec![Payload::new(Bytes::new())]),
-                    (Source::Proposed { term }, Payloads::Proposed(carried)) => (term, EntryKind::Command, carried),
+                    (Source::Proposed { term }, Payloads::Proposed(kind, carried)) => (term, kind, carried),
                     (source, _) => panic!("a write takes {source:?} from an input that carries none"),
                 };
                 assert_eq!(carried.len() as u64, append.last.since(append.first) + 1, "one payload per entry");
@@ -442,7 +524,8 @@ impl<W> Replica<W> {
             }
         }
         let truncate_from = truncate_from.filter(|_| !broken(Mutant::TruncationNotWritten));
-        Persist { write: LogWrite { id, group: self.group, hard_state, commit, truncate_from, entries }, release }
+        let write = LogWrite { id, group: self.group, hard_state, commit, snapshot, truncate_from, entries };
+        Persist { write, release }
     }
 
     /// The callers of the proposals just appended learn their entries' names: their tickets are the newest.
@@ -580,7 +663,8 @@ impl<W> Replica<W> {
         if token.index == Index::ZERO || (token.index > decided && !broken(Mutant::OutcomeBeforeCommit)) {
             return Outcome::NotKnownYet;
         }
-        // What is applied is committed, and a committed entry never changes. A log that lost its end cannot tell.
+        // What is applied is committed, and a committed entry never changes. A log that lost its end cannot tell, and one
+        // whose beginning was compacted not any more.
         match self.raft.term_at(token.index) {
             None => Outcome::NotKnownYet,
             Some(term) if term == token.term => Outcome::Applied,

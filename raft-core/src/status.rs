@@ -40,11 +40,13 @@ pub struct PeerProgress {
     pub match_index: Index,
     /// The next entry to send.
     pub next_index: Index,
-    /// `probe` or `replicate`.
+    /// `probe`, `replicate` or `snapshot`.
     pub state: &'static str,
     /// Bytes sent and not answered, as counted against the window: an upper bound, since the sizes of small
     /// neighbours are known only together.
     pub inflight_bytes: u64,
+    /// The last entry of the snapshot that is on its way to it.
+    pub snapshot: Option<LogId>,
     /// Time since it was last heard from; `None` when never in this term.
     pub last_contact: Option<Duration>,
 }
@@ -85,8 +87,10 @@ pub struct Status {
     pub vote: Option<NodeId>,
     /// The leader of this term, as far as it knows.
     pub leader: Option<NodeId>,
-    /// First index in its log.
+    /// First index in its log; what came before was compacted.
     pub first_index: Index,
+    /// An upper bound of the bytes of entries that its log holds.
+    pub log_bytes: u64,
     /// Last entry of its log, durable or not.
     pub last: LogId,
     /// Its log is durable up to here.
@@ -95,6 +99,8 @@ pub struct Status {
     pub commit_index: Index,
     /// Applied here.
     pub applied_index: Index,
+    /// Applied here, and still so after a loss of power.
+    pub applied_durable_index: Index,
     /// The voters in force.
     pub voters: Vec<NodeId>,
     /// As leader: its peers.
@@ -103,6 +109,12 @@ pub struct Status {
     pub uncommitted_bytes: u64,
     /// Entries up to here were lost from this disk; no vote is given until the log has reached it again.
     pub lost: Option<LogId>,
+    /// A snapshot is on its way into the log and the state.
+    pub installing: bool,
+    /// The state differs from that of the others; nothing is read from it, and this node does not lead.
+    pub fenced: bool,
+    /// The state waits for a snapshot that replaces it.
+    pub rebuilding: bool,
     /// The last time between the sending of a round and its confirmation by a quorum: the broadcast time of Raft §5.6.
     pub broadcast_time: Option<Duration>,
     /// Time since the last word of a leader that we follow; zero as leader.

@@ -147,6 +147,9 @@ pub enum EntryKind {
     Noop,
     /// A command for the state machine.
     Command,
+    /// A consistent cut that every replica passes at the same index. Snapshot reads are served at it, and replicas
+    /// compare what they hold there. The payload is the node's (`docs/node-requests.md`).
+    Mark,
     /// A kind that this version does not know. It is stored and passed on, and stops the applier: it is never skipped.
     Unknown(u8),
 }
@@ -158,6 +161,7 @@ impl EntryKind {
         match self {
             Self::Noop => 1,
             Self::Command => 2,
+            Self::Mark => 3,
             Self::Unknown(code) => code,
         }
     }
@@ -168,6 +172,7 @@ impl EntryKind {
         match code {
             1 => Self::Noop,
             2 => Self::Command,
+            3 => Self::Mark,
             other => Self::Unknown(other),
         }
     }
@@ -242,7 +247,7 @@ impl Entry {
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub u128);
 
         impl fmt::Display for $name {
@@ -275,6 +280,10 @@ random_id! {
 random_id! {
     /// A cluster, drawn when it is founded.
     ClusterId
+}
+random_id! {
+    /// A snapshot, drawn when it is taken. Two nodes that snapshot the same entry take two snapshots, of other files.
+    SnapshotId
 }
 
 /// A node's name, as the configuration and its certificate give it.

@@ -160,6 +160,9 @@ impl Cluster {
             Output::Apply(batch) => node.applies.push_back(batch),
             Output::Answer { waiter, answer } => self.answered(id, waiter, answer),
             Output::Refused { from, reason } => panic!("{id} refused {from}: {reason}"),
+            Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {
+                panic!("nothing was compacted: {output:?}")
+            }
         }
     }
 
@@ -265,7 +268,7 @@ impl Cluster {
             assert!(self.history.answered.insert(op), "a second answer for {op}");
             self.history.acknowledged.insert(op, index);
         }
-        self.step(id, Input::Applied { index: last });
+        self.step(id, Input::Applied { index: last, durable: Index::ZERO });
     }
 
     /// State machine safety, and the truth of every "never applied".

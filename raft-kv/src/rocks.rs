@@ -106,6 +106,18 @@ impl StateMachine for KvStateMachine {
     fn reader(&self) -> Arc<dyn StateReader> {
         Arc::new(self.kv_reader())
     }
+
+    fn durable(&mut self) -> Result<Index, ApplyError> {
+        Ok(Index::ZERO)
+    }
+
+    fn snapshotter(&self) -> Arc<dyn raft_core::ports::Snapshotter> {
+        panic!("no snapshots yet")
+    }
+
+    fn restore(&mut self, _directory: &std::path::Path, last: LogId) -> Result<(), ApplyError> {
+        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    }
 }
 
 fn database_options() -> Options {

@@ -332,6 +332,8 @@ impl LogStore for RocksLog {
         Ok(Recovered {
             hard_state: scan.group.hard_state,
             commit: scan.group.commit.min(scan.group.last().index),
+            base: LogId::ZERO,
+            snapshot: None,
             lost: self.quarantine.lost(group),
             runs: scan.group.runs,
             batches: scan.batches,
@@ -348,6 +350,10 @@ impl LogStore for RocksLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(RocksLogReader::new(Arc::clone(&self.database)))
+    }
+
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
     }
 }
 

@@ -98,4 +98,12 @@ impl Transport for QuicTransport {
     async fn stop(&self) {
         self.shared.stop().await;
     }
+
+    async fn send_snapshot(
+        &self,
+        offer: raft_core::ports::SnapshotOffer,
+        _source: Arc<dyn raft_core::ports::SnapshotSource>,
+    ) -> Result<raft_core::ports::SnapshotSent, raft_core::ports::SnapshotError> {
+        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
+    }
 }

@@ -144,7 +144,7 @@ impl Driver {
                     self.step(Input::Persisted { write, result: result.clone() });
                 }
             }
-            Event::Applied { index } => self.step(Input::Applied { index }),
+            Event::Applied { index } => self.step(Input::Applied { index, durable: Index::ZERO }),
             Event::FillFailed { to } => self.step(Input::FillFailed { to }),
             Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
@@ -206,6 +206,7 @@ impl Driver {
                     }
                 }
                 Output::Refused { from, reason } => self.refused(from, reason),
+                Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
             }
         }
         self.outputs = outputs;

@@ -46,6 +46,13 @@ impl Inbound for NodeInbound {
         };
         answer.encode()
     }
+
+    fn snapshot(
+        &self,
+        offer: raft_core::ports::SnapshotOffer,
+    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
+        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    }
 }
 
 async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest) -> NodeAnswer {

@@ -46,6 +46,10 @@ impl LogStore for Spoilt {
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(SpoiltReader { reader: self.log.reader(), damaged: Arc::clone(&self.damaged) })
     }
+
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
+    }
 }
 
 impl LogReader for SpoiltReader {

@@ -302,6 +302,7 @@ impl Harness {
             }
             Output::Answer { waiter, answer } => self.answer(id, waiter, &answer)?,
             Output::Refused { from, reason } => self.show(format!("{id} refuses {from}: {reason}")),
+            Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
         }
         Ok(())
     }
@@ -378,7 +379,7 @@ impl Harness {
                 self.show(format!("t{} applied {}", caller.ticket, show::entry(&entry)));
             }
         }
-        self.step(id, Input::Applied { index: last })
+        self.step(id, Input::Applied { index: last, durable: Index::ZERO })
     }
 
     fn answer(&mut self, id: NodeId, caller: Caller, answer: &Answer) -> Result<(), ScriptError> {

@@ -318,6 +318,10 @@ impl LogStore for MemLog {
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(MemLogReader { disk: self.disk.clone() })
     }
+
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
+    }
 }
 
 #[derive(Debug)]

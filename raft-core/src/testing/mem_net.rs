@@ -564,6 +564,14 @@ impl Transport for MemTransport {
     async fn stop(&self) {
         self.change(|net| net.stop(&self.name));
     }
+
+    async fn send_snapshot(
+        &self,
+        offer: crate::ports::SnapshotOffer,
+        _source: Arc<dyn crate::ports::SnapshotSource>,
+    ) -> Result<crate::ports::SnapshotSent, crate::ports::SnapshotError> {
+        Err(crate::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
+    }
 }
 
 impl Drop for MemTransport {

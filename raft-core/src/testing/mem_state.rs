@@ -232,6 +232,18 @@ impl StateMachine for MemState {
     fn reader(&self) -> Arc<dyn StateReader> {
         Arc::clone(&self.current) as Arc<dyn StateReader>
     }
+
+    fn durable(&mut self) -> Result<Index, ApplyError> {
+        Ok(Index::ZERO)
+    }
+
+    fn snapshotter(&self) -> Arc<dyn crate::ports::Snapshotter> {
+        panic!("no snapshots yet")
+    }
+
+    fn restore(&mut self, _directory: &std::path::Path, last: LogId) -> Result<(), ApplyError> {
+        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    }
 }
 
 impl Values {
@@ -244,7 +256,7 @@ impl Values {
             return Err(ApplyError::Damaged { id });
         }
         let answer = match entry.kind {
-            EntryKind::Noop => Bytes::new(),
+            EntryKind::Noop | EntryKind::Mark => Bytes::new(),
             EntryKind::Command => self.command(id, entry.payload.bytes()),
             EntryKind::Unknown(code) => return Err(ApplyError::UnknownKind { id, kind: format!("kind {code}") }),
         };

@@ -159,6 +159,18 @@ impl StateMachine for Machine {
     fn reader(&self) -> Arc<dyn StateReader> {
         Arc::new(Reader { flaw: self.flaw, disk: Arc::clone(&self.disk), current: Arc::clone(&self.current) })
     }
+
+    fn durable(&mut self) -> Result<Index, ApplyError> {
+        Ok(Index::ZERO)
+    }
+
+    fn snapshotter(&self) -> Arc<dyn raft_core::ports::Snapshotter> {
+        panic!("no snapshots yet")
+    }
+
+    fn restore(&mut self, _directory: &std::path::Path, last: LogId) -> Result<(), ApplyError> {
+        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    }
 }
 
 struct Reader {

@@ -219,7 +219,8 @@ fn decode(mut payload: &[u8]) -> Option<LogWrite> {
     let hard_state = term.checked_sub(1).map(|term| HardState { term: Term(term), vote });
     let commit = number(rest)?.checked_sub(1).map(Index);
     let truncate_from = number(rest)?.checked_sub(1).map(Index);
-    let mut write = LogWrite { id: WriteId(0), group, hard_state, commit, truncate_from, entries: Vec::new() };
+    let mut write =
+        LogWrite { id: WriteId(0), group, hard_state, commit, snapshot: None, truncate_from, entries: Vec::new() };
     while !rest.is_empty() {
         let Some(entry) = decode_entry(rest) else { break };
         write.entries.push(entry);
@@ -345,7 +346,15 @@ impl LogStore for Journal {
         let log = self.logs.lock().unwrap().get(&group).cloned().unwrap_or_default();
         let span = Span::of(LogId::ZERO, &log.entries).unwrap();
         let batches = log.entries.iter().map(|entry| (entry.id.index, entry.size())).collect();
-        Ok(Recovered { hard_state: log.hard_state, commit: log.commit, runs: span.runs, batches, lost: None })
+        Ok(Recovered {
+            hard_state: log.hard_state,
+            commit: log.commit,
+            base: LogId::ZERO,
+            snapshot: None,
+            runs: span.runs,
+            batches,
+            lost: None,
+        })
     }
 
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
@@ -370,6 +379,10 @@ impl LogStore for Journal {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(JournalReader { flaw: self.flaw, device: Arc::clone(&self.device), logs: Arc::clone(&self.logs) })
+    }
+
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
     }
 }
 

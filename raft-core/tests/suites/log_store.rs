@@ -185,7 +185,15 @@ impl LogStore for NaiveStore {
             _ => entry.size(),
         };
         let batches = log.entries.iter().map(|entry| (entry.id.index, size(entry))).collect();
-        Ok(Recovered { hard_state: log.hard_state, commit: log.commit, runs: span.runs, batches, lost: None })
+        Ok(Recovered {
+            hard_state: log.hard_state,
+            commit: log.commit,
+            base: LogId::ZERO,
+            snapshot: None,
+            runs: span.runs,
+            batches,
+            lost: None,
+        })
     }
 
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
@@ -215,6 +223,10 @@ impl LogStore for NaiveStore {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(NaiveReader { fault: self.fault, disk: Arc::clone(&self.disk) })
+    }
+
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
     }
 }
 

@@ -183,6 +183,18 @@ impl StateMachine for Broken {
             _ => self.machine.reader(),
         }
     }
+
+    fn durable(&mut self) -> Result<Index, ApplyError> {
+        Ok(Index::ZERO)
+    }
+
+    fn snapshotter(&self) -> Arc<dyn raft_core::ports::Snapshotter> {
+        panic!("no snapshots yet")
+    }
+
+    fn restore(&mut self, _directory: &Path, last: LogId) -> Result<(), ApplyError> {
+        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    }
 }
 
 /// Answers from what it read first, under the applied index of now.

@@ -249,6 +249,13 @@ impl Inbound for Muffled {
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
         self.0.request(from, request).await
     }
+
+    fn snapshot(
+        &self,
+        offer: raft_core::ports::SnapshotOffer,
+    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
+        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    }
 }
 
 fn name_of(id: NodeId) -> NodeName {
@@ -344,6 +351,14 @@ impl Transport for Broken {
 
     async fn stop(&self) {
         self.inner.stop().await;
+    }
+
+    async fn send_snapshot(
+        &self,
+        offer: raft_core::ports::SnapshotOffer,
+        _source: Arc<dyn raft_core::ports::SnapshotSource>,
+    ) -> Result<raft_core::ports::SnapshotSent, raft_core::ports::SnapshotError> {
+        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
     }
 }
 

@@ -89,6 +89,13 @@ impl Inbound for Recorder {
         }
         request
     }
+
+    fn snapshot(
+        &self,
+        offer: raft_core::ports::SnapshotOffer,
+    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
+        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    }
 }
 
 /// A node of a test: number 1 is `n1` and so on.

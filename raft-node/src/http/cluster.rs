@@ -179,6 +179,7 @@ fn entry_view(entry: Entry, commit: Index, applied: Index) -> EntryView {
         kind: match entry.kind {
             EntryKind::Noop => "noop".into(),
             EntryKind::Command => "command".into(),
+            EntryKind::Mark => "mark".into(),
             EntryKind::Unknown(code) => format!("unknown({code})"),
         },
         bytes: entry.payload.bytes().len() as u64,

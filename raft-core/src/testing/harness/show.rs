@@ -36,6 +36,7 @@ pub(super) fn entry(entry: &Entry) -> String {
         // What the script itself put on the disk has no content to speak of.
         EntryKind::Command if entry.payload.bytes() == raw::GIVEN => entry.id.to_string(),
         EntryKind::Command => format!("{} {}", entry.id, payload(entry)),
+        EntryKind::Mark => format!("{} mark", entry.id),
         EntryKind::Unknown(code) => format!("{} kind {code}", entry.id),
     }
 }

@@ -126,6 +126,6 @@ impl GroupLog {
             }
         }
         let (hard_state, commit, lost) = (self.hard_state, self.commit, self.lost);
-        Ok(Recovered { hard_state, commit, runs: span.runs, batches, lost })
+        Ok(Recovered { hard_state, commit, base: LogId::ZERO, snapshot: None, runs: span.runs, batches, lost })
     }
 }

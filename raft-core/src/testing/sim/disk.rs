@@ -100,7 +100,7 @@ impl Image {
             }
         }
         let commit = self.commit.min(self.marks.last());
-        Recovered { hard_state: self.hard_state, commit, runs, batches, lost }
+        Recovered { hard_state: self.hard_state, commit, base: LogId::ZERO, snapshot: None, runs, batches, lost }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::node::Waiter;
 use crate::testing::sim::world::{What, World, small};
-use crate::types::{GroupId, WriteId};
+use crate::types::{GroupId, Index, WriteId};
 
 impl World {
     /// The log thread takes what waits: some of it, or all.
@@ -137,7 +137,7 @@ impl World {
             entry.batches_since_flush = 0;
             entry.machine_on_disk = entry.machine.clone();
         }
-        self.step(node, Input::Applied { index: last });
+        self.step(node, Input::Applied { index: last, durable: Index::ZERO });
         if self.nodes[node].replica.is_some() {
             self.start_apply(node);
         }

@@ -300,6 +300,7 @@ impl World {
                 self.start_apply(node);
             }
             Output::Answer { waiter, answer } => self.answer(node, waiter, answer),
+            Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
             Output::Refused { from, reason } => {
                 panic!("[no refusals] n{} refused {from}, which is correct: {reason}", node + 1)
             }

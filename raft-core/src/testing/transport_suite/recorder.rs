@@ -77,4 +77,11 @@ impl Inbound for Recorder {
         }
         Bytes::from([b"answer to ", &request[..]].concat())
     }
+
+    fn snapshot(
+        &self,
+        offer: crate::ports::SnapshotOffer,
+    ) -> Result<Box<dyn crate::ports::SnapshotSink>, crate::ports::SnapshotError> {
+        Err(crate::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    }
 }
