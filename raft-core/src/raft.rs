@@ -111,7 +111,10 @@ impl Raft {
                 }
             }
             Event::Fenced(fenced) => self.fence(fenced, effects),
-            Event::Rebuild => self.member.rebuild(),
+            Event::Rebuild => {
+                self.member.rebuild();
+                self.stop_leading(effects);
+            }
             Event::Unreachable(peer) => {
                 if let RoleState::Leader(leader) = &mut self.role {
                     leader.on_unreachable(peer);
@@ -267,7 +270,13 @@ impl Raft {
     /// This replica's state is found to differ from the others', or not any more. Its log is sound, so it still votes.
     fn fence(&mut self, fenced: bool, effects: &mut Vec<Effect>) {
         self.member.fenced = fenced;
-        if fenced && self.role() != Role::Follower {
+        if fenced {
+            self.stop_leading(effects);
+        }
+    }
+
+    fn stop_leading(&mut self, effects: &mut Vec<Effect>) {
+        if self.role() != Role::Follower {
             self.become_follower(None, effects);
         }
     }
