@@ -369,11 +369,12 @@ impl Member {
         if (bytes <= bytes_max && entries <= entries_max) || self.install.is_some() {
             return;
         }
-        let durable = self.applied_durable_index.min(self.commit_index).min(self.durable_index);
+        // The store drops nothing that it does not know committed, and it learns that with the writes.
+        let durable = self.applied_durable_index.min(self.written_commit).min(self.durable_index);
         let may_go = unless(Mutant::CompactsUndurable, durable, self.applied_index.min(self.durable_index));
         let too_much = bytes > bytes_max.saturating_mul(2) || entries > entries_max.saturating_mul(2);
         let needed = if too_much || broken(Mutant::FollowersCutOff) { may_go } else { followers.min(may_go) };
-        let upto = self.log.index_keeping(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
+        let upto = self.log.index_leaving(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
         // Seldom and much: each cut costs a tombstone and a write.
         let much = bytes - self.log.bytes_after(upto.max(begin)) >= bytes_max / 16
             || upto.since(begin) >= (entries_max / 16).max(1);
