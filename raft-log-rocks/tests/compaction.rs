@@ -76,7 +76,7 @@ fn a_compacted_log_begins_later_and_is_the_same_behind_that() {
         assert_eq!(held, [entries(4, 4, 1), entries(5, 9, 2)].concat());
         log.compact(GROUP, Index(3)).unwrap();
         log.compact(GROUP, Index(1)).unwrap();
-        drop(log);
+        drop((log, reader));
         log = open(directory.path());
     }
     log.write(&[replace(7, 7, 3)]).unwrap();
@@ -250,6 +250,7 @@ fn a_wal_that_is_gone_after_files_were_dropped_leaves_no_hole() {
         let directory = TempDir::new().unwrap();
         let options = LogOptions { write_buffer_bytes: 64 << 10, ..LogOptions::default() };
         let mut log = RocksLog::open(directory.path(), options).unwrap();
+        log.write(&[set(vote(3, 1))]).unwrap();
         for first in (1..=2_000).step_by(20) {
             log.write(&[committed(first - 1, append(first, first + 19, 1))]).unwrap();
         }
