@@ -65,20 +65,27 @@
 //! `rocksdb` (default): the state on disk. Without it the crate is pure Rust and has only [`MemoryKv`].
 
 mod answer;
+mod audit;
 mod codec;
 mod command;
+mod digest;
 #[cfg(feature = "rocksdb")]
 mod directory;
 mod engine;
 mod idempotency;
+mod image;
 mod machine;
 #[cfg(feature = "rocksdb")]
 mod manifest;
+mod marks;
 mod memory;
 mod query;
+mod reply;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod settings;
+mod step;
+mod versions;
 
 pub use answer::{Answer, AnswerError, Verdict};
 pub use command::{
@@ -87,8 +94,10 @@ pub use command::{
 #[cfg(feature = "rocksdb")]
 pub use directory::OpenError;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
+pub use marks::Mark;
 pub use memory::{MemoryDisk, MemoryKv};
-pub use query::{Digest, Found, KvReader, Overview, Query, QueryAnswerError, Value};
+pub use query::{KvReader, Query};
+pub use reply::{Digest, Found, FoundAt, MarkDigest, Overview, Passed, QueryAnswerError, Value};
 #[cfg(feature = "rocksdb")]
 pub use rocks::KvStateMachine;
 pub use settings::{Setting, SettingError, Settings};
