@@ -29,6 +29,7 @@ pub struct Disk {
     pub identity: MemIdentity,
     pub log: MemDisk,
     pub state: MemStateDisk,
+    pub snapshots: Arc<tempfile::TempDir>,
 }
 
 impl Disk {
@@ -40,6 +41,7 @@ impl Disk {
             name,
             log: MemDisk::new(),
             state: MemStateDisk::default(),
+            snapshots: Arc::new(tempfile::tempdir().unwrap()),
         }
     }
 }
@@ -67,6 +69,7 @@ pub async fn try_start_as(
         identity,
         log: Box::new(move || Ok(Box::new(log.open()))),
         state_machine: Box::new(move |_| Ok(Box::new(state.open()))),
+        snapshots: disk.snapshots.path().join("snapshots"),
         transport: net.transport(&disk.name),
         config,
         metrics: Arc::new(Metrics::new()),
