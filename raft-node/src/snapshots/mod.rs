@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `manifest.rs` | what a snapshot consists of, and its bytes |
 //! | `store.rs`, `kept.rs` | the snapshots on this disk |
-//! | `taker.rs` | takes them: by policy, on request, for who needs one; one at a time |
+//! | `taker.rs`, `making.rs` | takes them: by policy, on request, for who needs one; one at a time |
 //! | `sender.rs`, `source.rs`, `bucket.rs` | a transfer to a follower; its chunks; the byte rate that all share |
 //! | `receiver.rs`, `staging.rs` | a transfer to this node, and what is here of it |
 //! | `installer.rs` | puts the state of one in the place of the present one |
@@ -17,6 +17,7 @@ pub(crate) mod bucket;
 pub(crate) mod files;
 pub(crate) mod installer;
 pub(crate) mod kept;
+mod making;
 pub(crate) mod manifest;
 mod progress;
 pub(crate) mod receiver;
