@@ -29,6 +29,17 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// After a failure nothing is tried again for so long, unless somebody asks.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
+/// Why a snapshot that was asked for is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    /// It is still being taken; that goes on.
+    #[error("the deadline passed while the snapshot was being taken; it goes on")]
+    Deadline,
+    /// None can be taken.
+    #[error(transparent)]
+    Failed(#[from] SnapshotError),
+}
+
 /// What was applied since the last snapshot, and the one that is being taken.
 #[derive(Debug)]
 pub(crate) struct Taker {
