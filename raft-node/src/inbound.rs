@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::message::PeerMessage;
-use raft_core::ports::{Inbound, RemoteIdentity};
+use raft_core::ports::{Inbound, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink};
 use raft_core::types::NodeId;
 
 use crate::cluster_view;
@@ -15,6 +15,7 @@ use crate::founding::FounderAnswer;
 use crate::queue::Refused;
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::Shared;
+use crate::snapshots::receiver;
 use crate::writes;
 
 /// See the module.
@@ -47,11 +48,8 @@ impl Inbound for NodeInbound {
         answer.encode()
     }
 
-    fn snapshot(
-        &self,
-        offer: raft_core::ports::SnapshotOffer,
-    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        receiver::receive(&self.0, &offer)
     }
 }
 

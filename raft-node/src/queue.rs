@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use raft_core::message::PeerMessage;
 use raft_core::replica::{Outcome, Proposal};
-use raft_core::types::{Entry, Index, LogId, NodeId, WriteId};
+use raft_core::snapshot::{SnapshotMeta, Transfer};
+use raft_core::types::{Entry, Index, LogId, NodeId, Term, WriteId};
 use tokio::sync::{Notify, oneshot};
 
 use crate::parts::NodeConfig;
@@ -28,6 +29,20 @@ pub(crate) enum Event {
     },
     Applied {
         index: Index,
+        durable: Index,
+    },
+    /// The state of the installed snapshot, which ends with this entry, is in place.
+    Restored(LogId),
+    /// A snapshot is here, whole and durable.
+    SnapshotReceived {
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+    },
+    /// How the sending of a snapshot goes.
+    Transfer {
+        to: NodeId,
+        transfer: Transfer,
     },
     FillFailed {
         to: NodeId,

@@ -11,13 +11,14 @@ mod parameters;
 mod problem;
 mod serve;
 mod shared;
+mod snapshots;
 mod token;
 pub mod view;
 mod write;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{any, get, put};
+use axum::routing::{any, get, post, put};
 
 use crate::handle::NodeHandle;
 
@@ -43,6 +44,7 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
         .route("/v1/node", get(cluster::node))
         .route("/v1/node/log", get(cluster::log))
+        .route("/v1/node/snapshot", post(snapshots::take))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use raft_core::status::{Role, Status};
 
 use super::peers::PeerMetrics;
+use super::snapshots::SnapshotMetrics;
 use crate::status::NodeStatus;
 
 /// Buckets of every duration: 50 µs to 10 s.
@@ -36,6 +37,7 @@ pub struct Metrics {
     inbound_dropped: IntCounterVec,
     messages_refused: IntCounter,
     fills_failed: IntCounter,
+    snapshots: SnapshotMetrics,
     views: Views,
 }
 
@@ -86,7 +88,7 @@ impl Builder<'_> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
 
@@ -100,6 +102,10 @@ impl Builder<'_> {
 
     pub(super) fn seconds_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::GaugeVec {
         self.add(prometheus::GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    pub(super) fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -163,6 +169,7 @@ impl Metrics {
                 "raft_fills_failed_total",
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
+            snapshots: SnapshotMetrics::new(&build),
             views: Views::new(&build),
             registry: registry.clone(),
         };
@@ -184,6 +191,7 @@ impl Metrics {
     /// All metrics as Prometheus text, the views brought up to `status`.
     pub(crate) fn text(&self, status: &NodeStatus) -> String {
         self.views.show(status);
+        self.snapshots.show(&status.snapshots);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics cannot be encoded");
@@ -232,6 +240,11 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {
         self.fills_failed.inc();
+    }
+
+    /// What is counted of snapshots and of the log's cuts.
+    pub(super) fn snapshots(&self) -> &SnapshotMetrics {
+        &self.snapshots
     }
 }
 

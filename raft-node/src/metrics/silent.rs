@@ -34,4 +34,12 @@ impl Metrics {
     pub(crate) fn message_refused(&self) {}
 
     pub(crate) fn fill_failed(&self) {}
+
+    pub(crate) fn snapshot_done(&self, _kind: &str, _within: Duration) {}
+
+    pub(crate) fn snapshot_failed(&self, _kind: &str) {}
+
+    pub(crate) fn snapshot_bytes(&self, _direction: &str, _bytes: u64) {}
+
+    pub(crate) fn log_compacted(&self) {}
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use raft_core::types::{Incarnation, NodeId};
 
 use super::*;
+use crate::snapshots::{MemberSnapshot, MemberStage, SnapshotProgress};
 
 fn member(number: u64) -> Member {
     Member {
@@ -59,6 +60,16 @@ fn cluster() -> ClusterStatus {
         process_id: Some(42),
         phase: Some("running".into()),
         storage_sync: Some(false),
+        snapshot: Some(MemberSnapshot {
+            stage: MemberStage::Sending,
+            progress: SnapshotProgress {
+                last: LogId::new(Index(8), Term(4)),
+                done_bytes: 1 << 40,
+                total_bytes: 1 << 41,
+                bytes_per_second: 100 << 20,
+                running: Duration::from_millis(1500),
+            },
+        }),
         unreachable: None,
     };
     let silent = MemberStatus {
@@ -73,6 +84,7 @@ fn cluster() -> ClusterStatus {
         process_id: None,
         phase: None,
         storage_sync: None,
+        snapshot: None,
         unreachable: Some("timed out".into()),
     };
     ClusterStatus {

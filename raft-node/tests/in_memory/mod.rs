@@ -3,11 +3,14 @@
 // Each test binary uses its part of this, and a failed unwrap is a failed test.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+pub mod courier;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use courier::Courier;
 use raft_core::status::Role;
 use raft_core::testing::{MemDisk, MemNet, MemStateDisk};
 use raft_core::types::{Incarnation, NodeName};
@@ -29,6 +32,9 @@ pub struct Disk {
     pub identity: MemIdentity,
     pub log: MemDisk,
     pub state: MemStateDisk,
+    pub snapshots: Arc<tempfile::TempDir>,
+    /// Who carries its snapshots, when they are not to go over the network in memory.
+    pub courier: Option<Courier>,
 }
 
 impl Disk {
@@ -40,6 +46,8 @@ impl Disk {
             name,
             log: MemDisk::new(),
             state: MemStateDisk::default(),
+            snapshots: Arc::new(tempfile::tempdir().unwrap()),
+            courier: None,
         }
     }
 }
@@ -67,7 +75,11 @@ pub async fn try_start_as(
         identity,
         log: Box::new(move || Ok(Box::new(log.open()))),
         state_machine: Box::new(move |_| Ok(Box::new(state.open()))),
-        transport: net.transport(&disk.name),
+        snapshots: disk.snapshots.path().join("snapshots"),
+        transport: match &disk.courier {
+            Some(courier) => courier.transport(net.transport(&disk.name)),
+            None => net.transport(&disk.name),
+        },
         config,
         metrics: Arc::new(Metrics::new()),
         stamp: Arc::new(|command, _| command),
@@ -90,7 +102,11 @@ impl Cluster {
 
     /// Starts a cluster and waits until every node is ready.
     pub async fn start_tuned(founders: &[&'static str], tune: fn(&mut NodeConfig)) -> Self {
-        let disks = founders.iter().map(|name| Disk::blank(name)).collect();
+        Self::start_on(founders.iter().map(|name| Disk::blank(name)).collect(), founders, tune).await
+    }
+
+    /// The same, on these disks.
+    pub async fn start_on(disks: Vec<Disk>, founders: &[&'static str], tune: fn(&mut NodeConfig)) -> Self {
         let mut cluster = Self { net: MemNet::new(), founders: founders.to_vec(), disks, nodes: Vec::new(), tune };
         for at in 0..founders.len() {
             let node = cluster.boot(at).await;
@@ -118,6 +134,7 @@ impl Cluster {
         for other in self.others(at) {
             self.net.cut(&self.disks[at].name, &self.disks[other].name);
         }
+        self.disks[at].courier.iter().for_each(|courier| courier.cut_off(&self.disks[at].name));
     }
 
     /// Ends [`Cluster::cut_off`].
@@ -125,6 +142,7 @@ impl Cluster {
         for other in self.others(at) {
             self.net.heal(&self.disks[at].name, &self.disks[other].name);
         }
+        self.disks[at].courier.iter().for_each(|courier| courier.heal(&self.disks[at].name));
     }
 
     pub fn others(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
