@@ -127,6 +127,7 @@ impl Applier {
             if self.answers.len() != entries.len() {
                 return Err(ApplierError::WrongAnswers { answers: self.answers.len(), entries: entries.len() });
             }
+            shared.marks.applied(shared, &entries, &self.answers);
             for (entry, answer) in entries.iter().zip(self.answers.drain(..)) {
                 if let Some((_, waiter)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
                     tell(waiter, entry, answer);

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raft_core::replica::{Answer, Input, Output, Persist, Replica};
+use raft_core::replica::{Answer, Input, Output, Persist, Proposal, Replica};
 use raft_core::types::{Index, NodeId};
 
 use crate::applier::ApplyQueue;
@@ -146,6 +146,14 @@ impl Driver {
             }
             Event::Applied { index } => self.step(Input::Applied { index, durable: Index::ZERO }),
             Event::FillFailed { to } => self.step(Input::FillFailed { to }),
+            Event::Mark(mark) => self.step(Input::Mark(mark)),
+            Event::Fenced => self.step(Input::Fenced(true)),
+            // One that leads has to stop that first: nothing is applied here any more.
+            Event::Rebuild => {
+                self.step(Input::Fenced(true));
+                self.step(Input::Rebuild);
+            }
+            Event::SnapshotWanted { to, applied: _ } => self.step(Input::SnapshotWanted { to }),
             Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
             Event::Stop => return false,
@@ -279,8 +287,9 @@ impl Driver {
             command.waiter.tell(stopping());
         }
         for event in left.events {
-            if let Event::Read { waiter, .. } = event {
-                waiter.tell(stopping());
+            match event {
+                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) => waiter.tell(stopping()),
+                _ => {}
             }
         }
         self.replica.abandon(&mut self.outputs);

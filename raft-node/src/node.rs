@@ -18,6 +18,7 @@ use crate::founding::FoundingRecord;
 use crate::handle::NodeHandle;
 use crate::inbound::NodeInbound;
 use crate::log_writer::{self, LogQueue};
+use crate::marks::{self, Journal};
 use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::status::Phase;
@@ -37,7 +38,7 @@ impl Node {
     /// # Errors
     /// When a setting cannot work, the data directory cannot be used, or the peer listener cannot start.
     pub async fn start(parts: Parts) -> Result<NodeHandle, StartError> {
-        let Parts { identity, log, state_machine, transport, config, metrics, stamp } = parts;
+        let Parts { identity, log, state_machine, transport, config, metrics, stamp, marks } = parts;
         config.check()?;
         let who =
             Who { name: identity.name(), incarnation: identity.incarnation(), start_count: identity.start_count() };
@@ -45,7 +46,7 @@ impl Node {
         if founded.is_none() && !config.bootstrap.iter().any(|founder| founder.name == who.name) {
             return Err(StartError::NotAFounder { name: who.name });
         }
-        let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp));
+        let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp, Journal::new(marks)?));
         if let Some(founded) = founded {
             belong(&shared, founded);
         }
@@ -165,10 +166,13 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
         Replica::new(config, recovered, applied, shared.clock.now()).map_err(|error| error.to_string())?;
     let readers = Readers { log: log.reader(), state: machine.reader() };
     let threads = Running::start(shared, log, machine, &readers)?;
+    shared.marks.opened(shared, &*readers.state);
     let _ = shared.readers.set(readers);
+    let marking = tokio::spawn(marks::propose_when_due(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
+    marking.abort();
     let ended = tokio::task::spawn_blocking(move || threads.end()).await;
     driven.map_err(|error| format!("the driver panicked; see the log above: {error}"))?;
     ended.map_err(|error| format!("ending the threads: {error}"))?

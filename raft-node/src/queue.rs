@@ -32,6 +32,17 @@ pub(crate) enum Event {
     FillFailed {
         to: NodeId,
     },
+    /// A mark, if this node leads.
+    Mark(Proposal<Waiter>),
+    /// This node's state was found to differ from the majority's.
+    Fenced,
+    /// This node's state is to be replaced by that of the next snapshot.
+    Rebuild,
+    /// A member wants a snapshot of a state that has applied at least `applied`.
+    SnapshotWanted {
+        to: NodeId,
+        applied: Index,
+    },
     Read {
         deadline: Duration,
         waiter: Waiter,
@@ -61,7 +72,7 @@ struct Waiting {
     commands: VecDeque<Proposal<Waiter>>,
     command_bytes: u64,
     events: VecDeque<Event>,
-    /// Reads and questions for outcomes.
+    /// Reads, questions for outcomes, and marks.
     reads: usize,
     /// Peers of whom it waits already that they are unreachable.
     unreachable: BTreeSet<NodeId>,
@@ -134,6 +145,11 @@ impl EventQueue {
         self.ask(Event::Outcome { token, answer })
     }
 
+    /// Puts a mark; it counts as a read.
+    pub(crate) fn mark(&self, mark: Proposal<Waiter>) -> Result<(), Refused> {
+        self.ask(Event::Mark(mark))
+    }
+
     fn ask(&self, event: Event) -> Result<(), Refused> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
@@ -204,7 +220,7 @@ impl EventQueue {
                     waiting.messages -= 1;
                     waiting.message_bytes -= message_bytes(message);
                 }
-                Event::Read { .. } | Event::Outcome { .. } => waiting.reads -= 1,
+                Event::Read { .. } | Event::Outcome { .. } | Event::Mark(_) => waiting.reads -= 1,
                 Event::Unreachable(peer) => drop(waiting.unreachable.remove(peer)),
                 _ => {}
             }

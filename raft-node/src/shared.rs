@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::founding::FoundingRecord;
+use crate::marks::Journal;
 use crate::metrics::Metrics;
 use crate::parts::{NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stamp: Stamp,
+    pub(crate) marks: Journal,
     pub(crate) queue: EventQueue,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -132,6 +134,7 @@ impl Shared {
         transport: Arc<dyn Transport>,
         metrics: Arc<Metrics>,
         stamp: Stamp,
+        marks: Journal,
     ) -> Self {
         Self {
             queue: EventQueue::new(&config),
@@ -143,6 +146,7 @@ impl Shared {
             transport,
             metrics,
             stamp,
+            marks,
             phase: watch::Sender::new(Phase::Founding { waiting_for: Vec::new() }),
             leadership: watch::Sender::new(Leadership::default()),
             stop_requested: watch::Sender::new(false),
@@ -370,6 +374,7 @@ impl Shared {
             storage_sync: self.config.storage_sync,
             disk_failed: self.disk_failed.get().cloned(),
             caught_up: self.caught_up.load(Ordering::Acquire),
+            marks: self.marks.status(),
             peers,
             refusals,
         }

@@ -8,6 +8,8 @@ use raft_core::ports::{PeerStatus, RefusalCounts};
 use raft_core::status::{Role, Status};
 use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
+use crate::marks::MarkStatus;
+
 /// A member of the cluster, as the founding record (later: the configuration) names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -133,6 +135,8 @@ pub struct NodeStatus {
     pub disk_failed: Option<String>,
     /// Whether it has once caught up with a leader since its start.
     pub caught_up: bool,
+    /// What it knows of marks, and whether its state may be read.
+    pub marks: MarkStatus,
     /// The connections to peers, by name.
     pub peers: Vec<(NodeName, PeerStatus)>,
     /// Frames and connections that were refused, by reason.
@@ -179,6 +183,10 @@ pub struct MemberStatus {
     pub phase: Option<String>,
     /// Whether its log syncs before it acknowledges, by its own word.
     pub storage_sync: Option<bool>,
+    /// The mark at which its state was found to differ from the majority's, by its own word: nobody shall read it then.
+    pub fenced: Option<Index>,
+    /// Whether its state is being replaced by that of a snapshot, on request, by its own word.
+    pub rebuilding: bool,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
 }

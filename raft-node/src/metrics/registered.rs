@@ -9,6 +9,7 @@ use prometheus::{
 };
 use raft_core::status::{Role, Status};
 
+use super::marks::MarkMetrics;
 use super::peers::PeerMetrics;
 use crate::status::NodeStatus;
 
@@ -36,6 +37,7 @@ pub struct Metrics {
     inbound_dropped: IntCounterVec,
     messages_refused: IntCounter,
     fills_failed: IntCounter,
+    marks: MarkMetrics,
     views: Views,
 }
 
@@ -86,7 +88,7 @@ impl Builder<'_> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+    pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
     }
 
@@ -163,6 +165,7 @@ impl Metrics {
                 "raft_fills_failed_total",
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
+            marks: MarkMetrics::new(&build),
             views: Views::new(&build),
             registry: registry.clone(),
         };
@@ -184,6 +187,7 @@ impl Metrics {
     /// All metrics as Prometheus text, the views brought up to `status`.
     pub(crate) fn text(&self, status: &NodeStatus) -> String {
         self.views.show(status);
+        self.marks.show(status);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics cannot be encoded");
@@ -232,6 +236,10 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {
         self.fills_failed.inc();
+    }
+
+    pub(crate) fn marks(&self) -> &MarkMetrics {
+        &self.marks
     }
 }
 

@@ -34,4 +34,12 @@ impl Metrics {
     pub(crate) fn message_refused(&self) {}
 
     pub(crate) fn fill_failed(&self) {}
+
+    pub(crate) fn marks(&self) -> &Self {
+        self
+    }
+
+    pub(crate) fn proposed(&self, _result: &str) {}
+
+    pub(crate) fn digests_differed(&self) {}
 }

@@ -23,6 +23,9 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Founding,
         NodeRequest::Write { command: Bytes::from_static(b"put"), timeout: Duration::from_millis(1500) },
         NodeRequest::Outcome(LogId::new(Index(7), Term(3))),
+        NodeRequest::Mark { timeout: Duration::from_secs(2) },
+        NodeRequest::MarkDigest(Index(8)),
+        NodeRequest::SendSnapshot { applied: Index(9) },
         NodeRequest::Report,
         NodeRequest::Cluster { timeout: Duration::from_secs(1) },
     ]
@@ -59,6 +62,8 @@ fn cluster() -> ClusterStatus {
         process_id: Some(42),
         phase: Some("running".into()),
         storage_sync: Some(false),
+        fenced: Some(Index(4)),
+        rebuilding: true,
         unreachable: None,
     };
     let silent = MemberStatus {
@@ -73,6 +78,8 @@ fn cluster() -> ClusterStatus {
         process_id: None,
         phase: None,
         storage_sync: None,
+        fenced: None,
+        rebuilding: false,
         unreachable: Some("timed out".into()),
     };
     ClusterStatus {
@@ -115,8 +122,14 @@ fn answers() -> Vec<NodeAnswer> {
             role: Role::PreCandidate,
             applied_index: Index(6),
             storage_sync: false,
+            fenced: Some(Index(3)),
+            rebuilding: true,
         }),
         NodeAnswer::Cluster(cluster()),
+        NodeAnswer::MarkDigest(None),
+        NodeAnswer::MarkDigest(Some(Bytes::new())),
+        NodeAnswer::MarkDigest(Some(Bytes::from_static(b"digest"))),
+        NodeAnswer::Done,
     ];
     answers.extend(refusals().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::NotApplied(why))));
     answers.extend(doubts().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::Unknown { why, token })));

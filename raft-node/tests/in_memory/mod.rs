@@ -3,6 +3,8 @@
 // Each test binary uses its part of this, and a failed unwrap is a failed test.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+mod state;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +15,12 @@ use raft_core::testing::{MemDisk, MemNet, MemStateDisk};
 use raft_core::types::{Incarnation, NodeName};
 use raft_node::handle::{Consistency, WriteError, WriteOptions, Written};
 use raft_node::identity::MemIdentity;
+use raft_node::marks::MarkParts;
 use raft_node::metrics::Metrics;
 use raft_node::parts::{Founder, IdentityStore, StartError};
 use raft_node::{Node, NodeConfig, NodeHandle, Parts};
+
+pub use state::{MarkedState, Marks};
 
 /// Nothing that is awaited here takes anywhere near this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +34,7 @@ pub struct Disk {
     pub identity: MemIdentity,
     pub log: MemDisk,
     pub state: MemStateDisk,
+    pub marks: Marks,
 }
 
 impl Disk {
@@ -40,6 +46,7 @@ impl Disk {
             name,
             log: MemDisk::new(),
             state: MemStateDisk::default(),
+            marks: Marks::default(),
         }
     }
 }
@@ -62,11 +69,12 @@ pub async fn try_start_as(
     config: NodeConfig,
     identity: Box<dyn IdentityStore>,
 ) -> Result<NodeHandle, StartError> {
-    let (log, state) = (disk.log.clone(), disk.state.clone());
+    let (log, state, marks) = (disk.log.clone(), disk.state.clone(), disk.marks.clone());
     let parts = Parts {
         identity,
         log: Box::new(move || Ok(Box::new(log.open()))),
-        state_machine: Box::new(move |_| Ok(Box::new(state.open()))),
+        marks: MarkParts { rules: Arc::new(marks.clone()), fence: marks.fence.clone() },
+        state_machine: Box::new(move |_| Ok(Box::new(MarkedState::new(state.open(), &marks)))),
         transport: net.transport(&disk.name),
         config,
         metrics: Arc::new(Metrics::new()),
