@@ -10,10 +10,13 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use raft_core::ports::{ApplyError, LogReader, ReadError, StateMachine};
 use raft_core::replica::ApplyBatch;
+use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{Entry, EntryKind, GroupId, Index};
 
+use crate::durability::Durability;
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
+use crate::snapshots::installer;
 use crate::waiters::{Waiter, WriteEnd};
 
 /// Bytes of entries that are read from the log at once, when they are not in memory any more.
@@ -32,9 +35,18 @@ pub(crate) enum ApplierError {
     WrongAnswers { answers: usize, entries: usize },
 }
 
+/// What the applier is given, in order.
+#[derive(Debug)]
+pub(crate) enum ApplyJob {
+    /// Apply these entries and answer who waits for them.
+    Apply(ApplyBatch<Waiter>),
+    /// Put the state of this snapshot, which is kept here, in the place of the present one.
+    Restore(SnapshotMeta),
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
-    batches: VecDeque<ApplyBatch<Waiter>>,
+    jobs: VecDeque<ApplyJob>,
     closed: bool,
 }
 
@@ -46,9 +58,9 @@ pub(crate) struct ApplyQueue {
 }
 
 impl ApplyQueue {
-    /// Puts batches, in order, with one wake-up.
-    pub(crate) fn put(&self, batches: impl IntoIterator<Item = ApplyBatch<Waiter>>) {
-        self.waiting.lock().batches.extend(batches);
+    /// Puts jobs, in order, with one wake-up.
+    pub(crate) fn put(&self, jobs: impl IntoIterator<Item = ApplyJob>) {
+        self.waiting.lock().jobs.extend(jobs);
         self.wake.notify_one();
     }
 
@@ -59,15 +71,15 @@ impl ApplyQueue {
     }
 
     /// Waits for work; `None` when closed and empty.
-    fn take(&self) -> Option<VecDeque<ApplyBatch<Waiter>>> {
+    fn take(&self) -> Option<VecDeque<ApplyJob>> {
         let mut waiting = self.waiting.lock();
-        while waiting.batches.is_empty() {
+        while waiting.jobs.is_empty() {
             if waiting.closed {
                 return None;
             }
             self.wake.wait(&mut waiting);
         }
-        Some(std::mem::take(&mut waiting.batches))
+        Some(std::mem::take(&mut waiting.jobs))
     }
 }
 
@@ -81,7 +93,7 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name("raft-apply".into()).spawn(move || {
         let sentinel = Sentinel { shared, thread: "applier" };
         let shared = &sentinel.shared;
-        let mut applier = Applier { machine, log, answers: Vec::new() };
+        let mut applier = Applier { durability: Durability::new(Instant::now()), machine, log, answers: Vec::new() };
         let result = applier.run(&queue, shared);
         if let Err(reason) = &result {
             shared.fail(reason.clone());
@@ -94,19 +106,45 @@ struct Applier {
     machine: Box<dyn StateMachine>,
     log: Arc<dyn LogReader>,
     answers: Vec<Bytes>,
+    durability: Durability,
 }
 
 impl Applier {
     fn run(&mut self, queue: &ApplyQueue, shared: &Shared) -> Result<(), String> {
-        while let Some(batches) = queue.take() {
-            let mut applied = Index::ZERO;
-            for batch in batches {
-                applied = batch.last;
-                self.apply_batch(batch, shared).map_err(|error| error.to_string())?;
+        while let Some(jobs) = queue.take() {
+            let mut applied = None;
+            for job in jobs {
+                match job {
+                    ApplyJob::Apply(batch) => {
+                        applied = Some(batch.last);
+                        self.apply_batch(batch, shared).map_err(|error| error.to_string())?;
+                    }
+                    ApplyJob::Restore(meta) => {
+                        self.applied(applied.take(), shared)?;
+                        self.restore(&meta, shared)?;
+                    }
+                }
             }
-            shared.queue.complete(Event::Applied { index: applied });
+            self.applied(applied, shared)?;
         }
         self.machine.flush().map_err(|error| format!("the state could not be made durable: {error}"))?;
+        Ok(())
+    }
+
+    /// Tells the replica how far it is, and what of it would be there after a loss of power.
+    fn applied(&mut self, index: Option<Index>, shared: &Shared) -> Result<(), String> {
+        let Some(index) = index else { return Ok(()) };
+        let durable = self.durability.look(&mut *self.machine, index, shared);
+        let durable = durable.map_err(|error| format!("the state could not be made durable: {error}"))?;
+        shared.queue.complete(Event::Applied { index, durable });
+        Ok(())
+    }
+
+    fn restore(&mut self, meta: &SnapshotMeta, shared: &Shared) -> Result<(), String> {
+        installer::restore(&mut *self.machine, meta, &shared.snapshots, &shared.metrics)?;
+        self.durability.restored(meta.last.index);
+        shared.marks.restored(shared, &*self.machine.reader());
+        shared.queue.complete(Event::Restored(meta.last));
         Ok(())
     }
 
@@ -124,6 +162,9 @@ impl Applier {
             self.answers.clear();
             self.machine.apply(&entries, &mut self.answers)?;
             shared.metrics.applied(begun.elapsed(), entries.len());
+            let bytes = entries.iter().map(Entry::size).sum();
+            self.durability.applied(bytes);
+            shared.snapshots.applied(entries.len() as u64, bytes);
             if self.answers.len() != entries.len() {
                 return Err(ApplierError::WrongAnswers { answers: self.answers.len(), entries: entries.len() });
             }

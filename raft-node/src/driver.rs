@@ -24,14 +24,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raft_core::replica::{Answer, Input, Output, Persist, Proposal, Replica};
-use raft_core::types::{Index, NodeId};
+use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
+use raft_core::snapshot::SnapshotMeta;
+use raft_core::types::{Index, NodeId, Term};
 
-use crate::applier::ApplyQueue;
+use crate::applier::{ApplyJob, ApplyQueue};
 use crate::filler::FillQueue;
-use crate::log_writer::LogQueue;
+use crate::log_writer::{LogJob, LogQueue};
 use crate::queue::{Event, Taken};
 use crate::shared::Shared;
+use crate::snapshots;
 use crate::status::Phase;
 use crate::waiters::Waiter;
 
@@ -64,7 +66,7 @@ pub(crate) struct Driver {
     slow_rounds_warned: u64,
     slow_round_warned_at: Option<Instant>,
     outputs: Vec<Output<Waiter>>,
-    persists: Vec<Persist>,
+    log_jobs: Vec<LogJob>,
 }
 
 impl Driver {
@@ -84,7 +86,7 @@ impl Driver {
             slow_rounds_warned: 0,
             slow_round_warned_at: None,
             outputs: Vec::new(),
-            persists: Vec::new(),
+            log_jobs: Vec::new(),
         }
     }
 
@@ -144,21 +146,45 @@ impl Driver {
                     self.step(Input::Persisted { write, result: result.clone() });
                 }
             }
-            Event::Applied { index } => self.step(Input::Applied { index, durable: Index::ZERO }),
+            Event::Applied { index, durable } => self.step(Input::Applied { index, durable }),
+            Event::Restored(last) => self.step(Input::Restored(last)),
+            Event::SnapshotReceived { from, term, meta } => self.snapshot_received(from, term, meta),
+            Event::Transfer { to, transfer } => self.step(Input::Transfer { to, transfer }),
             Event::FillFailed { to } => self.step(Input::FillFailed { to }),
             Event::Mark(mark) => self.step(Input::Mark(mark)),
             Event::Fenced => self.step(Input::Fenced(true)),
             // One that leads has to stop that first: nothing is applied here any more.
-            Event::Rebuild => {
+            Event::Rebuild { begun } => {
                 self.step(Input::Fenced(true));
                 self.step(Input::Rebuild);
+                // Nothing beyond it was handed to the applier, and nothing will be.
+                let _ = begun.send(self.replica.raft().commit_index());
             }
-            Event::SnapshotWanted { to, applied: _ } => self.step(Input::SnapshotWanted { to }),
+            Event::SnapshotWanted { to, at_least } => {
+                // Before the replica asks for one.
+                self.shared.snapshots.ask(to, at_least);
+                self.step(Input::SnapshotWanted { to });
+            }
             Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
             Event::Stop => return false,
         }
         true
+    }
+
+    /// A snapshot that the replica does not install (it has caught up, or the leader has changed) is one like any other
+    /// from then on.
+    fn snapshot_received(&mut self, from: NodeId, term: Term, meta: SnapshotMeta) {
+        let id = meta.id;
+        // What was known here when it was offered was not sent, so it cannot be installed.
+        let status = self.replica.status(self.shared.clock.now());
+        if status.rebuilding && self.shared.snapshots.store.find(id).is_none() {
+            return;
+        }
+        self.step(Input::SnapshotReceived { from, term, meta });
+        if !self.replica.status(self.shared.clock.now()).installing {
+            self.shared.snapshots.store.need_no_more(id);
+        }
     }
 
     fn step(&mut self, input: Input<Waiter>) {
@@ -170,18 +196,21 @@ impl Driver {
     fn run_effects(&mut self) {
         let mut applies = Vec::new();
         let mut outputs = std::mem::take(&mut self.outputs);
-        for output in &mut outputs.extract_if(.., |output| matches!(output, Output::Persist(_))) {
-            if let Output::Persist(persist) = output {
-                self.persists.push(persist);
+        let for_log = |output: &mut Output<Waiter>| matches!(output, Output::Persist(_) | Output::Compact { .. });
+        for output in &mut outputs.extract_if(.., for_log) {
+            match output {
+                Output::Persist(persist) => self.log_jobs.push(LogJob::Persist(persist)),
+                Output::Compact { upto } => self.log_jobs.push(LogJob::Compact(upto)),
+                _ => {}
             }
         }
-        if !self.persists.is_empty() {
+        if !self.log_jobs.is_empty() {
             // First, so that the disk works while the lanes are filled.
-            self.threads.log.put(&self.shared, self.persists.drain(..));
+            self.threads.log.put(&self.shared, self.log_jobs.drain(..));
         }
         for output in outputs.drain(..) {
             match output {
-                Output::Persist(_) => {}
+                Output::Persist(_) | Output::Compact { .. } => {}
                 Output::Send(message) => {
                     let message = if message.entries.is_empty() {
                         Some(message)
@@ -199,7 +228,7 @@ impl Driver {
                             self.shared.metrics.committed(since.elapsed());
                         }
                     }
-                    applies.push(batch);
+                    applies.push(ApplyJob::Apply(batch));
                 }
                 Output::Answer { waiter, answer } => {
                     let ready = matches!(answer, Answer::ReadReady { .. });
@@ -214,7 +243,8 @@ impl Driver {
                     }
                 }
                 Output::Refused { from, reason } => self.refused(from, reason),
-                Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
+                Output::Restore(meta) => applies.push(ApplyJob::Restore(meta)),
+                Output::SendSnapshot { to, term } => snapshots::sender::send(&self.shared, to, term),
             }
         }
         self.outputs = outputs;

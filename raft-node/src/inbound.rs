@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::message::PeerMessage;
-use raft_core::ports::{Inbound, RemoteIdentity};
+use raft_core::ports::{Inbound, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink};
 use raft_core::types::NodeId;
 
 use crate::cluster_view;
@@ -16,6 +16,7 @@ use crate::marks;
 use crate::queue::Refused;
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::Shared;
+use crate::snapshots::receiver;
 use crate::writes;
 
 /// See the module.
@@ -48,11 +49,8 @@ impl Inbound for NodeInbound {
         answer.encode()
     }
 
-    fn snapshot(
-        &self,
-        offer: raft_core::ports::SnapshotOffer,
-    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        receiver::receive(&self.0, &offer)
     }
 }
 
@@ -74,9 +72,9 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
         NodeRequest::Outcome(token) => NodeAnswer::Outcome(writes::outcome_here(shared, token).await),
         NodeRequest::Mark { timeout } => NodeAnswer::Write(marks::mark_here(shared, timeout).await),
         NodeRequest::MarkDigest(mark) => NodeAnswer::MarkDigest(shared.marks.digest(shared, mark)),
-        NodeRequest::SendSnapshot { applied } => {
+        NodeRequest::SendSnapshot { at_least } => {
             // The member was found by its id.
-            from.id.map_or(NodeAnswer::Failure(String::new()), |to| marks::serve_snapshot_wanted(shared, to, applied))
+            from.id.map_or(NodeAnswer::Failure(String::new()), |to| marks::serve_snapshot_wanted(shared, to, at_least))
         }
         NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
         NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),

@@ -47,6 +47,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let timeout = Duration::from_secs(30);
 //! let network = MemNet::new();
+//! let directory = tempfile::tempdir()?;
 //! let names = ["one", "two", "three"].map(NodeName::new);
 //! let founders = names.clone().map(|name| Founder { address: format!("{name}:7082"), name });
 //!
@@ -56,6 +57,7 @@
 //!         identity: MemIdentity::new(name.clone(), Incarnation(incarnation)).open(),
 //!         log: Box::new(|| Ok(Box::new(MemLog::new()))),
 //!         state_machine: Box::new(|_founding| Ok(Box::new(MemState::new()))),
+//!         snapshots: directory.path().join(name.as_str()),
 //!         transport: network.transport(name),
 //!         config: NodeConfig::new(format!("{name}:7082"), founders.to_vec()),
 //!         metrics: Arc::new(Metrics::new()),
@@ -94,6 +96,7 @@ mod cluster_view;
 #[cfg(feature = "http")]
 pub mod config;
 mod driver;
+mod durability;
 mod filler;
 mod founder;
 pub mod founding;
@@ -115,6 +118,7 @@ mod requests;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod shared;
+pub mod snapshots;
 pub mod status;
 mod waiters;
 mod writes;

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use raft_core::message::{Envelope, PeerMessage};
 use raft_core::ports::{LogStore, LogWrite};
 use raft_core::replica::Persist;
-use raft_core::types::{Entry, GroupId};
+use raft_core::types::{Entry, GroupId, Index};
 
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
@@ -22,9 +22,25 @@ const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Writes in one batch.
 const BATCH_WRITES_MAX: usize = 4096;
 
+/// What the log thread is given, in order.
+#[derive(Debug)]
+pub(crate) enum LogJob {
+    /// Make this durable, then let go what rides on it.
+    Persist(Persist),
+    /// Drop the log's beginning up to here.
+    Compact(Index),
+}
+
+/// What it takes at once.
+#[derive(Debug)]
+enum Taken {
+    Batch(Vec<Persist>),
+    Compact(Index),
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
-    persists: VecDeque<Persist>,
+    jobs: VecDeque<LogJob>,
     closed: bool,
 }
 
@@ -37,12 +53,14 @@ pub(crate) struct LogQueue {
 }
 
 impl LogQueue {
-    /// Puts writes, in order, with one wake-up.
-    pub(crate) fn put(&self, shared: &Shared, persists: impl IntoIterator<Item = Persist>) {
+    /// Puts jobs, in order, with one wake-up.
+    pub(crate) fn put(&self, shared: &Shared, jobs: impl IntoIterator<Item = LogJob>) {
         let mut waiting = self.waiting.lock();
-        for persist in persists {
-            shared.log_backlog_bytes.fetch_add(bytes(&persist.write), Ordering::AcqRel);
-            waiting.persists.push_back(persist);
+        for job in jobs {
+            if let LogJob::Persist(persist) = &job {
+                shared.log_backlog_bytes.fetch_add(bytes(&persist.write), Ordering::AcqRel);
+            }
+            waiting.jobs.push_back(job);
         }
         drop(waiting);
         self.wake.notify_one();
@@ -55,24 +73,31 @@ impl LogQueue {
     }
 
     /// Waits for work; `None` when closed and empty.
-    fn take(&self) -> Option<Vec<Persist>> {
+    fn take(&self) -> Option<Taken> {
         let mut waiting = self.waiting.lock();
-        while waiting.persists.is_empty() {
+        while waiting.jobs.is_empty() {
             if waiting.closed {
                 return None;
             }
             self.wake.wait(&mut waiting);
         }
+        if let Some(LogJob::Compact(upto)) = waiting.jobs.front() {
+            let upto = *upto;
+            waiting.jobs.pop_front();
+            return Some(Taken::Compact(upto));
+        }
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
-        while let Some(next) = waiting.persists.front() {
+        while let Some(LogJob::Persist(next)) = waiting.jobs.front() {
             batch_bytes += bytes(&next.write);
             if !batch.is_empty() && (batch_bytes > BATCH_BYTES_MAX || batch.len() >= BATCH_WRITES_MAX) {
                 break;
             }
-            batch.extend(waiting.persists.pop_front());
+            if let Some(LogJob::Persist(next)) = waiting.jobs.pop_front() {
+                batch.push(next);
+            }
         }
-        Some(batch)
+        Some(Taken::Batch(batch))
     }
 }
 
@@ -89,34 +114,52 @@ pub(crate) fn spawn(store: Box<dyn LogStore>, queue: Arc<LogQueue>, shared: Arc<
 }
 
 fn run(mut store: Box<dyn LogStore>, queue: &LogQueue, shared: &Shared) {
-    while let Some(batch) = queue.take() {
-        let mut writes = Vec::with_capacity(batch.len());
-        let mut release = Vec::new();
-        for persist in batch {
-            writes.push(persist.write);
-            release.extend(persist.release);
-        }
-        let written = write(&mut *store, &writes, shared);
-        let batch_bytes = writes.iter().map(bytes).sum::<u64>();
-        shared.log_backlog_bytes.fetch_sub(batch_bytes, Ordering::AcqRel);
-        let group = writes.first().map_or(GroupId::FIRST, |write| write.group);
-        let ids = writes.iter().map(|write| write.id).collect();
-        match written {
-            Ok(()) => {
-                // A promise rides on the write that backs it: straight from here, before the driver even knows.
-                send(shared, group, release);
-                shared.queue.complete(Event::Persisted { writes: ids, result: Ok(()) });
-            }
-            Err(reason) => {
-                // Final: what the failed sync was to save may be gone from the page cache, so no second try can be
-                // believed.
-                let _ = shared.disk_failed.set(reason.clone());
-                shared.queue.complete(Event::Persisted { writes: ids, result: Err(reason.clone()) });
-                shared.fail(reason);
-                return;
-            }
+    while let Some(taken) = queue.take() {
+        let done = match taken {
+            Taken::Batch(batch) => persist(&mut *store, batch, shared),
+            Taken::Compact(upto) => compact(&mut *store, upto, shared),
+        };
+        if let Err(reason) = done {
+            // Final: what the failed sync was to save may be gone from the page cache, so no second try can be
+            // believed.
+            shared.fail(reason);
+            return;
         }
     }
+}
+
+/// Makes a batch durable and lets go what rides on it. After an error the replica knows of it.
+fn persist(store: &mut dyn LogStore, batch: Vec<Persist>, shared: &Shared) -> Result<(), String> {
+    let mut writes = Vec::with_capacity(batch.len());
+    let mut release = Vec::new();
+    for persist in batch {
+        writes.push(persist.write);
+        release.extend(persist.release);
+    }
+    let written = write(store, &writes, shared);
+    let batch_bytes = writes.iter().map(bytes).sum::<u64>();
+    shared.log_backlog_bytes.fetch_sub(batch_bytes, Ordering::AcqRel);
+    let group = writes.first().map_or(GroupId::FIRST, |write| write.group);
+    let ids = writes.iter().map(|write| write.id).collect();
+    match &written {
+        Ok(()) => {
+            // A promise rides on the write that backs it: straight from here, before the driver even knows.
+            send(shared, group, release);
+        }
+        Err(reason) => drop(shared.disk_failed.set(reason.clone())),
+    }
+    shared.queue.complete(Event::Persisted { writes: ids, result: written.clone() });
+    written
+}
+
+/// Drops the log's beginning. A store that fails at this has failed for good, and nothing is acknowledged after it.
+fn compact(store: &mut dyn LogStore, upto: Index, shared: &Shared) -> Result<(), String> {
+    let compacted = store.compact(GroupId::FIRST, upto).map_err(|error| error.to_string());
+    match &compacted {
+        Ok(()) => shared.metrics.log_compacted(),
+        Err(reason) => drop(shared.disk_failed.set(reason.clone())),
+    }
+    compacted
 }
 
 /// Makes a batch durable. Writes that change nothing only keep their place in the order.

@@ -1,5 +1,6 @@
 //! What a node is made of. `main` builds these from RocksDB and QUIC; tests and embedders build others.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 use crate::founding::{FOUNDERS_MAX, FoundingRecord};
 use crate::marks::MarkParts;
 use crate::metrics::Metrics;
+use crate::snapshots::SnapshotConfig;
 
 /// What a data directory keeps of the founding of its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub struct NodeConfig {
     pub queued_message_bytes_max: u64,
     /// How long a stop waits for what is in flight.
     pub stop_grace: Duration,
+    /// When snapshots are taken, and how fast they travel.
+    pub snapshot: SnapshotConfig,
     /// Whether the log syncs before it acknowledges. Only shown to people; the log itself is told by its factory.
     pub storage_sync: bool,
 }
@@ -119,6 +123,7 @@ impl NodeConfig {
             queued_messages_max: 16 * 1024,
             queued_message_bytes_max: 64 << 20,
             stop_grace: Duration::from_secs(5),
+            snapshot: SnapshotConfig::default(),
             storage_sync: true,
         }
     }
@@ -129,6 +134,7 @@ impl NodeConfig {
     /// Names the first field that cannot work, and the remedy.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.raft.check()?;
+        self.snapshot.check()?;
         for (field, value) in [
             ("command_bytes_max", self.command_bytes_max),
             ("queued_commands_max", self.queued_commands_max as u64),
@@ -167,6 +173,9 @@ pub struct Parts {
     pub log: LogFactory,
     /// Its state machine.
     pub state_machine: StateMachineFactory,
+    /// The directory of its snapshots, on the file system of the state machine; made when it is not there. Nobody else
+    /// may write there.
+    pub snapshots: PathBuf,
     /// Its network.
     pub transport: Arc<dyn Transport>,
     /// Its settings.

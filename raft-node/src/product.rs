@@ -183,6 +183,7 @@ fn quic_config(settings: &Settings) -> QuicConfig {
 
 fn parts(settings: &Settings, directory: DataDir, transport: Arc<QuicTransport>) -> Parts {
     let state_path = directory.state_path();
+    let snapshots = directory.path().join("snapshots");
     let directory = SharedDataDir::new(directory);
     Parts {
         log: directory.log(LogOptions { sync: settings.storage_sync, ..LogOptions::default() }),
@@ -192,6 +193,7 @@ fn parts(settings: &Settings, directory: DataDir, transport: Arc<QuicTransport>)
             let machine = KvStateMachine::open(&state_path, first).map_err(|error| error.to_string())?;
             Ok(Box::new(machine) as Box<dyn StateMachine>)
         }),
+        snapshots,
         transport,
         config: node_config(settings),
         metrics: Arc::new(Metrics::default()),

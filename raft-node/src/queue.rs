@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use raft_core::message::PeerMessage;
 use raft_core::replica::{Outcome, Proposal};
-use raft_core::types::{Entry, Index, LogId, NodeId, WriteId};
+use raft_core::snapshot::{SnapshotMeta, Transfer};
+use raft_core::types::{Entry, Index, LogId, NodeId, Term, WriteId};
 use tokio::sync::{Notify, oneshot};
 
 use crate::parts::NodeConfig;
@@ -28,6 +29,20 @@ pub(crate) enum Event {
     },
     Applied {
         index: Index,
+        durable: Index,
+    },
+    /// The state of the installed snapshot, which ends with this entry, is in place.
+    Restored(LogId),
+    /// A snapshot is here, whole and durable.
+    SnapshotReceived {
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+    },
+    /// How the sending of a snapshot goes.
+    Transfer {
+        to: NodeId,
+        transfer: Transfer,
     },
     FillFailed {
         to: NodeId,
@@ -37,11 +52,14 @@ pub(crate) enum Event {
     /// This node's state was found to differ from the majority's.
     Fenced,
     /// This node's state is to be replaced by that of the next snapshot.
-    Rebuild,
-    /// A member wants a snapshot of a state that has applied at least `applied`.
+    Rebuild {
+        /// Told what the snapshot has to hold at least.
+        begun: oneshot::Sender<Index>,
+    },
+    /// A member wants a snapshot that ends with this entry or a later one.
     SnapshotWanted {
         to: NodeId,
-        applied: Index,
+        at_least: Index,
     },
     Read {
         deadline: Duration,

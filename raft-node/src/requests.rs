@@ -39,8 +39,8 @@ pub(crate) enum NodeRequest {
     MarkDigest(Index),
     /// "Send me a snapshot, and one that holds this entry at least", asked of the leader.
     SendSnapshot {
-        /// What the asker has applied.
-        applied: Index,
+        /// The entry.
+        at_least: Index,
     },
     /// "How are you?"
     Report,
@@ -142,7 +142,7 @@ mod wire {
         #[prost(uint64, tag = "7")]
         MarkDigest(u64),
         #[prost(uint64, tag = "8")]
-        SnapshotBeyond(u64),
+        SnapshotOf(u64),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -331,7 +331,7 @@ impl NodeRequest {
             Self::Cluster { timeout } => wire::Ask::ClusterWithinMillis(millis(*timeout)),
             Self::Mark { timeout } => wire::Ask::MarkWithinMillis(millis(*timeout)),
             Self::MarkDigest(mark) => wire::Ask::MarkDigest(mark.0),
-            Self::SendSnapshot { applied } => wire::Ask::SnapshotBeyond(applied.0),
+            Self::SendSnapshot { at_least } => wire::Ask::SnapshotOf(at_least.0),
         };
         wire::Request { ask: Some(ask) }.encode_to_vec().into()
     }
@@ -347,7 +347,7 @@ impl NodeRequest {
             wire::Ask::ClusterWithinMillis(within) => Self::Cluster { timeout: Duration::from_millis(within) },
             wire::Ask::MarkWithinMillis(within) => Self::Mark { timeout: Duration::from_millis(within) },
             wire::Ask::MarkDigest(mark) => Self::MarkDigest(Index(mark)),
-            wire::Ask::SnapshotBeyond(applied) => Self::SendSnapshot { applied: Index(applied) },
+            wire::Ask::SnapshotOf(at_least) => Self::SendSnapshot { at_least: Index(at_least) },
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What the threads and tasks of one node share. The replica is not among it: the driver alone owns that.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::marks::Journal;
 use crate::metrics::Metrics;
 use crate::parts::{NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
+use crate::snapshots::Snapshots;
 use crate::status::{Member, NodeStatus, Phase};
 
 /// A driver that has not begun a round for this long is not alive.
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stamp: Stamp,
     pub(crate) marks: Journal,
+    pub(crate) snapshots: Snapshots,
     pub(crate) queue: EventQueue,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -134,9 +137,11 @@ impl Shared {
         transport: Arc<dyn Transport>,
         metrics: Arc<Metrics>,
         stamp: Stamp,
+        snapshots: PathBuf,
         marks: Journal,
     ) -> Self {
         Self {
+            snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
             queue: EventQueue::new(&config),
             config,
             name: who.name,
@@ -375,6 +380,7 @@ impl Shared {
             disk_failed: self.disk_failed.get().cloned(),
             caught_up: self.caught_up.load(Ordering::Acquire),
             marks: self.marks.status(),
+            snapshots: self.snapshots.status(),
             peers,
             refusals,
         }

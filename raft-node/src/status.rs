@@ -9,6 +9,7 @@ use raft_core::status::{Role, Status};
 use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
 use crate::marks::MarkStatus;
+use crate::snapshots::SnapshotStatus;
 
 /// A member of the cluster, as the founding record (later: the configuration) names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +138,8 @@ pub struct NodeStatus {
     pub caught_up: bool,
     /// What it knows of marks, and whether its state may be read.
     pub marks: MarkStatus,
+    /// Its snapshots.
+    pub snapshots: SnapshotStatus,
     /// The connections to peers, by name.
     pub peers: Vec<(NodeName, PeerStatus)>,
     /// Frames and connections that were refused, by reason.

@@ -75,6 +75,7 @@ async fn start(net: &MemNet, disk: &Disk, damaged: &Arc<AtomicU64>) -> NodeHandl
         identity: disk.identity.open(),
         log: Box::new(move || Ok(Box::new(Spoilt { log: log.open(), damaged }))),
         state_machine: Box::new(move |_| Ok(Box::new(state.open()))),
+        snapshots: disk.snapshots.path().join("snapshots"),
         transport: net.transport(&disk.name),
         config,
         metrics: Arc::new(Metrics::new()),

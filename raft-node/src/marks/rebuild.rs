@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::types::{Index, NodeId};
+use tokio::sync::oneshot;
 
 use crate::queue::Event;
 use crate::requests::{NodeAnswer, NodeRequest};
@@ -49,24 +50,26 @@ pub(crate) fn rebuild(shared: &Arc<Shared>, force: bool) -> Result<(), RebuildRe
     }
     tracing::warn!(node = %shared.name, "rebuilding the state from a snapshot of the leader, as requested");
     shared.marks.begin_rebuild();
-    // The driver stops applying before a snapshot is asked for, so what it has applied by then is all there is to reach.
-    shared.queue.complete(Event::Rebuild);
-    tokio::spawn(ask_until_rebuilt(shared.clone()));
+    let (begun, begins) = oneshot::channel();
+    shared.queue.complete(Event::Rebuild { begun });
+    tokio::spawn(ask_until_rebuilt(shared.clone(), begins));
     Ok(())
 }
 
-async fn ask_until_rebuilt(shared: Arc<Shared>) {
+async fn ask_until_rebuilt(shared: Arc<Shared>, begins: oneshot::Receiver<Index>) {
+    // The driver is gone otherwise.
+    let Ok(at_least) = begins.await else { return };
     let mut rebuilding = shared.marks.rebuilding.subscribe();
     let mut stop = shared.stop_requested.subscribe();
     tokio::select! {
-        () = ask_leaders(&shared) => {}
+        () = ask_leaders(&shared, at_least) => {}
         _ = rebuilding.wait_for(|rebuilding| !rebuilding) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
 }
 
 /// Asks whoever leads, again when another one leads or nothing comes. Ends only when the node goes away.
-async fn ask_leaders(shared: &Arc<Shared>) {
+async fn ask_leaders(shared: &Arc<Shared>, at_least: Index) {
     let mut leadership = shared.leadership.subscribe();
     loop {
         let Ok(known) = leadership.wait_for(|known| known.leader.is_some() && !known.leads).await.map(|known| *known)
@@ -75,7 +78,7 @@ async fn ask_leaders(shared: &Arc<Shared>) {
         };
         let asked = match known.leader.and_then(|leader| shared.member(leader)) {
             Some(leader) => {
-                let request = NodeRequest::SendSnapshot { applied: shared.view().status.applied_index }.encode();
+                let request = NodeRequest::SendSnapshot { at_least }.encode();
                 let answer = shared.transport.request(&leader.name, request, ASK_TIMEOUT).await;
                 matches!(answer.map(NodeAnswer::decode), Ok(Ok(NodeAnswer::Done)))
             }
@@ -105,16 +108,17 @@ async fn silence(shared: &Shared) {
     }
 }
 
-/// A number that changes as long as a snapshot arrives or is installed.
-fn received(shared: &Shared) -> u64 {
-    u64::from(shared.view().status.installing)
+/// What changes as long as a snapshot arrives or is installed.
+fn received(shared: &Shared) -> (bool, Option<u64>) {
+    let receiving = shared.snapshots.status().receiving;
+    (shared.view().status.installing, receiving.map(|progress| progress.done_bytes))
 }
 
-/// A member wants a snapshot of a state that has applied at least `applied`.
-pub(crate) fn serve_snapshot_wanted(shared: &Shared, to: NodeId, applied: Index) -> NodeAnswer {
+/// A member wants a snapshot that ends with this entry or a later one.
+pub(crate) fn serve_snapshot_wanted(shared: &Shared, to: NodeId, at_least: Index) -> NodeAnswer {
     if !shared.leadership.borrow().leads {
         return NodeAnswer::Failure(format!("{} does not lead", shared.name));
     }
-    shared.queue.complete(Event::SnapshotWanted { to, applied });
+    shared.queue.complete(Event::SnapshotWanted { to, at_least });
     NodeAnswer::Done
 }

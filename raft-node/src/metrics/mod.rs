@@ -11,6 +11,8 @@ mod peers;
 mod registered;
 #[cfg(not(feature = "metrics"))]
 mod silent;
+#[cfg(feature = "metrics")]
+mod snapshots;
 
 #[cfg(feature = "metrics")]
 pub use registered::Metrics;

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use raft_core::status::{Role, Status};
 
 use super::marks::MarkMetrics;
 use super::peers::PeerMetrics;
+use super::snapshots::SnapshotMetrics;
 use crate::status::NodeStatus;
 
 /// Buckets of every duration: 50 µs to 10 s.
@@ -38,6 +39,7 @@ pub struct Metrics {
     messages_refused: IntCounter,
     fills_failed: IntCounter,
     marks: MarkMetrics,
+    snapshots: SnapshotMetrics,
     views: Views,
 }
 
@@ -104,6 +106,10 @@ impl Builder<'_> {
         self.add(prometheus::GaugeVec::new(Opts::new(name, help), labels))
     }
 
+    pub(super) fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
@@ -166,6 +172,7 @@ impl Metrics {
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
             marks: MarkMetrics::new(&build),
+            snapshots: SnapshotMetrics::new(&build),
             views: Views::new(&build),
             registry: registry.clone(),
         };
@@ -188,6 +195,7 @@ impl Metrics {
     pub(crate) fn text(&self, status: &NodeStatus) -> String {
         self.views.show(status);
         self.marks.show(status);
+        self.snapshots.show(&status.snapshots);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics cannot be encoded");
@@ -240,6 +248,11 @@ impl Metrics {
 
     pub(crate) fn marks(&self) -> &MarkMetrics {
         &self.marks
+    }
+
+    /// What is counted of snapshots and of the log's cuts.
+    pub(super) fn snapshots(&self) -> &SnapshotMetrics {
+        &self.snapshots
     }
 }
 

@@ -42,4 +42,12 @@ impl Metrics {
     pub(crate) fn proposed(&self, _result: &str) {}
 
     pub(crate) fn digests_differed(&self) {}
+
+    pub(crate) fn snapshot_done(&self, _kind: &str, _within: Duration) {}
+
+    pub(crate) fn snapshot_failed(&self, _kind: &str) {}
+
+    pub(crate) fn snapshot_bytes(&self, _direction: &str, _bytes: u64) {}
+
+    pub(crate) fn log_compacted(&self) {}
 }

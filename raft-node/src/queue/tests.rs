@@ -75,7 +75,7 @@ fn messages_and_reads_are_bounded_in_number_and_completions_are_always_taken() {
     let waiter = || Waiter::CaughtUp { since: Instant::now() };
     queue.read(Duration::ZERO, waiter()).unwrap();
     assert_eq!(queue.read(Duration::ZERO, waiter()), Err(Refused::Full(Full("queued_reads_max"))));
-    queue.complete(Event::Applied { index: Index(1) });
+    queue.complete(Event::Applied { index: Index(1), durable: Index(0) });
     queue.unreachable(NodeId(2));
     queue.unreachable(NodeId(2));
     let mut taken = Taken::default();

@@ -25,7 +25,7 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Outcome(LogId::new(Index(7), Term(3))),
         NodeRequest::Mark { timeout: Duration::from_secs(2) },
         NodeRequest::MarkDigest(Index(8)),
-        NodeRequest::SendSnapshot { applied: Index(9) },
+        NodeRequest::SendSnapshot { at_least: Index(9) },
         NodeRequest::Report,
         NodeRequest::Cluster { timeout: Duration::from_secs(1) },
     ]

@@ -35,6 +35,7 @@ pub struct Disk {
     pub log: MemDisk,
     pub state: MemStateDisk,
     pub marks: Marks,
+    pub snapshots: Arc<tempfile::TempDir>,
 }
 
 impl Disk {
@@ -47,6 +48,7 @@ impl Disk {
             log: MemDisk::new(),
             state: MemStateDisk::default(),
             marks: Marks::default(),
+            snapshots: Arc::new(tempfile::tempdir().unwrap()),
         }
     }
 }
@@ -75,6 +77,7 @@ pub async fn try_start_as(
         log: Box::new(move || Ok(Box::new(log.open()))),
         marks: MarkParts { rules: Arc::new(marks.clone()), fence: marks.fence.clone() },
         state_machine: Box::new(move |_| Ok(Box::new(MarkedState::new(state.open(), &marks)))),
+        snapshots: disk.snapshots.path().join("snapshots"),
         transport: net.transport(&disk.name),
         config,
         metrics: Arc::new(Metrics::new()),
