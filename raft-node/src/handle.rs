@@ -372,13 +372,19 @@ impl NodeHandle {
         if shared.leadership.borrow().leader.is_none() {
             return Err("no leader is known".into());
         }
-        if let Some(why) = shared.marks.refusal() {
-            return Err(why);
-        }
+        self.readable()?;
         if !shared.caught_up.load(Ordering::Acquire) {
             return Err("the node has not caught up with the leader since its start".into());
         }
         Ok(())
+    }
+
+    /// Whether this node's state may be read: it is not fenced and not being rebuilt.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub fn readable(&self) -> Result<(), String> {
+        self.shared.marks.refusal().map_or(Ok(()), Err)
     }
 
     /// Returns when [`NodeHandle::ready`] holds.

@@ -105,6 +105,8 @@ pub mod handle;
 pub mod http;
 pub mod identity;
 mod inbound;
+#[cfg(feature = "http")]
+pub mod kv_marks;
 mod log_writer;
 pub mod marks;
 pub mod metrics;

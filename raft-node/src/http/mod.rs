@@ -6,8 +6,10 @@
 mod cluster;
 pub mod key;
 mod kv;
+mod marks;
 mod ops;
 mod parameters;
+mod past;
 mod problem;
 mod serve;
 mod shared;
@@ -17,7 +19,7 @@ mod write;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{any, get, put};
+use axum::routing::{any, get, post, put};
 
 use crate::handle::NodeHandle;
 
@@ -41,7 +43,9 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/outcomes/{token}", get(cluster::outcome))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
+        .route("/v1/cluster/mark", post(marks::mark))
         .route("/v1/node", get(cluster::node))
+        .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)

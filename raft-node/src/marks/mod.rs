@@ -20,6 +20,8 @@ use bytes::Bytes;
 use raft_core::ports::StateReader;
 use raft_core::types::{Index, LogId, NodeName};
 
+#[cfg(feature = "http")]
+pub(crate) use fence::hex;
 pub use fence::{Fence, FenceStore, FileFence, MemFence};
 pub(crate) use journal::Journal;
 pub use payload::{MarkPayload, PayloadError};
