@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::marks::Mismatch;
 use crate::requests::{NodeAnswer, NodeRequest, Report};
 use crate::shared::{Shared, describe};
+use crate::snapshots::{MemberSnapshot, MemberStage};
 use crate::status::{ClusterStatus, Member, MemberStatus, Phase};
 
 /// How long one member is waited for.
@@ -65,7 +66,7 @@ pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: 
     let mut reports = ask_all(shared, &members, timeout.min(REPORT_TIMEOUT_MAX)).await;
     reports.insert(shared.name.clone(), Ok(report(shared)));
     let members: Vec<MemberStatus> =
-        members.into_iter().map(|member| member_status(status, member, &mut reports)).collect();
+        members.into_iter().map(|member| member_status(shared, status, member, &mut reports)).collect();
 
     let leader = status.leader.and_then(|id| shared.member(id)).map(|member| member.name.clone());
     let up = members.iter().filter(|member| member.voter && member.unreachable.is_none()).count();
@@ -117,6 +118,7 @@ async fn ask_all(
 }
 
 fn member_status(
+    shared: &Shared,
     status: &Status,
     member: Member,
     reports: &mut BTreeMap<NodeName, Result<Report, String>>,
@@ -143,11 +145,20 @@ fn member_status(
         version: report.as_ref().map(|report| report.version.clone()),
         process_id: report.as_ref().map(|report| report.process_id),
         storage_sync: report.as_ref().map(|report| report.storage_sync),
+        snapshot: progress.and_then(|progress| shared.snapshots.of_member(progress)),
         fenced: report.as_ref().and_then(|report| report.fenced),
         rebuilding: report.as_ref().is_some_and(|report| report.rebuilding),
         phase: report.map(|report| report.phase),
         unreachable,
         member,
+    }
+}
+
+fn describe_snapshot(snapshot: &MemberSnapshot) -> String {
+    match snapshot.stage {
+        MemberStage::Waiting => "waited for".into(),
+        MemberStage::Sending => format!("on its way ({:.0} %)", snapshot.progress.ratio() * 100.0),
+        MemberStage::Installing => "being installed".into(),
     }
 }
 
@@ -175,6 +186,9 @@ fn reasons(
         }
         if let Some(lag) = member.lag_entries.filter(|lag| *lag > HEALTHY_LAG_ENTRIES_MAX) {
             reasons.push(format!("{name} is {lag} entries behind"));
+        }
+        if let Some(snapshot) = &member.snapshot {
+            reasons.push(format!("{name} needs a snapshot, which is {}", describe_snapshot(snapshot)));
         }
         if let Some(phase) = member.phase.as_deref().filter(|phase| *phase != "running") {
             reasons.push(format!("{name} is {phase}"));

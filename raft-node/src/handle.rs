@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft_core::ports::{QueryError, ReadError};
+use raft_core::ports::{QueryError, ReadError, SnapshotError};
 use raft_core::replica::Outcome;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 
@@ -14,6 +14,7 @@ use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
 use crate::metrics::Metrics;
 use crate::queue::Event;
 use crate::shared::{Readers, Shared, deadline_after, describe};
+use crate::snapshots::{KeptSnapshot, TakeError, taker};
 use crate::status::{ClusterStatus, Member, NodeStatus, Phase};
 use crate::writes::Wanted;
 use crate::{cluster_view, marks, reads, writes};
@@ -322,6 +323,17 @@ impl NodeHandle {
         let read = move || log.read(GroupId::FIRST, from, last, ENTRIES_BYTES_MAX);
         let read = tokio::task::spawn_blocking(read).await;
         read.unwrap_or_else(|error| Err(ReadError::Io { reason: error.to_string() }))
+    }
+
+    /// Takes a snapshot of the state as it is now, unless one that is kept is as new. Waits for one that is being taken.
+    ///
+    /// # Errors
+    /// When none can be taken, or not in time; the taking goes on then.
+    pub async fn take_snapshot(&self, timeout: Duration) -> Result<KeptSnapshot, TakeError> {
+        let shared = self.shared.clone();
+        let taking = tokio::spawn(async move { taker::take_now(&shared).await.map(|kept| kept.view()) });
+        let Ok(taken) = tokio::time::timeout(timeout, taking).await else { return Err(TakeError::Deadline) };
+        Ok(taken.unwrap_or_else(|error| Err(SnapshotError::Abandoned(error.to_string())))?)
     }
 
     /// The node's metrics. With the feature `metrics`, more can be registered with its registry.

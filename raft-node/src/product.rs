@@ -217,6 +217,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
     config.raft = settings.core(NodeId(1), Configuration::default());
     config.command_bytes_max = COMMAND_BYTES_MAX;
     config.storage_sync = settings.storage_sync;
+    config.snapshot = settings.snapshot.clone();
     config.stop_grace = settings.shutdown_timeout;
     config
 }

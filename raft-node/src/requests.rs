@@ -14,6 +14,7 @@ use raft_core::types::{ClusterId, Index, LogId, NodeName, Term};
 
 use crate::founding::{BlankNode, FounderAnswer, FoundingRecord, RecordError, WireMember, random_number};
 use crate::handle::{Doubt, Refusal};
+use crate::snapshots::wire::WireSnapshot;
 use crate::status::{ClusterStatus, Member, MemberStatus};
 
 /// A question of one node to another.
@@ -118,6 +119,7 @@ mod wire {
     use bytes::Bytes;
 
     use crate::founding::WireMember;
+    use crate::snapshots::wire::WireSnapshot;
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Request {
@@ -312,9 +314,11 @@ mod wire {
         pub(super) unreachable: Option<String>,
         #[prost(bool, optional, tag = "12")]
         pub(super) storage_sync: Option<bool>,
-        #[prost(uint64, optional, tag = "20")]
+        #[prost(message, optional, tag = "13")]
+        pub(super) snapshot: Option<WireSnapshot>,
+        #[prost(uint64, optional, tag = "14")]
         pub(super) fenced: Option<u64>,
-        #[prost(bool, tag = "21")]
+        #[prost(bool, tag = "15")]
         pub(super) rebuilding: bool,
     }
 }
@@ -559,6 +563,7 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         phase: status.phase.clone(),
         unreachable: status.unreachable.clone(),
         storage_sync: status.storage_sync,
+        snapshot: status.snapshot.as_ref().map(WireSnapshot::of),
         fenced: status.fenced.map(|mark| mark.0),
         rebuilding: status.rebuilding,
     }
@@ -595,6 +600,7 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         phase: status.phase,
         unreachable: status.unreachable,
         storage_sync: status.storage_sync,
+        snapshot: status.snapshot.map(|snapshot| snapshot.snapshot()),
         fenced: status.fenced.map(Index),
         rebuilding: status.rebuilding,
     })

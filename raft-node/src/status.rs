@@ -9,7 +9,7 @@ use raft_core::status::{Role, Status};
 use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
 use crate::marks::MarkStatus;
-use crate::snapshots::SnapshotStatus;
+use crate::snapshots::{MemberSnapshot, SnapshotStatus};
 
 /// A member of the cluster, as the founding record (later: the configuration) names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +186,8 @@ pub struct MemberStatus {
     pub phase: Option<String>,
     /// Whether its log syncs before it acknowledges, by its own word.
     pub storage_sync: Option<bool>,
+    /// The snapshot that the leader sends it, if it does.
+    pub snapshot: Option<MemberSnapshot>,
     /// The mark at which its state was found to differ from the majority's, by its own word: nobody shall read it then.
     pub fenced: Option<Index>,
     /// Whether its state is being replaced by that of a snapshot, on request, by its own word.

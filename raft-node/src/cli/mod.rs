@@ -7,6 +7,7 @@ mod exit;
 mod kv;
 mod output;
 mod settings;
+mod snapshot;
 mod start;
 mod status;
 
@@ -37,6 +38,8 @@ enum Command {
     Kv(kv::KvArgs),
     /// Shows the cluster.
     Status(status::StatusArgs),
+    /// Has a node take a snapshot of its state now.
+    Snapshot(snapshot::SnapshotArgs),
     /// Checks or shows the configuration.
     Config(Box<settings::ConfigArgs>),
     /// Prints completions for a shell.
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Demo(args) => block_on(args.run()),
         Command::Kv(args) => block_on(args.run()),
         Command::Status(args) => block_on(args.run()),
+        Command::Snapshot(args) => block_on(args.run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "raft-node", &mut script);

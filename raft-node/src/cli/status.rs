@@ -8,6 +8,7 @@ use raft_node::http::view::{ClusterView, MemberView};
 use crate::cli::client::{Call, Client, Endpoints};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Format};
+use crate::cli::snapshot;
 
 /// Shows the cluster: its leader, its members, what is wrong. Exit code 8 when it is not healthy.
 #[derive(Debug, Args)]
@@ -73,6 +74,7 @@ fn text(view: &ClusterView) -> String {
         let risk = "a loss of power may lose acknowledged writes";
         text.push_str(&format!("  ! {} runs with storage.sync = false: {risk}\n", member.name));
     }
+    view.members.iter().filter_map(snapshot::line).for_each(|line| text.push_str(&line));
     if view.not_leader_view.is_some() {
         text.push_str(&format!("  seen by {}\n", view.answered_by));
     }

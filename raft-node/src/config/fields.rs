@@ -151,6 +151,48 @@ pub const FIELDS: &[Field] = &[
         Some("true"),
         "Whether the log is synced before anything is acknowledged. Without, a loss of power may lose acknowledged writes.",
     ),
+    field(
+        "log.bytes_max",
+        Kind::Size,
+        Some("1GiB"),
+        "Disk that the log may take. Entries of 3/16 of it are kept at least, for members that were away.",
+    ),
+    field(
+        "snapshot.interval_entries",
+        Kind::Count,
+        Some("1000000"),
+        "A snapshot is taken when so many entries were applied since the last.",
+    ),
+    field(
+        "snapshot.interval_bytes",
+        Kind::Size,
+        Some("1GiB"),
+        "A snapshot is taken when so many bytes of entries were applied since the last.",
+    ),
+    field(
+        "snapshot.interval",
+        Kind::Duration,
+        None,
+        "A snapshot is taken when the last is so old and anything was applied since. Not unless set.",
+    ),
+    field(
+        "snapshot.keep_entries",
+        Kind::Count,
+        Some("1000000"),
+        "Entries that the log keeps for members that were away, if log.bytes_max allows. Who misses more gets a snapshot.",
+    ),
+    field(
+        "snapshot.max_bytes_per_second",
+        Kind::Size,
+        Some("100MiB"),
+        "Bytes of snapshots that this node sends in a second, to all members together. 0 for no limit.",
+    ),
+    field(
+        "snapshot.concurrency",
+        Kind::Count,
+        Some("2"),
+        "Members to which this node sends a snapshot at a time; more wait.",
+    ),
     field("shutdown_timeout", Kind::Duration, Some("10s"), "How long a stopping node lets requests in flight finish."),
     field(
         "runtime.threads",
@@ -226,6 +268,7 @@ mod tests {
         assert_eq!(guess("election_timout"), Some("election_timeout"));
         assert_eq!(guess("client.lsiten"), Some("client.listen"));
         assert_eq!(guess("peer.tls.cet"), Some("peer.tls.cert"));
-        assert_eq!(guess("snapshot.interval_entries"), None);
+        assert_eq!(guess("snapshot.intervall_entries"), Some("snapshot.interval_entries"));
+        assert_eq!(guess("backup.directory"), None);
     }
 }

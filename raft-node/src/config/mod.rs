@@ -6,6 +6,7 @@
 mod fields;
 mod layers;
 mod settings;
+mod snapshots;
 mod value;
 
 pub use fields::{FIELDS, Field, find};

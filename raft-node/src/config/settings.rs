@@ -10,6 +10,7 @@ use raft_core::types::{NodeId, NodeName};
 
 use super::layers::{ConfigRefused, Layers, Problem};
 use super::value::{Value, parse_address};
+use crate::snapshots::SnapshotConfig;
 
 /// The largest command, in bytes: what one entry may carry.
 pub const COMMAND_BYTES_MAX: u64 = 4 << 20;
@@ -43,6 +44,12 @@ pub struct Settings {
     pub seeds: Seeds,
     /// Whether the log is synced before anything is acknowledged.
     pub storage_sync: bool,
+    /// Disk that the log may take, in bytes.
+    pub log_bytes_max: u64,
+    /// Entries that the log keeps for members that were away.
+    pub keep_entries: u64,
+    /// When snapshots are taken, and how fast they travel.
+    pub snapshot: SnapshotConfig,
     /// How long requests in flight may take to finish when the node stops.
     pub shutdown_timeout: Duration,
     /// Threads of the runtime.
@@ -180,6 +187,9 @@ impl Settings {
         core.election_timeout = self.election_timeout;
         core.heartbeat_interval = self.heartbeat_interval;
         core.disk_stall_timeout = 2 * self.election_timeout;
+        // None is refused under the names that the user knows.
+        core.retain_bytes_max = (self.log_bytes_max / 16 * 3).max(1);
+        core.retain_entries_max = self.keep_entries.max(1);
         core
     }
 }
@@ -204,13 +214,13 @@ fn derive(layers: &mut Layers) {
 }
 
 /// Takes values out of the layers and collects what is wrong with them.
-struct Reader<'a> {
-    layers: &'a Layers,
+pub(super) struct Reader<'a> {
+    pub(super) layers: &'a Layers,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn refuse(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
         let origin = self.layers.origin(key).cloned();
         self.problems.push(Problem { key: key.into(), origin, problem: problem.into(), remedy: remedy.into() });
     }
@@ -238,7 +248,7 @@ impl Reader<'_> {
         }
     }
 
-    fn number(&self, key: &str) -> u64 {
+    pub(super) fn number(&self, key: &str) -> u64 {
         match self.layers.value(key) {
             Some(Value::Number(number)) => *number,
             _ => 0,
@@ -276,6 +286,9 @@ impl Reader<'_> {
                 mark_entries: self.number("mark.entries"),
             },
             storage_sync: self.layers.value("storage.sync") != Some(&Value::Switch(false)),
+            log_bytes_max: self.number("log.bytes_max"),
+            keep_entries: self.number("snapshot.keep_entries"),
+            snapshot: self.snapshot(),
             shutdown_timeout: self.duration("shutdown_timeout"),
             runtime_threads: self.bound("runtime.threads"),
             log_filter: self.required("log.filter"),
@@ -385,6 +398,7 @@ impl Reader<'_> {
         if let Err(error) = core.check() {
             self.refuse(error.field, error.problem, error.remedy);
         }
+        self.check_snapshots(settings);
         let name = settings.name.as_str();
         if !name.is_empty() && (name.len() > 128 || !name.bytes().all(is_name_byte)) {
             self.refuse("name", format!("is `{name}`"), "write at most 128 letters, digits, `-`, `_` and `.`");
@@ -501,6 +515,9 @@ mod tests {
         assert_eq!(settings.limits.value_bytes_max, 1_572_864);
         assert_eq!(settings.seeds.idempotency_window, 1_000_000);
         assert!(settings.storage_sync);
+        assert_eq!(settings.snapshot, SnapshotConfig::default());
+        let core = settings.core(NodeId(1), Configuration::default());
+        assert_eq!((core.retain_bytes_max, core.retain_entries_max), (192 << 20, 1_000_000));
         assert_eq!(settings.client.url(), "http://127.0.0.1:7080");
     }
 
@@ -535,6 +552,10 @@ mod tests {
             (vec![("name", "a/b")], "`name`"),
             (vec![("storage.sync", "maybe")], "true or false"),
             (vec![("log.format", "xml")], "text or json"),
+            (vec![("log.bytes_max", "1KiB")], "`log.bytes_max`"),
+            (vec![("snapshot.keep_entries", "0")], "`snapshot.keep_entries`"),
+            (vec![("snapshot.concurrency", "0")], "`snapshot.concurrency`"),
+            (vec![("snapshot.max_bytes_per_second", "1KiB")], "`snapshot.max_bytes_per_second`"),
         ] {
             let refused = settings(&more).unwrap_err().to_string();
             assert!(refused.contains(part), "{part} in {refused}");

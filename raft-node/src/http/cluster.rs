@@ -22,7 +22,8 @@ use crate::http::problem::{Code, Problem};
 use crate::http::shared::{Shared, json as json_response, millis, remaining};
 use crate::http::token::Token;
 use crate::http::view::{
-    ClusterView, EntryView, LimitsView, LogView, MemberView, NodeView, OutcomeView, PeerView, SettingsView,
+    ClusterView, EntryView, LimitsView, LogView, MemberSnapshotView, MemberView, NodeView, OutcomeView, PeerView,
+    SettingsView, SnapshotsView,
 };
 use crate::http::write::{Asked, carry_out};
 use crate::status::{ClusterStatus, MemberStatus, NodeStatus, Phase};
@@ -76,6 +77,7 @@ fn member_view(status: MemberStatus) -> MemberView {
         rebuilding: status.rebuilding,
         api_address: status.member.api_address,
         peer_address: status.member.peer_address,
+        snapshot: status.snapshot.as_ref().map(MemberSnapshotView::of),
         unreachable: status.unreachable,
     }
 }
@@ -95,6 +97,7 @@ fn node_view(status: NodeStatus) -> NodeView {
         Phase::Failed(why) => vec![why.clone()],
         _ => Vec::new(),
     };
+    let snapshots = SnapshotsView::of(&status);
     let raft = &status.raft;
     NodeView {
         name: status.name.to_string(),
@@ -109,11 +112,13 @@ fn node_view(status: NodeStatus) -> NodeView {
         term: raft.term.0,
         leader,
         first_index: raft.first_index.0,
+        log_bytes: raft.log_bytes,
         last_index: raft.last.index.0,
         last_term: raft.last.term.0,
         durable_index: raft.durable_index.0,
         commit_index: raft.commit_index.0,
         applied_index: raft.applied_index.0,
+        applied_durable_index: raft.applied_durable_index.0,
         leader_contact_ms: raft.leader_contact.map(millis),
         broadcast_time_ms: raft.broadcast_time.map(|time| time.as_secs_f64() * 1000.0),
         caught_up: status.caught_up,
@@ -126,6 +131,7 @@ fn node_view(status: NodeStatus) -> NodeView {
         version: status.version.into(),
         pid: status.process_id,
         uptime_ms: millis(status.uptime),
+        snapshots,
         peers: status.peers.into_iter().map(|(name, peer)| peer_view(name.to_string(), peer)).collect(),
         refused: status.refusals.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
     }

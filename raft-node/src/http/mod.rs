@@ -13,6 +13,7 @@ mod past;
 mod problem;
 mod serve;
 mod shared;
+mod snapshots;
 mod token;
 pub mod view;
 mod write;
@@ -47,6 +48,7 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/node", get(cluster::node))
         .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
+        .route("/v1/node/snapshot", post(snapshots::take))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)

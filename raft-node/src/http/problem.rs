@@ -104,6 +104,8 @@ codes! {
     Stopping = "stopping", SERVICE_UNAVAILABLE, "The node is stopping";
     /// A committed entry of another leader took the place of this one.
     Overwritten = "overwritten", SERVICE_UNAVAILABLE, "Another leader's entry was committed instead";
+    /// This node can take no snapshot.
+    SnapshotFailed = "snapshot_failed", SERVICE_UNAVAILABLE, "No snapshot can be taken";
     /// The deadline came first.
     Deadline = "deadline", GATEWAY_TIMEOUT, "The deadline passed first";
     /// The leader changed before the entry was committed.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::snapshots::{KeptSnapshotView, MemberSnapshotView, ProgressView, SendingView, SnapshotsView};
+
 /// The answer to a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteView {
@@ -142,6 +144,9 @@ pub struct MemberView {
     pub api_address: String,
     /// Where its peers reach it.
     pub peer_address: String,
+    /// The snapshot that the leader sends it, if it does.
+    #[serde(default)]
+    pub snapshot: Option<MemberSnapshotView>,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
 }
@@ -173,6 +178,9 @@ pub struct NodeView {
     pub leader: Option<String>,
     /// First index of its log.
     pub first_index: u64,
+    /// Bytes of entries that its log holds, at most.
+    #[serde(default)]
+    pub log_bytes: u64,
     /// Last index of its log.
     pub last_index: u64,
     /// Term of the last entry.
@@ -183,6 +191,9 @@ pub struct NodeView {
     pub commit_index: u64,
     /// Applied here.
     pub applied_index: u64,
+    /// Applied here, and still so after a loss of power.
+    #[serde(default)]
+    pub applied_durable_index: u64,
     /// Since the last word of the leader that it follows; zero as leader.
     pub leader_contact_ms: Option<u64>,
     /// The last time between a round of heartbeats and its confirmation by a quorum.
@@ -207,6 +218,9 @@ pub struct NodeView {
     pub pid: u32,
     /// Since this process made the node.
     pub uptime_ms: u64,
+    /// Its snapshots.
+    #[serde(default)]
+    pub snapshots: SnapshotsView,
     /// Its connections.
     pub peers: Vec<PeerView>,
     /// Frames and connections that were refused, by reason.

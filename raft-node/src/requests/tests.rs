@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use raft_core::types::{Incarnation, NodeId};
 
 use super::*;
+use crate::snapshots::{MemberSnapshot, MemberStage, SnapshotProgress};
 
 fn member(number: u64) -> Member {
     Member {
@@ -62,6 +63,16 @@ fn cluster() -> ClusterStatus {
         process_id: Some(42),
         phase: Some("running".into()),
         storage_sync: Some(false),
+        snapshot: Some(MemberSnapshot {
+            stage: MemberStage::Sending,
+            progress: SnapshotProgress {
+                last: LogId::new(Index(8), Term(4)),
+                done_bytes: 1 << 40,
+                total_bytes: 1 << 41,
+                bytes_per_second: 100 << 20,
+                running: Duration::from_millis(1500),
+            },
+        }),
         fenced: Some(Index(4)),
         rebuilding: true,
         unreachable: None,
@@ -78,6 +89,7 @@ fn cluster() -> ClusterStatus {
         process_id: None,
         phase: None,
         storage_sync: None,
+        snapshot: None,
         fenced: None,
         rebuilding: false,
         unreachable: Some("timed out".into()),

@@ -11,6 +11,7 @@ use raft_core::ports::SnapshotError;
 
 use super::files::{damaged, failed};
 use super::manifest::{Manifest, Place};
+use super::progress::KeptSnapshot;
 
 /// The manifest's file in the directory of a snapshot.
 pub(crate) const MANIFEST: &str = "MANIFEST";
@@ -55,6 +56,17 @@ impl Kept {
         let (manifest, encoded) = read_manifest(&directory)?;
         let places = manifest.places();
         Ok(Self { manifest, encoded, directory, places, open: Mutex::new(None) })
+    }
+
+    /// It for people.
+    pub(crate) fn view(&self) -> KeptSnapshot {
+        KeptSnapshot {
+            id: self.manifest.id,
+            last: self.manifest.last,
+            bytes: self.manifest.bytes(),
+            files: self.manifest.files.len(),
+            created_millis: self.manifest.created_millis,
+        }
     }
 
     /// Where its files lie.

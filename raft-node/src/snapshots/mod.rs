@@ -5,11 +5,11 @@
 //! |---|---|
 //! | `manifest.rs` | what a snapshot consists of, and its bytes |
 //! | `store.rs`, `kept.rs` | the snapshots on this disk |
-//! | `taker.rs` | takes them: by policy, on request, for who needs one; one at a time |
+//! | `taker.rs`, `making.rs` | takes them: by policy, on request, for who needs one; one at a time |
 //! | `sender.rs`, `source.rs`, `bucket.rs` | a transfer to a follower; its chunks; the byte rate that all share |
 //! | `receiver.rs`, `staging.rs` | a transfer to this node, and what is here of it |
 //! | `installer.rs` | puts the state of one in the place of the present one |
-//! | `progress.rs` | how far they are, for people |
+//! | `progress.rs`, `wire.rs` | how far they are, for people; the same between nodes |
 //!
 //! Nothing here decides who needs a snapshot or when a log is cut: that is the replica's.
 
@@ -17,6 +17,7 @@ pub(crate) mod bucket;
 pub(crate) mod files;
 pub(crate) mod installer;
 pub(crate) mod kept;
+mod making;
 pub(crate) mod manifest;
 mod progress;
 pub(crate) mod receiver;
@@ -27,6 +28,7 @@ pub(crate) mod store;
 pub(crate) mod taker;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use raft_core::config::ConfigError;
 use raft_core::ports::Snapshotter;
+use raft_core::status::PeerProgress;
 use raft_core::types::{Index, NodeId};
 
 use bucket::Bucket;
@@ -43,7 +46,8 @@ use sender::Sender;
 use store::SnapshotStore;
 use taker::Taker;
 
-pub use progress::{KeptSnapshot, SnapshotProgress, SnapshotStatus};
+pub use progress::{KeptSnapshot, MemberSnapshot, MemberStage, SnapshotProgress, SnapshotStatus};
+pub use taker::TakeError;
 
 /// The slowest rate that can be set: a chunk a second, so that something moves.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
@@ -169,16 +173,26 @@ impl Snapshots {
         self.stopped.load(Ordering::Acquire)
     }
 
+    /// What is sent to this member, as its leader knows it.
+    pub(crate) fn of_member(&self, peer: &PeerProgress) -> Option<MemberSnapshot> {
+        if peer.state != "snapshot" {
+            return None;
+        }
+        let moving = self.sender.moving_to(peer.id);
+        let stage = match (&moving, peer.snapshot) {
+            (Some(_), _) => MemberStage::Sending,
+            (None, Some(_)) => MemberStage::Installing,
+            (None, None) => MemberStage::Waiting,
+        };
+        let last = peer.snapshot.unwrap_or_default();
+        let progress = moving.unwrap_or_else(|| SnapshotProgress { last, ..SnapshotProgress::default() });
+        Some(MemberSnapshot { stage, progress })
+    }
+
     /// One look for people.
     pub(crate) fn status(&self) -> SnapshotStatus {
         SnapshotStatus {
-            newest: self.store.newest().map(|kept| KeptSnapshot {
-                id: kept.manifest.id,
-                last: kept.manifest.last,
-                bytes: kept.manifest.bytes(),
-                files: kept.manifest.files.len(),
-                created_millis: kept.manifest.created_millis,
-            }),
+            newest: self.store.newest().map(|kept| kept.view()),
             pinned_bytes: self.store.pinned_bytes(),
             taking: self.taker.moving().map(|moving| moving.look()),
             receiving: self.receiver.moving().map(|moving| moving.look()),

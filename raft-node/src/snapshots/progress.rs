@@ -51,6 +51,38 @@ impl SnapshotProgress {
     }
 }
 
+/// What a leader knows of the snapshot that a member needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSnapshot {
+    /// Where it stands.
+    pub stage: MemberStage,
+    /// How far it is.
+    pub progress: SnapshotProgress,
+}
+
+/// Where the snapshot stands that a member needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberStage {
+    /// One is being taken, or others are sent first, or the next try is waited for.
+    Waiting,
+    /// It is on its way.
+    Sending,
+    /// The member has all of it, and puts it in the place of its state.
+    Installing,
+}
+
+impl MemberStage {
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Sending => "sending",
+            Self::Installing => "installing",
+        }
+    }
+}
+
 /// All about the snapshots of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotStatus {

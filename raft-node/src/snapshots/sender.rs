@@ -59,6 +59,11 @@ impl Sender {
         followers.iter().filter_map(look).collect()
     }
 
+    /// How far what is sent to this follower is.
+    pub(crate) fn moving_to(&self, follower: NodeId) -> Option<SnapshotProgress> {
+        Some(self.followers.lock().get(&follower)?.moving.as_ref()?.look())
+    }
+
     /// Ends all transfers.
     pub(crate) fn stop(&self) {
         for follower in self.followers.lock().values_mut() {

@@ -1,25 +1,23 @@
 //! Takes snapshots: when so much was applied since the last, on request, and when a follower needs one and none that is
 //! kept will do. One at a time; whoever waits for one that will do gets it.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use raft_core::ports::SnapshotError;
-use raft_core::types::{GroupId, Index, LogId, SnapshotId};
+use raft_core::types::{Index, LogId, SnapshotId};
 use tokio::sync::Notify;
 
+use super::SnapshotConfig;
 use super::bucket::Bucket;
-use super::files::{failed, remove, sync_directory, write_synced};
-use super::kept::{FILES, Kept, MANIFEST};
-use super::manifest::{CHUNK_BYTES, Manifest, ManifestFile};
+use super::files::remove;
+use super::kept::Kept;
+use super::making::{Label, make, now_millis};
+use super::manifest::CHUNK_BYTES;
 use super::progress::Moving;
 use super::store::TAKING;
-use super::{SnapshotConfig, Snapshots};
 use crate::shared::Shared;
 use crate::status::Phase;
 
@@ -30,6 +28,17 @@ const READ_BYTES_PER_SECOND: u64 = 512 << 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// After a failure nothing is tried again for so long, unless somebody asks.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// Why a snapshot that was asked for is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    /// It is still being taken; that goes on.
+    #[error("the deadline passed while the snapshot was being taken; it goes on")]
+    Deadline,
+    /// None can be taken.
+    #[error(transparent)]
+    Failed(#[from] SnapshotError),
+}
 
 /// What was applied since the last snapshot, and the one that is being taken.
 #[derive(Debug)]
@@ -172,24 +181,15 @@ fn take_as(shared: &Shared, id: SnapshotId) -> Result<Arc<Kept>, SnapshotError> 
     let restores = snapshots.taker.restores.load(Ordering::Acquire);
     refuse_unsound(shared)?;
     *snapshots.taker.moving.lock() = Some(Moving::new(LogId::default(), 0, 0));
-    let directory = snapshots.store.directory().join(format!("{TAKING}{id}"));
-    fs::create_dir_all(&directory).map_err(failed("making", &directory))?;
-    let last = snapshotter.take(&directory.join(FILES))?;
-    let files = read_files(&directory.join(FILES), last, snapshots)?;
-    let manifest = Manifest {
+    let label = Label {
         id,
         cluster: founded.record.cluster,
-        group: GroupId::FIRST,
-        last,
         configuration: founded.record.configuration(),
-        created_millis: now_millis(),
         chunk_bytes: CHUNK_BYTES,
-        files,
     };
-    manifest.check().map_err(|error| SnapshotError::Refused(format!("the snapshot cannot be kept: {error}")))?;
-    write_synced(&directory.join(MANIFEST), &manifest.encode())?;
-    sync_directory(&directory.join(FILES))?;
-    sync_directory(&directory)?;
+    let begun = |moving| *snapshots.taker.moving.lock() = Some(moving);
+    let pace = |bytes| snapshots.taker.pace.take(bytes, || snapshots.is_stopped());
+    let directory = make(&snapshots.store, &**snapshotter, label, begun, pace)?;
     refuse_unsound(shared)?;
     if snapshots.taker.restores.load(Ordering::Acquire) != restores {
         return Err(SnapshotError::Abandoned("the state was replaced meanwhile".into()));
@@ -211,42 +211,4 @@ fn refuse_unsound(shared: &Shared) -> Result<(), SnapshotError> {
         }
     }
     Ok(())
-}
-
-/// Reads all files once, for their checksums, and makes them durable.
-fn read_files(directory: &Path, last: LogId, snapshots: &Snapshots) -> Result<Vec<ManifestFile>, SnapshotError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed("reading", directory))? {
-        let entry = entry.map_err(failed("reading", directory))?;
-        let look = entry.metadata().map_err(failed("reading", directory))?;
-        let name = entry.file_name().into_string().ok().filter(|_| look.is_file()).ok_or_else(|| {
-            SnapshotError::Refused(format!("the state machine put {} into it, no plain file", entry.path().display()))
-        })?;
-        found.push((name, look.len()));
-    }
-    found.sort();
-    let moving = Moving::new(last, found.iter().map(|(_, length)| length).sum(), 0);
-    *snapshots.taker.moving.lock() = Some(moving.clone());
-    let mut bytes = Vec::new();
-    let mut files = Vec::with_capacity(found.len());
-    for (name, length) in found {
-        let path = directory.join(&name);
-        let file = File::open(&path).map_err(failed("opening", &path))?;
-        let mut checksums = Vec::new();
-        for offset in (0..length).step_by(CHUNK_BYTES as usize) {
-            let part = (length - offset).min(CHUNK_BYTES.into());
-            snapshots.taker.pace.take(part, || snapshots.is_stopped())?;
-            bytes.resize(part as usize, 0);
-            file.read_exact_at(&mut bytes, offset).map_err(failed("reading", &path))?;
-            checksums.push(crc32c::crc32c(&bytes));
-            moving.done(part);
-        }
-        file.sync_all().map_err(failed("syncing", &path))?;
-        files.push(ManifestFile { name, length, checksums });
-    }
-    Ok(files)
-}
-
-fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
