@@ -74,7 +74,8 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
         NodeRequest::MarkDigest(mark) => NodeAnswer::MarkDigest(shared.marks.digest(shared, mark)),
         NodeRequest::SendSnapshot { at_least } => {
             // The member was found by its id.
-            from.id.map_or(NodeAnswer::Failure(String::new()), |to| marks::serve_snapshot_wanted(shared, to, at_least))
+            let Some(to) = from.id else { return NodeAnswer::Failure("it has no id".into()) };
+            marks::serve_snapshot_wanted(shared, to, at_least).await
         }
         NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
         NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),

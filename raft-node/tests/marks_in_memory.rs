@@ -6,7 +6,8 @@
 
 mod in_memory;
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -213,6 +214,103 @@ async fn without_a_majority_all_report_and_none_is_fenced() {
     }
     let view = cluster.nodes[leader].cluster_status(PATIENCE).await;
     assert!(view.reasons.iter().any(|reason| reason.contains("no majority agrees")), "{view:?}");
+}
+
+/// Rebuilds a fenced node and sees that it is one of the others again.
+async fn rebuild(cluster: &Cluster, at: usize) {
+    let node = &cluster.nodes[at];
+    node.rebuild(false).unwrap();
+    // Asking again changes nothing.
+    node.rebuild(false).unwrap();
+    eventually("it is rebuilt", async || {
+        let status = node.status();
+        !status.marks.rebuilding && status.marks.fence.is_none()
+    })
+    .await;
+    assert_eq!(cluster.disks[at].marks.fence(), None);
+    node.wait_ready(PATIENCE).await.unwrap();
+    assert_eq!(value(node, "k", Consistency::Linearizable).await, "v");
+    assert!(!node.status().raft.fenced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_node_is_rebuilt_on_request_serves_again_and_may_lead() {
+    let mut cluster = cluster().await;
+    let leader = cluster.leader().await;
+    let wrong = cluster.follower().await;
+    make_differ(&cluster, &[wrong]).await;
+    let fenced = &cluster.nodes[wrong];
+    eventually("it is fenced", async || fenced.status().marks.fence.is_some()).await;
+    rebuild(&cluster, wrong).await;
+
+    // The next comparisons find nothing, though the next mark still carries what this node answered before.
+    for _ in 0..3 {
+        put(&cluster.nodes[leader], "more", "x").await.unwrap();
+        let made = mark(&cluster.nodes[leader]).await;
+        passed(&cluster, made).await;
+    }
+    for node in &cluster.nodes {
+        eventually("all agree", async || node.status().marks.mismatch.is_none()).await;
+        assert_eq!(node.status().marks.fence, None);
+    }
+    // It leads when the others cannot.
+    let third = cluster.others(leader).find(|at| *at != wrong).unwrap();
+    cluster.restart(third).await;
+    let both = [leader, third].map(|at| cluster.disks[at].name.clone());
+    let rebuilt = &cluster.nodes[wrong];
+    eventually("it leads, sooner or later", async || {
+        if rebuilt.status().raft.role == raft_core::status::Role::Leader {
+            return true;
+        }
+        // Whoever leads is cut off until the next one does.
+        let Some(leads) = rebuilt.status().raft.leader else { return false };
+        let leads = rebuilt.status().members.iter().find(|member| member.id == leads).unwrap().name.clone();
+        let at = cluster.disks.iter().position(|disk| disk.name == leads).unwrap();
+        assert!(both.contains(&leads));
+        cluster.cut_off(at);
+        eventually("another leads", async || {
+            cluster.others(at).any(|at| cluster.nodes[at].status().raft.role == raft_core::status::Role::Leader)
+        })
+        .await;
+        cluster.heal(at);
+        rebuilt.status().raft.role == raft_core::status::Role::Leader
+    })
+    .await;
+    assert_eq!(value(rebuilt, "k", Consistency::Linearizable).await, "v");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_leader_is_rebuilt_from_its_successor_and_a_sound_node_by_force_under_writes() {
+    let cluster = cluster().await;
+    let leader = cluster.leader().await;
+    make_differ(&cluster, &[leader]).await;
+    let old = &cluster.nodes[leader];
+    eventually("it is fenced", async || old.status().marks.fence.is_some()).await;
+    rebuild(&cluster, leader).await;
+
+    let writer = cluster.nodes[leader].clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let writing = tokio::spawn(async move {
+        let mut number = 0;
+        while !stopped.load(Ordering::Acquire) {
+            let command = Bytes::from(format!("busy={number}"));
+            writer.write(command, WriteOptions { idempotent: true, ..options() }).await.unwrap();
+            number += 1;
+        }
+        number
+    });
+    for node in &cluster.nodes {
+        // The leader among them stops leading first.
+        node.rebuild(true).unwrap();
+        eventually("it is rebuilt", async || !node.status().marks.rebuilding).await;
+        node.wait_ready(PATIENCE).await.unwrap();
+    }
+    stop.store(true, Ordering::Release);
+    let last = writing.await.unwrap() - 1;
+    for node in &cluster.nodes {
+        assert_eq!(value(node, "busy", Consistency::Linearizable).await, last.to_string());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

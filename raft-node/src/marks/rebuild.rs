@@ -1,7 +1,7 @@
 //! Replacing a node's state by that of a snapshot, on request: a fenced one is right again afterwards.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft_core::types::{Index, NodeId};
 use tokio::sync::oneshot;
@@ -13,8 +13,15 @@ use crate::status::Phase;
 
 /// How long the leader's answer to the wish for a snapshot is waited for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A snapshot that was promised and of which nothing arrives for so long is asked for again.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A snapshot that was promised and of which nothing begins to arrive for so long is asked for again. That does no harm
+/// while the leader still takes it.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// And one that stands still for so long after it began.
+const STANDSTILL_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether something arrives.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// How long a leader waits until it has applied what a snapshot has to hold.
+const APPLIED_MAX: Duration = Duration::from_secs(1);
 /// Pause before a leader that could not be asked is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -97,14 +104,19 @@ async fn ask_leaders(shared: &Arc<Shared>, at_least: Index) {
 
 /// Returns when nothing of a snapshot has arrived for long.
 async fn silence(shared: &Shared) {
-    let mut before = None;
+    let mut before = received(shared);
+    let mut since = Instant::now();
     loop {
+        tokio::time::sleep(LOOK_PAUSE).await;
         let now = received(shared);
-        if before == Some(now) {
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        let (installing, arrived) = now;
+        let max = if installing || arrived.is_some() { STANDSTILL_MAX } else { SILENCE_MAX };
+        if since.elapsed() >= max {
             return;
         }
-        before = Some(now);
-        tokio::time::sleep(SILENCE_MAX).await;
     }
 }
 
@@ -115,9 +127,17 @@ fn received(shared: &Shared) -> (bool, Option<u64>) {
 }
 
 /// A member wants a snapshot that ends with this entry or a later one.
-pub(crate) fn serve_snapshot_wanted(shared: &Shared, to: NodeId, at_least: Index) -> NodeAnswer {
+pub(crate) async fn serve_snapshot_wanted(shared: &Shared, to: NodeId, at_least: Index) -> NodeAnswer {
     if !shared.leadership.borrow().leads {
         return NodeAnswer::Failure(format!("{} does not lead", shared.name));
+    }
+    let applied = async {
+        while shared.readers.get().is_none_or(|readers| readers.state.applied().index < at_least) {
+            tokio::time::sleep(LOOK_PAUSE / 20).await;
+        }
+    };
+    if tokio::time::timeout(APPLIED_MAX, applied).await.is_err() {
+        return NodeAnswer::Failure(format!("{} has not applied {at_least} yet", shared.name));
     }
     shared.queue.complete(Event::SnapshotWanted { to, at_least });
     NodeAnswer::Done
