@@ -27,7 +27,7 @@
 //! }
 //!
 //! let summary = state_machine_suite::run(&mut Lab::default());
-//! assert_eq!(summary.not_run().len(), 7, "this lab cannot break its disk yet");
+//! assert_eq!(summary.not_run().len(), 11, "this lab cannot break its disk yet");
 //! ```
 //!
 //! # Faults
