@@ -271,14 +271,14 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_a_guess_and_its_place() {
-        let (_directory, path) = file("[client]\nlsiten = \"127.0.0.1:1\"\n[snapshot]\ninterval_entries = 5\n");
+        let (_directory, path) = file("[client]\nlsiten = \"127.0.0.1:1\"\n[recovery]\nplan = 1\n");
         let ConfigRefused(problems) =
             Layers::merge(Some(&path), environment(&[("RAFT_ELECTION_TIMOUT", "1s")]), &[]).unwrap_err();
         assert_eq!(problems.len(), 3);
         assert_eq!(problems[0].key, "client.lsiten");
         assert_eq!(problems[0].origin, Some(Origin::File(path)));
         assert!(problems[0].remedy.contains("client.listen"), "{}", problems[0]);
-        assert_eq!(problems[1].key, "snapshot.interval_entries");
+        assert_eq!(problems[1].key, "recovery.plan");
         assert!(problems[2].remedy.contains("RAFT_ELECTION_TIMEOUT"), "{}", problems[2]);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
+use raft_core::types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::http::parameters::Parameters;
@@ -123,18 +124,21 @@ impl MemberSnapshotView {
 impl SnapshotsView {
     pub(super) fn of(status: &NodeStatus) -> Self {
         let snapshots = &status.snapshots;
-        let name_of = |id| {
+        let name_of = |id: NodeId| {
             let member = status.members.iter().find(|member| member.id == id);
             member.map_or_else(|| id.to_string(), |member| member.name.to_string())
         };
-        let sending = |(to, progress)| SendingView { to: name_of(*to), progress: ProgressView::of(progress) };
+        let sending = |to: NodeId, progress: &SnapshotProgress| SendingView {
+            to: name_of(to),
+            progress: ProgressView::of(progress),
+        };
         Self {
             newest: snapshots.newest.as_ref().map(KeptSnapshotView::of),
             pinned_bytes: snapshots.pinned_bytes,
             taking: snapshots.taking.as_ref().map(ProgressView::of),
             receiving: snapshots.receiving.as_ref().map(ProgressView::of),
             installing: status.raft.installing,
-            sending: snapshots.sending.iter().map(|(to, progress)| sending((to, progress))).collect(),
+            sending: snapshots.sending.iter().map(|(to, progress)| sending(*to, progress)).collect(),
         }
     }
 }
