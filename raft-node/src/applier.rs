@@ -143,6 +143,7 @@ impl Applier {
     fn restore(&mut self, meta: &SnapshotMeta, shared: &Shared) -> Result<(), String> {
         installer::restore(&mut *self.machine, meta, &shared.snapshots, &shared.metrics)?;
         self.durability.restored(meta.last.index);
+        shared.marks.restored(shared, &*self.machine.reader());
         shared.queue.complete(Event::Restored(meta.last));
         Ok(())
     }
@@ -167,6 +168,7 @@ impl Applier {
             if self.answers.len() != entries.len() {
                 return Err(ApplierError::WrongAnswers { answers: self.answers.len(), entries: entries.len() });
             }
+            shared.marks.applied(shared, &entries, &self.answers);
             for (entry, answer) in entries.iter().zip(self.answers.drain(..)) {
                 if let Some((_, waiter)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
                     tell(waiter, entry, answer);

@@ -8,6 +8,7 @@ use raft_core::status::{PeerProgress, Role, Status};
 use raft_core::types::{NodeId, NodeName};
 use tokio::task::JoinSet;
 
+use crate::marks::Mismatch;
 use crate::requests::{NodeAnswer, NodeRequest, Report};
 use crate::shared::{Shared, describe};
 use crate::snapshots::{MemberSnapshot, MemberStage};
@@ -28,6 +29,8 @@ pub(crate) fn report(shared: &Shared) -> Report {
         role: view.status.role,
         applied_index: view.status.applied_index,
         storage_sync: shared.config.storage_sync,
+        fenced: shared.marks.fence_held().map(|fence| fence.mark),
+        rebuilding: shared.marks.status().rebuilding,
     }
 }
 
@@ -68,7 +71,8 @@ pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: 
     let leader = status.leader.and_then(|id| shared.member(id)).map(|member| member.name.clone());
     let up = members.iter().filter(|member| member.voter && member.unreachable.is_none()).count();
     let quorum = members.iter().filter(|member| member.voter).count() / 2 + 1;
-    let reasons = reasons(&members, leader.as_ref(), not_leader_view.as_deref(), up >= quorum);
+    let mut reasons = reasons(&members, leader.as_ref(), not_leader_view.as_deref(), up >= quorum);
+    reasons.extend(state_reasons(&members, shared.marks.status().mismatch.as_ref()));
     ClusterStatus {
         answered_by: shared.name.clone(),
         not_leader_view,
@@ -142,6 +146,8 @@ fn member_status(
         process_id: report.as_ref().map(|report| report.process_id),
         storage_sync: report.as_ref().map(|report| report.storage_sync),
         snapshot: progress.and_then(|progress| shared.snapshots.of_member(progress)),
+        fenced: report.as_ref().and_then(|report| report.fenced),
+        rebuilding: report.as_ref().is_some_and(|report| report.rebuilding),
         phase: report.map(|report| report.phase),
         unreachable,
         member,
@@ -187,6 +193,43 @@ fn reasons(
         if let Some(phase) = member.phase.as_deref().filter(|phase| *phase != "running") {
             reasons.push(format!("{name} is {phase}"));
         }
+    }
+    reasons
+}
+
+/// Whose state is not that of the others, or is being replaced.
+fn state_reasons(members: &[MemberStatus], mismatch: Option<&Mismatch>) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for member in members {
+        let name = &member.member.name;
+        match member.fenced {
+            _ if member.rebuilding => reasons.push(format!("the state of {name} is being rebuilt from a snapshot")),
+            Some(mark) => reasons.push(format!(
+                "{name} is fenced: its state differs from that of the majority since mark {mark}; \
+                 rebuild it with POST /v1/node/rebuild"
+            )),
+            None => {}
+        }
+    }
+    match mismatch {
+        Some(Mismatch { mark, members: names, majority: true }) => {
+            // Those that fenced themselves are named above.
+            let known = |name: &&NodeName| {
+                members
+                    .iter()
+                    .any(|member| member.member.name == **name && (member.fenced.is_some() || member.rebuilding))
+            };
+            let differ = names.iter().filter(|name| !known(name));
+            reasons
+                .extend(differ.map(|name| format!("the state of {name} differed from the majority's at mark {mark}")));
+        }
+        Some(Mismatch { mark, members: names, majority: false }) => {
+            let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+            let names = names.join(", ");
+            reasons
+                .push(format!("the states of {names} differ at mark {mark}, and no majority agrees: none is fenced"));
+        }
+        None => {}
     }
     reasons
 }

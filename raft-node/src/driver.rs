@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raft_core::replica::{Answer, Input, Output, Replica};
+use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{Index, NodeId, Term};
 
@@ -151,6 +151,20 @@ impl Driver {
             Event::SnapshotReceived { from, term, meta } => self.snapshot_received(from, term, meta),
             Event::Transfer { to, transfer } => self.step(Input::Transfer { to, transfer }),
             Event::FillFailed { to } => self.step(Input::FillFailed { to }),
+            Event::Mark(mark) => self.step(Input::Mark(mark)),
+            Event::Fenced => self.step(Input::Fenced(true)),
+            // One that leads has to stop that first: nothing is applied here any more.
+            Event::Rebuild { begun } => {
+                self.step(Input::Fenced(true));
+                self.step(Input::Rebuild);
+                // Nothing beyond it was handed to the applier, and nothing will be.
+                let _ = begun.send(self.replica.raft().commit_index());
+            }
+            Event::SnapshotWanted { to, at_least } => {
+                // Before the replica asks for one.
+                self.shared.snapshots.ask(to, at_least);
+                self.step(Input::SnapshotWanted { to });
+            }
             Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
             Event::Stop => return false,
@@ -303,8 +317,9 @@ impl Driver {
             command.waiter.tell(stopping());
         }
         for event in left.events {
-            if let Event::Read { waiter, .. } = event {
-                waiter.tell(stopping());
+            match event {
+                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) => waiter.tell(stopping()),
+                _ => {}
             }
         }
         self.replica.abandon(&mut self.outputs);

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raft_core::ports::{QueryError, ReadError, SnapshotError};
 use raft_core::replica::Outcome;
-use raft_core::types::{Entry, GroupId, Index, LogId, NodeName, Term};
+use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 
+use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
 use crate::metrics::Metrics;
 use crate::queue::Event;
 use crate::shared::{Readers, Shared, deadline_after, describe};
 use crate::snapshots::{KeptSnapshot, TakeError, taker};
 use crate::status::{ClusterStatus, Member, NodeStatus, Phase};
-use crate::{cluster_view, reads, writes};
+use crate::writes::Wanted;
+use crate::{cluster_view, marks, reads, writes};
 
 /// Bytes of entries in one answer of [`NodeHandle::entries`].
 const ENTRIES_BYTES_MAX: u64 = 4 << 20;
@@ -133,6 +135,9 @@ pub enum Consistency {
     Linearizable,
     /// Sees whatever this node has applied.
     Local,
+    /// Sees the version that the query asks for, at a mark or a revision, out of those that this node's state keeps:
+    /// the same on every node.
+    Snapshot,
 }
 
 /// An answered read.
@@ -169,6 +174,9 @@ pub enum ReadFailure {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The state of this node is not to be read: it differs from the majority's, or is being rebuilt.
+    #[error("{0}")]
+    Fenced(String),
     /// The state machine refused the query or failed.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -225,7 +233,36 @@ impl NodeHandle {
     /// # Errors
     /// Says for sure that it was not applied, or that this is unknown.
     pub async fn write(&self, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
-        writes::write(&self.shared, command, options).await
+        writes::write(&self.shared, Wanted::Command(command), options).await
+    }
+
+    /// Makes a mark now, here when this node leads, else by the leader. Returns after it was applied by the node that
+    /// made it. Marks do no harm, so `options.idempotent` may be set.
+    ///
+    /// # Errors
+    /// Says for sure that it was not made, or that this is unknown.
+    pub async fn mark(&self, options: WriteOptions) -> Result<Written, WriteError> {
+        writes::write(&self.shared, Wanted::Mark, options).await
+    }
+
+    /// What this node knows of the mark at this index: out of memory, else out of its log.
+    pub async fn mark_made(&self, mark: Index) -> Option<MarkMade> {
+        if let Some(made) = self.shared.marks.made(mark) {
+            return Some(made);
+        }
+        let entry = self.entries(mark, 1).await.ok()?.into_iter().next()?;
+        let payload = (entry.kind == EntryKind::Mark).then(|| MarkPayload::decode(entry.payload.bytes()))?;
+        Some(MarkMade { id: entry.id, stamp_ms: payload.ok().map(|payload| payload.stamp_ms), passed_ago: None })
+    }
+
+    /// Replaces this node's state by that of a snapshot from the leader; returns once that has begun, see
+    /// [`MarkStatus::rebuilding`](crate::marks::MarkStatus::rebuilding). Meanwhile nothing is read here. `force` does it
+    /// also when the state is not known to be wrong.
+    ///
+    /// # Errors
+    /// Why it does not begin.
+    pub fn rebuild(&self, force: bool) -> Result<(), RebuildRefused> {
+        marks::rebuild(&self.shared, force)
     }
 
     /// Answers a query of the state machine's own format.
@@ -347,10 +384,19 @@ impl NodeHandle {
         if shared.leadership.borrow().leader.is_none() {
             return Err("no leader is known".into());
         }
+        self.readable()?;
         if !shared.caught_up.load(Ordering::Acquire) {
             return Err("the node has not caught up with the leader since its start".into());
         }
         Ok(())
+    }
+
+    /// Whether this node's state may be read: it is not fenced and not being rebuilt.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub fn readable(&self) -> Result<(), String> {
+        self.shared.marks.refusal().map_or(Ok(()), Err)
     }
 
     /// Returns when [`NodeHandle::ready`] holds.

@@ -12,6 +12,7 @@ use raft_core::types::NodeId;
 use crate::cluster_view;
 use crate::founder;
 use crate::founding::FounderAnswer;
+use crate::marks;
 use crate::queue::Refused;
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::Shared;
@@ -69,6 +70,13 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
             NodeAnswer::Write(writes::serve_forwarded(shared, command, timeout).await)
         }
         NodeRequest::Outcome(token) => NodeAnswer::Outcome(writes::outcome_here(shared, token).await),
+        NodeRequest::Mark { timeout } => NodeAnswer::Write(marks::mark_here(shared, timeout).await),
+        NodeRequest::MarkDigest(mark) => NodeAnswer::MarkDigest(shared.marks.digest(shared, mark)),
+        NodeRequest::SendSnapshot { at_least } => {
+            // The member was found by its id.
+            let Some(to) = from.id else { return NodeAnswer::Failure("it has no id".into()) };
+            marks::serve_snapshot_wanted(shared, to, at_least).await
+        }
         NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
         NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),
     }

@@ -38,6 +38,7 @@
 //! use raft_core::types::{Incarnation, NodeName};
 //! use raft_node::handle::{Consistency, WriteOptions};
 //! use raft_node::identity::MemIdentity;
+//! use raft_node::marks::MarkParts;
 //! use raft_node::metrics::Metrics;
 //! use raft_node::parts::Founder;
 //! use raft_node::{Node, NodeConfig, Parts};
@@ -62,6 +63,7 @@
 //!         metrics: Arc::new(Metrics::new()),
 //!         // This state machine has no use for the leader's time.
 //!         stamp: Arc::new(|command, _milliseconds| command),
+//!         marks: MarkParts::default(),
 //!     };
 //!     nodes.push(Node::start(parts).await?);
 //! }
@@ -103,7 +105,10 @@ pub mod handle;
 pub mod http;
 pub mod identity;
 mod inbound;
+#[cfg(feature = "http")]
+pub mod kv_marks;
 mod log_writer;
+pub mod marks;
 pub mod metrics;
 mod node;
 pub mod parts;

@@ -18,6 +18,7 @@ use crate::founding::FoundingRecord;
 use crate::handle::NodeHandle;
 use crate::inbound::NodeInbound;
 use crate::log_writer::{self, LogQueue};
+use crate::marks::{self, Journal};
 use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::snapshots::{installer, taker};
@@ -38,7 +39,7 @@ impl Node {
     /// # Errors
     /// When a setting cannot work, the data directory cannot be used, or the peer listener cannot start.
     pub async fn start(parts: Parts) -> Result<NodeHandle, StartError> {
-        let Parts { identity, log, state_machine, snapshots, transport, config, metrics, stamp } = parts;
+        let Parts { identity, log, state_machine, snapshots, transport, config, metrics, stamp, marks } = parts;
         config.check()?;
         let who =
             Who { name: identity.name(), incarnation: identity.incarnation(), start_count: identity.start_count() };
@@ -46,7 +47,8 @@ impl Node {
         if founded.is_none() && !config.bootstrap.iter().any(|founder| founder.name == who.name) {
             return Err(StartError::NotAFounder { name: who.name });
         }
-        let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp, snapshots));
+        let marks = Journal::new(marks)?;
+        let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp, snapshots, marks));
         if let Some(founded) = founded {
             belong(&shared, founded);
         }
@@ -149,7 +151,11 @@ impl Opened {
         let mut log = log().map_err(|error| format!("opening the log: {error}"))?;
         let recovered = log.recover(GroupId::FIRST).map_err(|error| format!("recovering the log: {error}"))?;
         let mut machine = state_machine(record).map_err(|error| format!("opening the state machine: {error}"))?;
+        let before = machine.applied();
         installer::open(&mut *machine, recovered.snapshot.as_ref(), &shared.snapshots, &shared.metrics)?;
+        if machine.applied() != before {
+            shared.marks.restored(shared, &*machine.reader());
+        }
         let applied = machine.applied().index;
         if applied > recovered.last().index && recovered.lost.is_none() {
             // Applying never runs ahead of the synced log, so the log has lost what it acknowledged. A store that knows
@@ -174,11 +180,14 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let readers = Readers { log: log.reader(), state: machine.reader() };
     shared.snapshots.take_from(machine.snapshotter(), applied);
     let threads = Running::start(shared, log, machine, &readers)?;
+    shared.marks.opened(shared, &*readers.state);
     let _ = shared.readers.set(readers);
+    let marking = tokio::spawn(marks::propose_when_due(shared.clone()));
     let taker = tokio::spawn(taker::run(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
+    marking.abort();
     taker.abort();
     shared.snapshots.stop();
     let ended = tokio::task::spawn_blocking(move || threads.end()).await;

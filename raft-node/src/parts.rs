@@ -11,6 +11,7 @@ use raft_core::ports::{LogStore, StateMachine, StoreError, Transport};
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
 use crate::founding::{FOUNDERS_MAX, FoundingRecord};
+use crate::marks::MarkParts;
 use crate::metrics::Metrics;
 use crate::snapshots::SnapshotConfig;
 
@@ -183,6 +184,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How the leader's time gets into a command.
     pub stamp: Stamp,
+    /// When marks are made, and where a fence is kept.
+    pub marks: MarkParts,
 }
 
 impl std::fmt::Debug for Parts {

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
 use crate::handle::{NodeHandle, StopError};
 use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
+use crate::kv_marks::KvMarks;
+use crate::marks::{FileFence, MarkParts};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::parts::{Founder, NodeConfig, Parts, StartError};
@@ -198,6 +200,7 @@ fn parts(settings: &Settings, directory: DataDir, transport: Arc<QuicTransport>)
         config: node_config(settings),
         metrics: Arc::new(Metrics::default()),
         stamp: Arc::new(raft_kv::stamp),
+        marks: MarkParts { rules: Arc::new(KvMarks), fence: Arc::new(FileFence::new(&settings.data_dir)) },
     }
 }
 
@@ -225,8 +228,11 @@ fn encode_seeds(seeds: &Seeds) -> Bytes {
         (Setting::IdempotencyWindow, seeds.idempotency_window),
         (Setting::KeyBytesMax, seeds.key_bytes_max),
         (Setting::ValueBytesMax, seeds.value_bytes_max),
+        (Setting::VersionsWindow, seeds.versions_window),
+        (Setting::MarkIntervalMs, u64::try_from(seeds.mark_interval.as_millis()).unwrap_or(u64::MAX)),
+        (Setting::MarkEntries, seeds.mark_entries),
     ];
-    // Three settings are neither none nor too many.
+    // Six settings are neither none nor too many.
     Command::settings(values.to_vec()).encode().unwrap_or_default()
 }
 
@@ -249,8 +255,22 @@ mod tests {
 
     #[test]
     fn first_settings_survive_the_founding_record() {
-        let seeds = Seeds { idempotency_window: 7, key_bytes_max: 8, value_bytes_max: 9 };
-        let expected = raft_kv::Settings { idempotency_window: 7, key_bytes_max: 8, value_bytes_max: 9 };
+        let seeds = Seeds {
+            idempotency_window: 7,
+            key_bytes_max: 8,
+            value_bytes_max: 9,
+            versions_window: 10,
+            mark_interval: Duration::from_secs(11),
+            mark_entries: 12,
+        };
+        let expected = raft_kv::Settings {
+            idempotency_window: 7,
+            key_bytes_max: 8,
+            value_bytes_max: 9,
+            versions_window: 10,
+            mark_interval_ms: 11_000,
+            mark_entries: 12,
+        };
         assert_eq!(decode_seeds(&encode_seeds(&seeds)), Ok(expected));
         assert!(decode_seeds(&Bytes::new()).is_err());
     }

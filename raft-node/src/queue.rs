@@ -47,6 +47,20 @@ pub(crate) enum Event {
     FillFailed {
         to: NodeId,
     },
+    /// A mark, if this node leads.
+    Mark(Proposal<Waiter>),
+    /// This node's state was found to differ from the majority's.
+    Fenced,
+    /// This node's state is to be replaced by that of the next snapshot.
+    Rebuild {
+        /// Told what the snapshot has to hold at least.
+        begun: oneshot::Sender<Index>,
+    },
+    /// A member wants a snapshot that ends with this entry or a later one.
+    SnapshotWanted {
+        to: NodeId,
+        at_least: Index,
+    },
     Read {
         deadline: Duration,
         waiter: Waiter,
@@ -76,7 +90,7 @@ struct Waiting {
     commands: VecDeque<Proposal<Waiter>>,
     command_bytes: u64,
     events: VecDeque<Event>,
-    /// Reads and questions for outcomes.
+    /// Reads, questions for outcomes, and marks.
     reads: usize,
     /// Peers of whom it waits already that they are unreachable.
     unreachable: BTreeSet<NodeId>,
@@ -149,6 +163,11 @@ impl EventQueue {
         self.ask(Event::Outcome { token, answer })
     }
 
+    /// Puts a mark; it counts as a read.
+    pub(crate) fn mark(&self, mark: Proposal<Waiter>) -> Result<(), Refused> {
+        self.ask(Event::Mark(mark))
+    }
+
     fn ask(&self, event: Event) -> Result<(), Refused> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
@@ -219,7 +238,7 @@ impl EventQueue {
                     waiting.messages -= 1;
                     waiting.message_bytes -= message_bytes(message);
                 }
-                Event::Read { .. } | Event::Outcome { .. } => waiting.reads -= 1,
+                Event::Read { .. } | Event::Outcome { .. } | Event::Mark(_) => waiting.reads -= 1,
                 Event::Unreachable(peer) => drop(waiting.unreachable.remove(peer)),
                 _ => {}
             }

@@ -30,12 +30,13 @@ pub(crate) async fn read(
     let (mode, result) = match consistency {
         Consistency::Linearizable => ("linearizable", linearizable(shared, &query, timeout).await),
         Consistency::Local => ("local", local(shared, &query)),
+        Consistency::Snapshot => ("snapshot", local(shared, &query)),
     };
     shared.metrics.read_ended(mode, if result.is_ok() { "ok" } else { "error" });
     result
 }
 
-/// Whatever this node has applied, once it has applied what it knew committed.
+/// Whatever this node has applied, once it has applied what it knew committed; the query may ask for an older version.
 fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
     let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
     match &*shared.phase.borrow() {
@@ -93,6 +94,9 @@ fn query_here(shared: &Shared, query: &[u8], staleness: Option<Duration>) -> Res
     let Some(readers) = shared.readers.get() else {
         return Err(ReadFailure::NotReady(describe(&shared.phase.borrow())));
     };
+    if let Some(why) = shared.marks.refusal() {
+        return Err(ReadFailure::Fenced(why));
+    }
     let answer = readers.state.query(query)?;
     Ok(ReadAnswer { bytes: answer.bytes, applied: answer.applied, staleness })
 }

@@ -31,6 +31,18 @@ pub(crate) enum NodeRequest {
     },
     /// "What became of this entry?"
     Outcome(LogId),
+    /// "Make a mark." Never passed on again.
+    Mark {
+        /// How long the answer is waited for.
+        timeout: Duration,
+    },
+    /// "What did your state answer to this mark?"
+    MarkDigest(Index),
+    /// "Send me a snapshot, and one that holds this entry at least", asked of the leader.
+    SendSnapshot {
+        /// The entry.
+        at_least: Index,
+    },
     /// "How are you?"
     Report,
     /// "How is the cluster?", asked of the leader.
@@ -47,7 +59,7 @@ pub(crate) enum NodeAnswer {
     Failure(String),
     /// To [`NodeRequest::Founding`].
     Founding(FounderAnswer),
-    /// To [`NodeRequest::Write`].
+    /// To [`NodeRequest::Write`] and [`NodeRequest::Mark`].
     Write(ForwardedWrite),
     /// To [`NodeRequest::Outcome`].
     Outcome(Outcome),
@@ -55,6 +67,10 @@ pub(crate) enum NodeAnswer {
     Report(Report),
     /// To [`NodeRequest::Cluster`].
     Cluster(ClusterStatus),
+    /// To [`NodeRequest::MarkDigest`]; `None` when it is not known, or not yet.
+    MarkDigest(Option<Bytes>),
+    /// To [`NodeRequest::SendSnapshot`]: it is being done.
+    Done,
 }
 
 /// What became of a write that was passed on.
@@ -77,6 +93,9 @@ pub(crate) struct Report {
     pub(crate) role: Role,
     pub(crate) applied_index: Index,
     pub(crate) storage_sync: bool,
+    /// At which mark its state was found to differ from the majority's.
+    pub(crate) fenced: Option<Index>,
+    pub(crate) rebuilding: bool,
 }
 
 /// Why bytes from a peer are no request or answer.
@@ -104,7 +123,7 @@ mod wire {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Request {
-        #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5")]
+        #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
         pub(super) ask: Option<Ask>,
     }
 
@@ -120,6 +139,12 @@ mod wire {
         Report(Empty),
         #[prost(uint64, tag = "5")]
         ClusterWithinMillis(u64),
+        #[prost(uint64, tag = "6")]
+        MarkWithinMillis(u64),
+        #[prost(uint64, tag = "7")]
+        MarkDigest(u64),
+        #[prost(uint64, tag = "8")]
+        SnapshotOf(u64),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -143,7 +168,7 @@ mod wire {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Answer {
-        #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+        #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
         pub(super) told: Option<Told>,
     }
 
@@ -167,6 +192,16 @@ mod wire {
         Report(Report),
         #[prost(message, tag = "9")]
         Cluster(Cluster),
+        #[prost(message, tag = "10")]
+        MarkDigest(MarkDigest),
+        #[prost(message, tag = "11")]
+        Done(Empty),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct MarkDigest {
+        #[prost(bytes = "bytes", optional, tag = "1")]
+        pub(super) digest: Option<Bytes>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -221,6 +256,10 @@ mod wire {
         pub(super) applied_index: u64,
         #[prost(bool, tag = "6")]
         pub(super) unsynced: bool,
+        #[prost(uint64, optional, tag = "7")]
+        pub(super) fenced: Option<u64>,
+        #[prost(bool, tag = "8")]
+        pub(super) rebuilding: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -277,6 +316,10 @@ mod wire {
         pub(super) storage_sync: Option<bool>,
         #[prost(message, optional, tag = "13")]
         pub(super) snapshot: Option<WireSnapshot>,
+        #[prost(uint64, optional, tag = "14")]
+        pub(super) fenced: Option<u64>,
+        #[prost(bool, tag = "15")]
+        pub(super) rebuilding: bool,
     }
 }
 
@@ -290,6 +333,9 @@ impl NodeRequest {
             Self::Outcome(token) => wire::Ask::Outcome(position(*token)),
             Self::Report => wire::Ask::Report(wire::Empty {}),
             Self::Cluster { timeout } => wire::Ask::ClusterWithinMillis(millis(*timeout)),
+            Self::Mark { timeout } => wire::Ask::MarkWithinMillis(millis(*timeout)),
+            Self::MarkDigest(mark) => wire::Ask::MarkDigest(mark.0),
+            Self::SendSnapshot { at_least } => wire::Ask::SnapshotOf(at_least.0),
         };
         wire::Request { ask: Some(ask) }.encode_to_vec().into()
     }
@@ -303,6 +349,9 @@ impl NodeRequest {
             wire::Ask::Outcome(token) => Self::Outcome(log_id(token)),
             wire::Ask::Report(_) => Self::Report,
             wire::Ask::ClusterWithinMillis(within) => Self::Cluster { timeout: Duration::from_millis(within) },
+            wire::Ask::MarkWithinMillis(within) => Self::Mark { timeout: Duration::from_millis(within) },
+            wire::Ask::MarkDigest(mark) => Self::MarkDigest(Index(mark)),
+            wire::Ask::SnapshotOf(at_least) => Self::SendSnapshot { at_least: Index(at_least) },
         })
     }
 }
@@ -332,8 +381,12 @@ impl NodeAnswer {
                 role: role_code(report.role),
                 applied_index: report.applied_index.0,
                 unsynced: !report.storage_sync,
+                fenced: report.fenced.map(|mark| mark.0),
+                rebuilding: report.rebuilding,
             }),
             Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
+            Self::MarkDigest(digest) => wire::Told::MarkDigest(wire::MarkDigest { digest: digest.clone() }),
+            Self::Done => wire::Told::Done(wire::Empty {}),
         };
         wire::Answer { told: Some(told) }.encode_to_vec().into()
     }
@@ -363,8 +416,12 @@ impl NodeAnswer {
                 role: role(report.role)?,
                 applied_index: Index(report.applied_index),
                 storage_sync: !report.unsynced,
+                fenced: report.fenced.map(Index),
+                rebuilding: report.rebuilding,
             }),
             wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
+            wire::Told::MarkDigest(answer) => Self::MarkDigest(answer.digest),
+            wire::Told::Done(_) => Self::Done,
         })
     }
 }
@@ -507,6 +564,8 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         unreachable: status.unreachable.clone(),
         storage_sync: status.storage_sync,
         snapshot: status.snapshot.as_ref().map(WireSnapshot::of),
+        fenced: status.fenced.map(|mark| mark.0),
+        rebuilding: status.rebuilding,
     }
 }
 
@@ -542,6 +601,8 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         unreachable: status.unreachable,
         storage_sync: status.storage_sync,
         snapshot: status.snapshot.map(|snapshot| snapshot.snapshot()),
+        fenced: status.fenced.map(Index),
+        rebuilding: status.rebuilding,
     })
 }
 

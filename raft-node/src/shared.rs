@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::founding::FoundingRecord;
+use crate::marks::Journal;
 use crate::metrics::Metrics;
 use crate::parts::{NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stamp: Stamp,
+    pub(crate) marks: Journal,
     pub(crate) snapshots: Snapshots,
     pub(crate) queue: EventQueue,
     pub(crate) phase: watch::Sender<Phase>,
@@ -136,6 +138,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         stamp: Stamp,
         snapshots: PathBuf,
+        marks: Journal,
     ) -> Self {
         Self {
             snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
@@ -148,6 +151,7 @@ impl Shared {
             transport,
             metrics,
             stamp,
+            marks,
             phase: watch::Sender::new(Phase::Founding { waiting_for: Vec::new() }),
             leadership: watch::Sender::new(Leadership::default()),
             stop_requested: watch::Sender::new(false),
@@ -375,6 +379,7 @@ impl Shared {
             storage_sync: self.config.storage_sync,
             disk_failed: self.disk_failed.get().cloned(),
             caught_up: self.caught_up.load(Ordering::Acquire),
+            marks: self.marks.status(),
             snapshots: self.snapshots.status(),
             peers,
             refusals,

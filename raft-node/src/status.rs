@@ -8,6 +8,7 @@ use raft_core::ports::{PeerStatus, RefusalCounts};
 use raft_core::status::{Role, Status};
 use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
+use crate::marks::MarkStatus;
 use crate::snapshots::{MemberSnapshot, SnapshotStatus};
 
 /// A member of the cluster, as the founding record (later: the configuration) names it.
@@ -135,6 +136,8 @@ pub struct NodeStatus {
     pub disk_failed: Option<String>,
     /// Whether it has once caught up with a leader since its start.
     pub caught_up: bool,
+    /// What it knows of marks, and whether its state may be read.
+    pub marks: MarkStatus,
     /// Its snapshots.
     pub snapshots: SnapshotStatus,
     /// The connections to peers, by name.
@@ -185,6 +188,10 @@ pub struct MemberStatus {
     pub storage_sync: Option<bool>,
     /// The snapshot that the leader sends it, if it does.
     pub snapshot: Option<MemberSnapshot>,
+    /// The mark at which its state was found to differ from the majority's, by its own word: nobody shall read it then.
+    pub fenced: Option<Index>,
+    /// Whether its state is being replaced by that of a snapshot, on request, by its own word.
+    pub rebuilding: bool,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
 }

@@ -16,6 +16,7 @@ use raft_core::types::{LogId, NodeId, NodeName, Payload};
 use tokio::sync::oneshot;
 
 use crate::handle::{Doubt, OutcomeAnswer, Refusal, WriteError, WriteOptions, Written};
+use crate::marks;
 use crate::queue::Refused;
 use crate::requests::{ForwardedWrite, NodeAnswer, NodeRequest};
 use crate::shared::{Leadership, Shared, deadline_after};
@@ -33,6 +34,24 @@ const FORWARD_MARGIN_MAX: Duration = Duration::from_millis(50);
 
 /// Nothing is passed on to a leader that was silent for more than this many heartbeats.
 const SILENT_HEARTBEATS_MAX: u32 = 2;
+
+/// What is to be carried out.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// A command of the state machine, not stamped yet.
+    Command(Bytes),
+    /// A mark.
+    Mark,
+}
+
+impl Wanted {
+    fn command_bytes(&self) -> u64 {
+        match self {
+            Self::Command(command) => command.len() as u64,
+            Self::Mark => 0,
+        }
+    }
+}
 
 /// How one attempt ended.
 #[derive(Debug)]
@@ -53,11 +72,11 @@ fn final_here(shared: &Shared, refusal: &Refusal, known: Leadership, options: Wr
     !passes || shared.queue.is_closed() || (!options.forward && known.leader.is_some())
 }
 
-/// See [`NodeHandle::write`](crate::handle::NodeHandle::write).
-pub(crate) async fn write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+/// See [`NodeHandle::write`](crate::handle::NodeHandle::write) and [`NodeHandle::mark`](crate::handle::NodeHandle::mark).
+pub(crate) async fn write(shared: &Arc<Shared>, wanted: Wanted, options: WriteOptions) -> Result<Written, WriteError> {
     let metrics = &shared.metrics;
     metrics.write_begun();
-    let result = try_write(shared, command, options).await;
+    let result = try_write(shared, wanted, options).await;
     metrics.write_ended(match &result {
         Ok(_) => "applied",
         Err(WriteError::NotApplied { .. }) => "not_applied",
@@ -66,11 +85,11 @@ pub(crate) async fn write(shared: &Arc<Shared>, command: Bytes, options: WriteOp
     result
 }
 
-async fn try_write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+async fn try_write(shared: &Arc<Shared>, wanted: Wanted, options: WriteOptions) -> Result<Written, WriteError> {
     let deadline = deadline_after(options.timeout);
     let refused = |why| conclude(shared, None, why);
     let Some(_in_flight) = shared.begin() else { return Err(refused(Refusal::Stopping)) };
-    let bytes = command.len() as u64;
+    let bytes = wanted.command_bytes();
     let limit = shared.config.command_bytes_max;
     if bytes > limit {
         return Err(refused(Refusal::TooLarge { bytes, limit, setting: Cow::Borrowed("command_bytes_max") }));
@@ -83,7 +102,7 @@ async fn try_write(shared: &Arc<Shared>, command: Bytes, options: WriteOptions) 
     let mut doubt = None;
     loop {
         let known = *leadership.borrow_and_update();
-        let refusal = match attempt(shared, &command, known, options.forward, deadline).await {
+        let refusal = match attempt(shared, &wanted, known, options.forward, deadline).await {
             Attempt::Written(written) => return Ok(written),
             Attempt::NotApplied(refusal) if final_here(shared, &refusal, known, options) => {
                 return Err(conclude(shared, doubt, told(refusal, options, shared.queue.is_closed())));
@@ -127,38 +146,44 @@ fn conclude(shared: &Shared, doubt: Option<(Doubt, Option<LogId>)>, why: Refusal
 
 async fn attempt(
     shared: &Arc<Shared>,
-    command: &Bytes,
+    wanted: &Wanted,
     known: Leadership,
     forward: bool,
     deadline: Instant,
 ) -> Attempt {
     match known.leader {
-        _ if known.leads => propose(shared, command.clone(), deadline).await,
+        _ if known.leads => {
+            let ended = match wanted {
+                Wanted::Command(command) => propose(shared, command.clone(), deadline).await,
+                Wanted::Mark => marks::mark_here(shared, deadline.saturating_duration_since(Instant::now())).await,
+            };
+            attempt_of(ended, &shared.name)
+        }
         None => Attempt::NotApplied(Refusal::NoLeader),
         Some(_) if !forward => Attempt::NotApplied(Refusal::NotLeader),
-        Some(leader) => pass_on(shared, command.clone(), leader, deadline).await,
+        Some(leader) => pass_on(shared, wanted.clone(), leader, deadline).await,
     }
 }
 
 /// Stamps the command and hands it to the driver.
-async fn propose(shared: &Shared, command: Bytes, deadline: Instant) -> Attempt {
+async fn propose(shared: &Shared, command: Bytes, deadline: Instant) -> ForwardedWrite {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let stamp_millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
     let payload = Payload::new((shared.stamp)(command, stamp_millis));
     let (answer, answered) = oneshot::channel();
     let waiter = Waiter::Write { since: Instant::now(), answer };
     match shared.queue.propose(Proposal { payload, deadline: shared.clock.at(deadline), waiter }) {
-        Ok(()) => {}
-        Err(Refused::Full(full)) => {
-            return Attempt::NotApplied(Refusal::Overloaded { bound: Cow::Borrowed(full.0) });
-        }
-        Err(Refused::Closed) => return Attempt::NotApplied(Refusal::Stopping),
+        Ok(()) => ended(shared, answered, deadline).await,
+        Err(Refused::Full(full)) => ForwardedWrite::NotApplied(Refusal::Overloaded { bound: Cow::Borrowed(full.0) }),
+        Err(Refused::Closed) => ForwardedWrite::NotApplied(Refusal::Stopping),
     }
+}
+
+/// What became of a proposal that the driver has.
+pub(crate) async fn ended(shared: &Shared, answered: oneshot::Receiver<WriteEnd>, deadline: Instant) -> ForwardedWrite {
     match tokio::time::timeout_at((deadline + DRIVER_GRACE).into(), answered).await {
-        Ok(Ok(WriteEnd::Applied { id, answer })) => {
-            Attempt::Written(Written { id, answer, served_by: shared.name.clone() })
-        }
-        Ok(Ok(WriteEnd::Rejected { why })) => Attempt::NotApplied(refusal(why)),
+        Ok(Ok(WriteEnd::Applied { id, answer })) => ForwardedWrite::Applied { id, answer },
+        Ok(Ok(WriteEnd::Rejected { why })) => ForwardedWrite::NotApplied(refusal(why)),
         Ok(Ok(WriteEnd::Unknown { token })) => {
             let why = if shared.queue.is_closed() {
                 Doubt::Stopping
@@ -167,11 +192,11 @@ async fn propose(shared: &Shared, command: Bytes, deadline: Instant) -> Attempt 
             } else {
                 Doubt::LeaderChanged
             };
-            Attempt::Unknown { why, token: Some(token) }
+            ForwardedWrite::Unknown { why, token: Some(token) }
         }
         // The node failed while the command was on its way.
-        Ok(Err(_)) => Attempt::Unknown { why: Doubt::Stopping, token: None },
-        Err(_) => Attempt::Unknown { why: Doubt::Deadline, token: None },
+        Ok(Err(_)) => ForwardedWrite::Unknown { why: Doubt::Stopping, token: None },
+        Err(_) => ForwardedWrite::Unknown { why: Doubt::Deadline, token: None },
     }
 }
 
@@ -186,7 +211,7 @@ fn refusal(why: Rejection) -> Refusal {
 }
 
 /// Asks the leader to propose it. The leader never passes it on.
-async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Instant) -> Attempt {
+async fn pass_on(shared: &Shared, wanted: Wanted, leader: NodeId, deadline: Instant) -> Attempt {
     let Some(name) = shared.member(leader).map(|member| member.name.clone()) else {
         return Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{leader} is no member that this node knows")));
     };
@@ -199,7 +224,10 @@ async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Inst
     }
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = left - FORWARD_MARGIN_MAX.min(left / 10);
-    let request = NodeRequest::Write { command, timeout }.encode();
+    let request = match wanted {
+        Wanted::Command(command) => NodeRequest::Write { command, timeout }.encode(),
+        Wanted::Mark => NodeRequest::Mark { timeout }.encode(),
+    };
     let answer = tokio::select! {
         answer = shared.transport.request(&name, request, left) => answer,
         () = succeeded(shared, leader) => return Attempt::Unknown { why: Doubt::LeaderChanged, token: None },
@@ -208,16 +236,21 @@ async fn pass_on(shared: &Shared, command: Bytes, leader: NodeId, deadline: Inst
         Err(RequestError::NotSent(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
         Err(RequestError::NoAnswer(why)) => Attempt::Unknown { why: Doubt::NoAnswer(why), token: None },
         Ok(answer) => match NodeAnswer::decode(answer) {
-            Ok(NodeAnswer::Write(ForwardedWrite::Applied { id, answer })) => {
-                Attempt::Written(Written { id, answer, served_by: name })
-            }
-            Ok(NodeAnswer::Write(ForwardedWrite::NotApplied(why))) => Attempt::NotApplied(why),
-            Ok(NodeAnswer::Write(ForwardedWrite::Unknown { why, token })) => Attempt::Unknown { why, token },
+            Ok(NodeAnswer::Write(ended)) => attempt_of(ended, &name),
             // It says itself that it did nothing with it.
             Ok(NodeAnswer::Failure(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
             Ok(other) => unusable(&name, &format!("{other:?}")),
             Err(error) => unusable(&name, &error.to_string()),
         },
+    }
+}
+
+/// How an attempt ended that `proposer` carried out.
+fn attempt_of(ended: ForwardedWrite, proposer: &NodeName) -> Attempt {
+    match ended {
+        ForwardedWrite::Applied { id, answer } => Attempt::Written(Written { id, answer, served_by: proposer.clone() }),
+        ForwardedWrite::NotApplied(why) => Attempt::NotApplied(why),
+        ForwardedWrite::Unknown { why, token } => Attempt::Unknown { why, token },
     }
 }
 
@@ -241,19 +274,11 @@ fn unusable(name: &NodeName, what: &str) -> Attempt {
 
 /// Serves a write that another node passed on: here or not at all.
 pub(crate) async fn serve_forwarded(shared: &Arc<Shared>, command: Bytes, timeout: Duration) -> ForwardedWrite {
-    match write_here(shared, command, timeout).await {
-        Attempt::Written(Written { id, answer, .. }) => ForwardedWrite::Applied { id, answer },
-        Attempt::NotApplied(why) => ForwardedWrite::NotApplied(why),
-        Attempt::Unknown { why, token } => ForwardedWrite::Unknown { why, token },
-    }
-}
-
-async fn write_here(shared: &Shared, command: Bytes, timeout: Duration) -> Attempt {
     let deadline = deadline_after(timeout);
     // Also while this node drains: it leads on until its own clients are served, and nobody else can.
     let _in_flight = shared.begin_passed_on();
     if !shared.leadership.borrow().leads {
-        return Attempt::NotApplied(Refusal::NotLeader);
+        return ForwardedWrite::NotApplied(Refusal::NotLeader);
     }
     propose(shared, command, deadline).await
 }

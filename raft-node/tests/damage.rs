@@ -16,6 +16,7 @@ use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, Stor
 use raft_core::testing::{MemLog, MemNet};
 use raft_core::types::{Entry, GroupId, Index};
 use raft_node::handle::Consistency;
+use raft_node::marks::MarkParts;
 use raft_node::metrics::Metrics;
 use raft_node::status::Phase;
 use raft_node::{Node, NodeHandle, Parts};
@@ -79,6 +80,7 @@ async fn start(net: &MemNet, disk: &Disk, damaged: &Arc<AtomicU64>) -> NodeHandl
         config,
         metrics: Arc::new(Metrics::new()),
         stamp: Arc::new(|command, _| command),
+        marks: MarkParts::default(),
     };
     Node::start(parts).await.unwrap()
 }

@@ -41,8 +41,17 @@ enum KvCommand {
         /// The key.
         key: String,
         /// What the answer may be behind.
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, default_value_t, default_value_ifs = [
+            ("at_mark", clap::builder::ArgPredicate::IsPresent, "snapshot"),
+            ("at_revision", clap::builder::ArgPredicate::IsPresent, "snapshot"),
+        ])]
         consistency: Mode,
+        /// Reads at this mark, on any node with the same answer.
+        #[arg(long, value_name = "INDEX", conflicts_with = "at_revision")]
+        at_mark: Option<u64>,
+        /// Reads what was there right after this entry.
+        #[arg(long, value_name = "REVISION")]
+        at_revision: Option<u64>,
     },
     /// Removes a key.
     Delete {
@@ -73,6 +82,8 @@ enum Mode {
     Linearizable,
     /// Whatever the node has applied; possibly stale.
     Local,
+    /// The state at the newest mark that the node has passed, unless --at-mark or --at-revision names another point.
+    Snapshot,
 }
 
 impl KvArgs {
@@ -91,12 +102,18 @@ impl KvArgs {
                 let call = Call { method: Method::DELETE, target, headers: write.headers()?, body: Vec::new() };
                 show_write(&client.call(&call).await?, self.output)
             }
-            KvCommand::Get { key, consistency } => {
+            KvCommand::Get { key, consistency, at_mark, at_revision } => {
                 let mode = match consistency {
                     Mode::Linearizable => "linearizable",
                     Mode::Local => "local",
+                    Mode::Snapshot => "snapshot",
                 };
-                let target = format!("{}?timeout={timeout}ms&consistency={mode}", path(&key)?);
+                let mut target = format!("{}?timeout={timeout}ms&consistency={mode}", path(&key)?);
+                for (name, at) in [("at_mark", at_mark), ("at_revision", at_revision)] {
+                    if let Some(at) = at {
+                        target.push_str(&format!("&{name}={at}"));
+                    }
+                }
                 show_value(&client.call(&Call::get(target)).await?, self.output)
             }
         }
@@ -175,6 +192,7 @@ fn show_value(reply: &Reply, format: Format) -> Result<(), CliError> {
                 "revision": revision,
                 "token": reply.header("raft-token"),
                 "consistency": reply.header("raft-consistency"),
+                "mark": reply.header("raft-mark").and_then(|text| text.parse::<u64>().ok()),
                 "staleness_ms": reply.header("raft-staleness-ms").and_then(|text| text.parse::<u64>().ok()),
                 "served_by": reply.header("raft-served-by"),
             }))

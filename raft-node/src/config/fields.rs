@@ -128,6 +128,24 @@ pub const FIELDS: &[Field] = &[
         "Longest value that the cluster takes. Replicated: the file only seeds it at founding.",
     ),
     field(
+        "versions.window",
+        Kind::Count,
+        Some("100000"),
+        "Entries behind the newest at which older versions of keys can be read; 0 keeps none. Replicated: the file only seeds it at founding.",
+    ),
+    field(
+        "mark.interval",
+        Kind::Duration,
+        Some("10s"),
+        "How often the leader makes a mark while anything is written. Replicated, as mark.interval_ms: the file only seeds it at founding.",
+    ),
+    field(
+        "mark.entries",
+        Kind::Count,
+        Some("100000"),
+        "The leader makes a mark after so many entries at the latest. Replicated: the file only seeds it at founding.",
+    ),
+    field(
         "storage.sync",
         Kind::Switch,
         Some("true"),

@@ -149,6 +149,12 @@ pub struct Seeds {
     pub key_bytes_max: u64,
     /// Longest value, in bytes.
     pub value_bytes_max: u64,
+    /// Entries behind the newest at which older versions of keys can be read.
+    pub versions_window: u64,
+    /// How often marks are made.
+    pub mark_interval: Duration,
+    /// After how many entries a mark is made at the latest.
+    pub mark_entries: u64,
 }
 
 /// How the log is written to stderr.
@@ -275,6 +281,9 @@ impl Reader<'_> {
                 idempotency_window: self.number("idempotency.window"),
                 key_bytes_max: self.number("kv.key_bytes_max"),
                 value_bytes_max: self.number("kv.value_bytes_max"),
+                versions_window: self.number("versions.window"),
+                mark_interval: self.duration("mark.interval"),
+                mark_entries: self.number("mark.entries"),
             },
             storage_sync: self.layers.value("storage.sync") != Some(&Value::Switch(false)),
             log_bytes_max: self.number("log.bytes_max"),
@@ -454,6 +463,15 @@ impl Reader<'_> {
         if seeds.idempotency_window == 0 || seeds.idempotency_window > 100_000_000 {
             self.refuse("idempotency.window", format!("is {}", seeds.idempotency_window), "set 1 to 100000000");
         }
+        if seeds.versions_window > 10_000_000 {
+            self.refuse("versions.window", format!("is {}", seeds.versions_window), "set 0 to 10000000");
+        }
+        if seeds.mark_interval < Duration::from_millis(100) || seeds.mark_interval > Duration::from_secs(3600) {
+            self.refuse("mark.interval", format!("is {:?}", seeds.mark_interval), "set 100ms to 1h");
+        }
+        if seeds.mark_entries == 0 || seeds.mark_entries > 10_000_000 {
+            self.refuse("mark.entries", format!("is {}", seeds.mark_entries), "set 1 to 10000000");
+        }
     }
 }
 
@@ -526,6 +544,10 @@ mod tests {
             (vec![("limits.bytes_in_flight_max", "1KiB")], "limits.bytes_in_flight_max"),
             (vec![("limits.connections_max", "0")], "limits.connections_max"),
             (vec![("kv.value_bytes_max", "64MiB")], "kv.value_bytes_max"),
+            (vec![("versions.window", "10000001")], "versions.window"),
+            (vec![("mark.interval", "50ms")], "mark.interval"),
+            (vec![("mark.interval", "2h")], "mark.interval"),
+            (vec![("mark.entries", "0")], "mark.entries"),
             (vec![("ops.listen", "127.0.0.1:7080")], "`ops.listen`"),
             (vec![("name", "a/b")], "`name`"),
             (vec![("storage.sync", "maybe")], "true or false"),

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::handle::Consistency;
 use crate::http::kv::read_problem;
+use crate::http::marks::{marks_view, payload_view};
 use crate::http::parameters::{Parameters, malformed};
 use crate::http::problem::{Code, Problem};
 use crate::http::shared::{Shared, json as json_response, millis, remaining};
@@ -72,6 +73,8 @@ fn member_view(status: MemberStatus) -> MemberView {
         last_contact_ms: status.last_contact.map(millis),
         version: status.version,
         storage_sync: status.storage_sync,
+        fenced: status.fenced.map(|mark| mark.0),
+        rebuilding: status.rebuilding,
         api_address: status.member.api_address,
         peer_address: status.member.peer_address,
         snapshot: status.snapshot.as_ref().map(MemberSnapshotView::of),
@@ -121,6 +124,7 @@ fn node_view(status: NodeStatus) -> NodeView {
         caught_up: status.caught_up,
         storage_sync: status.storage_sync,
         disk_failed: status.disk_failed,
+        marks: marks_view(status.marks),
         lost_index: raft.lost.map(|lost| lost.index.0),
         api_address: status.api_address,
         peer_address: status.peer_address,
@@ -190,7 +194,11 @@ fn entry_view(entry: Entry, commit: Index, applied: Index) -> EntryView {
         },
         bytes: entry.payload.bytes().len() as u64,
         checksum: format!("{:08x}", entry.payload.checksum()),
-        command: (entry.kind == EntryKind::Command).then(|| command_view(&entry)),
+        command: match entry.kind {
+            EntryKind::Command => Some(command_view(&entry)),
+            EntryKind::Mark => Some(payload_view(&entry)),
+            EntryKind::Noop | EntryKind::Unknown(_) => None,
+        },
         committed: entry.id.index <= commit,
         applied: entry.id.index <= applied,
     }

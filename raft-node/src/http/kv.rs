@@ -11,18 +11,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use raft_core::types::Index;
-use raft_kv::{Change, Command, Found, Precondition, Query};
+use raft_kv::{Change, Command, Found, Precondition, Query, Value};
 
 use crate::handle::{Consistency, ReadAnswer, ReadFailure};
 use crate::http::key;
 use crate::http::parameters::{Parameters, consistency_name, header as header_text, malformed};
+use crate::http::past;
 use crate::http::problem::{Code, Problem};
 use crate::http::shared::{CONSISTENCY, STALENESS, Shared, millis, remaining};
 use crate::http::view::{BatchOperation, BatchRequest};
 use crate::http::write::{Asked, carry_out, revision};
 
 const PREFIX: &str = "/v1/kv/";
-const READ_PARAMETERS: [&str; 2] = ["consistency", "timeout"];
+const READ_PARAMETERS: [&str; 4] = ["consistency", "timeout", "at_mark", "at_revision"];
 
 /// `PUT /v1/kv/{key}`.
 pub(crate) async fn put(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -63,8 +64,11 @@ async fn delete_key(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<R
 pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
     let key = key_of(&shared, &uri)?;
     let parameters = Parameters::read(&uri, &READ_PARAMETERS)?;
-    let consistency = parameters.consistency()?;
     let deadline = Instant::now() + parameters.timeout(shared.limits())?;
+    if let Some(at) = parameters.at()? {
+        return past::get(&shared, key, at, deadline).await;
+    }
+    let consistency = parameters.consistency()?;
     let answer = shared.node.read(Query::get(key).encode(), consistency, remaining(deadline)).await;
     let answer = answer.map_err(|failure| read_problem(&shared, failure))?;
     found(&shared, consistency, answer)
@@ -72,7 +76,19 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<R
 
 fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Result<Response, Problem> {
     let Found(found) = Found::decode(answer.bytes).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let mut response = match found {
+    let mut response = value_response(found);
+    let headers = response.headers_mut();
+    shared.set_position(headers, answer.applied);
+    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(consistency)));
+    if let (Consistency::Local, Some(staleness)) = (consistency, answer.staleness) {
+        headers.insert(STALENESS, millis(staleness).into());
+    }
+    Ok(response)
+}
+
+/// A value as it is, or that there is none.
+pub(crate) fn value_response(found: Option<Value>) -> Response {
+    match found {
         Some(value) => {
             let mut response = Body::from(value.bytes).into_response();
             let headers = response.headers_mut();
@@ -83,14 +99,7 @@ fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Resul
             response
         }
         None => Problem::new(Code::KeyNotFound, "no value stands under this key").into_response(),
-    };
-    let headers = response.headers_mut();
-    shared.set_position(headers, answer.applied);
-    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(consistency)));
-    if let (Consistency::Local, Some(staleness)) = (consistency, answer.staleness) {
-        headers.insert(STALENESS, millis(staleness).into());
     }
-    Ok(response)
 }
 
 /// Says why a read has no answer.
@@ -101,6 +110,7 @@ pub(crate) fn read_problem(shared: &Shared, failure: ReadFailure) -> Problem {
         ReadFailure::Deadline => Code::Deadline,
         ReadFailure::Overloaded { .. } => Code::Overloaded,
         ReadFailure::Stopping => Code::Stopping,
+        ReadFailure::Fenced(_) => Code::Fenced,
         ReadFailure::Query(_) => Code::Internal,
     };
     let leader = shared.node.position().leader.map(|leader| leader.to_string());

@@ -6,8 +6,10 @@
 mod cluster;
 pub mod key;
 mod kv;
+mod marks;
 mod ops;
 mod parameters;
+mod past;
 mod problem;
 mod serve;
 mod shared;
@@ -42,7 +44,9 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/outcomes/{token}", get(cluster::outcome))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
+        .route("/v1/cluster/mark", post(marks::mark))
         .route("/v1/node", get(cluster::node))
+        .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/node/snapshot", post(snapshots::take))
         .route("/v1/limits", get(cluster::limits))

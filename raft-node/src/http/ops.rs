@@ -56,6 +56,7 @@ async fn readyz(State(node): State<Arc<NodeHandle>>, uri: Uri) -> Result<Respons
         ("started", node.started()),
         ("leader", status.raft.leader.map(|_| ()).ok_or_else(|| "no leader is known".to_owned())),
         ("draining", if status.draining { Err("the node is draining".to_owned()) } else { Ok(()) }),
+        ("state", node.readable()),
         ("caught_up", if status.caught_up { Ok(()) } else { Err("has not caught up since its start".to_owned()) }),
         ("ready", ready),
     ];

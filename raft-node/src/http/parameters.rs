@@ -5,12 +5,28 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, Uri};
 
+use raft_core::types::Index;
+
 use crate::config::{Limits, parse_duration};
 use crate::handle::Consistency;
 use crate::http::problem::{Code, Problem};
 
 /// The modes of reading that this version serves.
-pub(crate) const CONSISTENCIES: [&str; 2] = ["linearizable", "local"];
+pub(crate) const CONSISTENCIES: [&str; 3] = ["linearizable", "local", SNAPSHOT];
+const SNAPSHOT: &str = "snapshot";
+/// Parameters that name a point in the past.
+const PAST: [&str; 2] = ["at_mark", "at_revision"];
+
+/// Which point in the past is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// The newest mark that this node has passed.
+    NewestMark,
+    /// The state right after this mark.
+    Mark(Index),
+    /// The state right after this entry.
+    Revision(Index),
+}
 
 /// The decoded query of a request.
 #[derive(Debug, Default)]
@@ -80,11 +96,36 @@ impl Parameters {
         Ok(timeout)
     }
 
-    /// What the read may be behind.
+    /// Which point in the past is to be read, if any.
+    pub(crate) fn at(&self) -> Result<Option<At>, Problem> {
+        let given = PAST.iter().find(|name| self.text(name).is_some());
+        match (self.text("consistency"), given) {
+            (Some(SNAPSHOT) | None, _) => {}
+            (Some(other), Some(name)) if CONSISTENCIES.contains(&other) => {
+                let problem = format!("excludes consistency={other}, which reads what is newest");
+                return Err(malformed(name, &problem, "write consistency=snapshot, or leave one of them out"));
+            }
+            // What is none that exists is refused as such.
+            (Some(_), _) => return Ok(None),
+        }
+        let index = |name: &str| match self.number(name)? {
+            Some(0) => Err(malformed(name, "is 0", "write the index of an entry, from 1 on")),
+            number => Ok(number.map(Index)),
+        };
+        match (index("at_mark")?, index("at_revision")?) {
+            (Some(_), Some(_)) => Err(malformed("at_mark", "excludes at_revision", "give one of them")),
+            (Some(mark), None) => Ok(Some(At::Mark(mark))),
+            (None, Some(revision)) => Ok(Some(At::Revision(revision))),
+            (None, None) => Ok(self.text("consistency").map(|_| At::NewestMark)),
+        }
+    }
+
+    /// What a read of the present may be behind.
     pub(crate) fn consistency(&self) -> Result<Consistency, Problem> {
         match self.text("consistency") {
             None | Some("linearizable") => Ok(Consistency::Linearizable),
             Some("local") => Ok(Consistency::Local),
+            Some(SNAPSHOT) => Err(malformed("consistency", "is snapshot, and this has no past", "leave it out")),
             Some(other) => Err(Problem::new(
                 Code::UnknownConsistency,
                 format!("`{other}` is no consistency; choose one of {}", CONSISTENCIES.join(", ")),
@@ -107,6 +148,7 @@ pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::Linearizable => CONSISTENCIES[0],
         Consistency::Local => CONSISTENCIES[1],
+        Consistency::Snapshot => SNAPSHOT,
     }
 }
 
@@ -156,9 +198,35 @@ mod tests {
     fn an_unknown_consistency_is_refused_with_those_that_exist() {
         let problem = read("consistency=eventual").unwrap().consistency().unwrap_err();
         assert_eq!(problem.code(), Code::UnknownConsistency);
-        assert!(problem.body().detail.contains("linearizable, local"), "{}", problem.body().detail);
+        assert!(problem.body().detail.contains("linearizable, local, snapshot"), "{}", problem.body().detail);
         assert_eq!(read("consistency=local").unwrap().consistency().unwrap(), Consistency::Local);
         assert_eq!(read("").unwrap().consistency().unwrap(), Consistency::Linearizable);
+    }
+
+    #[test]
+    fn a_point_in_the_past_is_read_only_where_that_makes_sense() {
+        let at = |query: &str| {
+            let uri = format!("/?{query}").parse().unwrap();
+            Parameters::read(&uri, &["consistency", "at_mark", "at_revision"]).unwrap().at()
+        };
+        assert_eq!(at("").unwrap(), None);
+        assert_eq!(at("consistency=local").unwrap(), None);
+        assert_eq!(at("consistency=snapshot").unwrap(), Some(At::NewestMark));
+        assert_eq!(at("at_mark=7").unwrap(), Some(At::Mark(Index(7))));
+        assert_eq!(at("consistency=snapshot&at_revision=7").unwrap(), Some(At::Revision(Index(7))));
+        for (query, named) in [
+            ("at_mark=7&at_revision=7", "at_revision"),
+            ("consistency=linearizable&at_mark=7", "consistency=linearizable"),
+            ("consistency=local&at_revision=7", "consistency=local"),
+            ("at_mark=0", "`at_mark` is 0"),
+            ("at_revision=x", "`at_revision` is `x`"),
+        ] {
+            let problem = at(query).unwrap_err();
+            assert_eq!(problem.code(), Code::MalformedParameter, "{query}");
+            assert!(problem.body().detail.contains(named), "{query}: {}", problem.body().detail);
+        }
+        // The error is that of an unknown consistency.
+        assert_eq!(at("consistency=eventual").unwrap(), None);
     }
 
     #[test]

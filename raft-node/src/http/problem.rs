@@ -58,6 +58,10 @@ codes! {
     KeyNotFound = "key_not_found", NOT_FOUND, "The key does not exist";
     /// There is no such route.
     RouteNotFound = "route_not_found", NOT_FOUND, "There is no such route";
+    /// There is no mark at this index.
+    MarkNotFound = "mark_not_found", NOT_FOUND, "There is no mark at this index";
+    /// There is no such revision yet.
+    RevisionNotFound = "revision_not_found", NOT_FOUND, "There is no such revision yet";
     /// The log does not hold the entry.
     EntryNotFound = "entry_not_found", NOT_FOUND, "The log does not hold this entry";
     /// The route does not take this method.
@@ -66,6 +70,10 @@ codes! {
     TokenDiverged = "token_diverged", CONFLICT, "The token belongs to another cluster or history";
     /// The idempotency key is older than the window; its first use may have had its effect.
     IdempotencyKeyExpired = "idempotency_key_expired", CONFLICT, "The idempotency key is older than the window";
+    /// The node's state is not to be rebuilt, or cannot be.
+    RebuildRefused = "rebuild_refused", CONFLICT, "The state is not rebuilt";
+    /// What was there is forgotten.
+    Compacted = "compacted", GONE, "This point of the past is forgotten";
     /// `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "The precondition does not hold";
     /// The key is too long.
@@ -88,6 +96,10 @@ codes! {
     LeaderUnreachable = "leader_unreachable", SERVICE_UNAVAILABLE, "The leader cannot be reached";
     /// The node is not founded or still replays its log.
     NotReady = "not_ready", SERVICE_UNAVAILABLE, "The node is not ready";
+    /// This node's state differs from the majority's, or is being rebuilt.
+    Fenced = "fenced", SERVICE_UNAVAILABLE, "The state of this node is not to be read";
+    /// No mark was passed yet.
+    NoMark = "no_mark", SERVICE_UNAVAILABLE, "No mark was passed yet";
     /// The node is stopping.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "The node is stopping";
     /// A committed entry of another leader took the place of this one.

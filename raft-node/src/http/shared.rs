@@ -25,6 +25,7 @@ pub(crate) const TOKEN: HeaderName = HeaderName::from_static("raft-token");
 pub(crate) const LEADER: HeaderName = HeaderName::from_static("raft-leader");
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("raft-served-by");
 pub(crate) const CONSISTENCY: HeaderName = HeaderName::from_static("raft-consistency");
+pub(crate) const MARK: HeaderName = HeaderName::from_static("raft-mark");
 pub(crate) const STALENESS: HeaderName = HeaderName::from_static("raft-staleness-ms");
 
 /// What the routers need to know beside the node.
@@ -168,7 +169,7 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, 
     };
     let position = shared.node.position();
     let headers = response.headers_mut();
-    if !headers.contains_key(TERM) {
+    if !headers.contains_key(REVISION) {
         shared.set_position(headers, position.applied);
         headers.insert(TERM, position.term.0.into());
     }

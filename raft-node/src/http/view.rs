@@ -134,6 +134,12 @@ pub struct MemberView {
     pub version: Option<String>,
     /// `storage.sync`: without it a loss of power may lose acknowledged writes.
     pub storage_sync: Option<bool>,
+    /// The mark at which its state was found to differ from the majority's: nothing is read from it then.
+    #[serde(default)]
+    pub fenced: Option<u64>,
+    /// Whether its state is being replaced by that of a snapshot, on request.
+    #[serde(default)]
+    pub rebuilding: bool,
     /// Where clients reach it.
     pub api_address: String,
     /// Where its peers reach it.
@@ -198,6 +204,8 @@ pub struct NodeView {
     pub storage_sync: bool,
     /// What the disk said when it failed.
     pub disk_failed: Option<String>,
+    /// What it knows of marks, and whether its state may be read.
+    pub marks: MarksView,
     /// When entries were lost from this disk: it gives no vote until its log has reached this index again.
     pub lost_index: Option<u64>,
     /// Where clients reach it.
@@ -217,6 +225,59 @@ pub struct NodeView {
     pub peers: Vec<PeerView>,
     /// Frames and connections that were refused, by reason.
     pub refused: BTreeMap<String, u64>,
+}
+
+/// Marks in [`NodeView`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarksView {
+    /// The newest mark passed here.
+    pub newest: Option<u64>,
+    /// Set when the state here differs from the majority's: it is not read, and this node does not lead.
+    pub fenced: Option<FenceView>,
+    /// Whether the state is being replaced by that of a snapshot, on request.
+    pub rebuilding: bool,
+    /// What the newest comparison of the members' states found, unless all agreed.
+    pub mismatch: Option<MismatchView>,
+}
+
+/// Why a node is fenced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceView {
+    /// The mark at which its state was found to differ.
+    pub mark: u64,
+    /// The digest of its state there, hexadecimal.
+    pub own_digest: String,
+    /// The digest of the majority, hexadecimal.
+    pub majority_digest: String,
+    /// When it was found, in milliseconds since the Unix epoch.
+    pub found_ms: u64,
+}
+
+/// Members whose states differ at a mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MismatchView {
+    /// The mark.
+    pub mark: u64,
+    /// Those that differ from the majority; all that were heard when there is no majority.
+    pub members: Vec<String>,
+    /// Whether a majority agrees.
+    pub majority: bool,
+}
+
+/// The answer of `POST /v1/cluster/mark`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkView {
+    /// The mark's index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// The answer of `POST /v1/node/rebuild`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildView {
+    /// Whether the state is being rebuilt.
+    pub rebuilding: bool,
 }
 
 /// A connection in [`NodeView`].
@@ -254,13 +315,13 @@ pub struct EntryView {
     pub index: u64,
     /// Its term.
     pub term: u64,
-    /// `noop`, `command` or `unknown(code)`.
+    /// `noop`, `command`, `mark` or `unknown(code)`.
     pub kind: String,
     /// Bytes of its payload.
     pub bytes: u64,
     /// CRC-32C of its payload, hexadecimal.
     pub checksum: String,
-    /// What it does, for a command.
+    /// What it does, for a command; what it carries, for a mark.
     pub command: Option<serde_json::Value>,
     /// Whether this node knows it committed.
     pub committed: bool,

@@ -137,7 +137,7 @@ fn name_of(leader: Option<&Member>) -> Option<String> {
 }
 
 /// Says what a write came to that has no answer of the state machine.
-fn problem_of(shared: &Shared, asked: &Asked, error: WriteError) -> Problem {
+pub(crate) fn problem_of(shared: &Shared, asked: &Asked, error: WriteError) -> Problem {
     match error {
         WriteError::NotApplied { why, leader } => {
             refusal(&why, leader.as_ref(), &asked.target).leader(name_of(leader.as_ref())).of_write()

@@ -9,6 +9,7 @@ use prometheus::{
 };
 use raft_core::status::{Role, Status};
 
+use super::marks::MarkMetrics;
 use super::peers::PeerMetrics;
 use super::snapshots::SnapshotMetrics;
 use crate::status::NodeStatus;
@@ -37,6 +38,7 @@ pub struct Metrics {
     inbound_dropped: IntCounterVec,
     messages_refused: IntCounter,
     fills_failed: IntCounter,
+    marks: MarkMetrics,
     snapshots: SnapshotMetrics,
     views: Views,
 }
@@ -169,6 +171,7 @@ impl Metrics {
                 "raft_fills_failed_total",
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
+            marks: MarkMetrics::new(&build),
             snapshots: SnapshotMetrics::new(&build),
             views: Views::new(&build),
             registry: registry.clone(),
@@ -191,6 +194,7 @@ impl Metrics {
     /// All metrics as Prometheus text, the views brought up to `status`.
     pub(crate) fn text(&self, status: &NodeStatus) -> String {
         self.views.show(status);
+        self.marks.show(status);
         self.snapshots.show(&status.snapshots);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -240,6 +244,10 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {
         self.fills_failed.inc();
+    }
+
+    pub(crate) fn marks(&self) -> &MarkMetrics {
+        &self.marks
     }
 
     /// What is counted of snapshots and of the log's cuts.

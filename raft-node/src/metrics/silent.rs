@@ -35,6 +35,14 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {}
 
+    pub(crate) fn marks(&self) -> &Self {
+        self
+    }
+
+    pub(crate) fn proposed(&self, _result: &str) {}
+
+    pub(crate) fn digests_differed(&self) {}
+
     pub(crate) fn snapshot_done(&self, _kind: &str, _within: Duration) {}
 
     pub(crate) fn snapshot_failed(&self, _kind: &str) {}

@@ -24,6 +24,9 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Founding,
         NodeRequest::Write { command: Bytes::from_static(b"put"), timeout: Duration::from_millis(1500) },
         NodeRequest::Outcome(LogId::new(Index(7), Term(3))),
+        NodeRequest::Mark { timeout: Duration::from_secs(2) },
+        NodeRequest::MarkDigest(Index(8)),
+        NodeRequest::SendSnapshot { at_least: Index(9) },
         NodeRequest::Report,
         NodeRequest::Cluster { timeout: Duration::from_secs(1) },
     ]
@@ -70,6 +73,8 @@ fn cluster() -> ClusterStatus {
                 running: Duration::from_millis(1500),
             },
         }),
+        fenced: Some(Index(4)),
+        rebuilding: true,
         unreachable: None,
     };
     let silent = MemberStatus {
@@ -85,6 +90,8 @@ fn cluster() -> ClusterStatus {
         phase: None,
         storage_sync: None,
         snapshot: None,
+        fenced: None,
+        rebuilding: false,
         unreachable: Some("timed out".into()),
     };
     ClusterStatus {
@@ -127,8 +134,14 @@ fn answers() -> Vec<NodeAnswer> {
             role: Role::PreCandidate,
             applied_index: Index(6),
             storage_sync: false,
+            fenced: Some(Index(3)),
+            rebuilding: true,
         }),
         NodeAnswer::Cluster(cluster()),
+        NodeAnswer::MarkDigest(None),
+        NodeAnswer::MarkDigest(Some(Bytes::new())),
+        NodeAnswer::MarkDigest(Some(Bytes::from_static(b"digest"))),
+        NodeAnswer::Done,
     ];
     answers.extend(refusals().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::NotApplied(why))));
     answers.extend(doubts().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::Unknown { why, token })));

@@ -38,7 +38,7 @@ use std::time::Duration;
 use raft_core::config::ConfigError;
 use raft_core::ports::Snapshotter;
 use raft_core::status::PeerProgress;
-use raft_core::types::Index;
+use raft_core::types::{Index, NodeId};
 
 use bucket::Bucket;
 use receiver::Receiver;
@@ -156,6 +156,11 @@ impl Snapshots {
     /// So many entries of so many bytes were applied.
     pub(crate) fn applied(&self, entries: u64, bytes: u64) {
         self.taker.applied(entries, bytes, &self.config);
+    }
+
+    /// The next snapshot that is sent to this follower ends with this entry or a later one, whatever is kept.
+    pub(crate) fn ask(&self, follower: NodeId, at_least: Index) {
+        self.sender.ask(follower, at_least);
     }
 
     /// What still goes on ends soon.

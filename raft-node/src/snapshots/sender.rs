@@ -46,7 +46,6 @@ impl Sender {
         Self { permits: Arc::new(Semaphore::new(concurrency)), followers: Mutex::default() }
     }
 
-    #[allow(dead_code, reason = "who rebuilds its state asks so")]
     /// The next snapshot that is sent to this follower ends with this entry or a later one, whatever is kept.
     pub(crate) fn ask(&self, follower: NodeId, at_least: Index) {
         let mut followers = self.followers.lock();

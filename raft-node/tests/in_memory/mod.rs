@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
 pub mod courier;
+mod state;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +17,12 @@ use raft_core::testing::{MemDisk, MemNet, MemStateDisk};
 use raft_core::types::{Incarnation, NodeName};
 use raft_node::handle::{Consistency, WriteError, WriteOptions, Written};
 use raft_node::identity::MemIdentity;
+use raft_node::marks::MarkParts;
 use raft_node::metrics::Metrics;
 use raft_node::parts::{Founder, IdentityStore, StartError};
 use raft_node::{Node, NodeConfig, NodeHandle, Parts};
+
+pub use state::{MarkedState, Marks};
 
 /// Nothing that is awaited here takes anywhere near this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +36,7 @@ pub struct Disk {
     pub identity: MemIdentity,
     pub log: MemDisk,
     pub state: MemStateDisk,
+    pub marks: Marks,
     pub snapshots: Arc<tempfile::TempDir>,
     /// Who carries its snapshots, when they are not to go over the network in memory.
     pub courier: Option<Courier>,
@@ -46,6 +51,7 @@ impl Disk {
             name,
             log: MemDisk::new(),
             state: MemStateDisk::default(),
+            marks: Marks::default(),
             snapshots: Arc::new(tempfile::tempdir().unwrap()),
             courier: None,
         }
@@ -70,11 +76,12 @@ pub async fn try_start_as(
     config: NodeConfig,
     identity: Box<dyn IdentityStore>,
 ) -> Result<NodeHandle, StartError> {
-    let (log, state) = (disk.log.clone(), disk.state.clone());
+    let (log, state, marks) = (disk.log.clone(), disk.state.clone(), disk.marks.clone());
     let parts = Parts {
         identity,
         log: Box::new(move || Ok(Box::new(log.open()))),
-        state_machine: Box::new(move |_| Ok(Box::new(state.open()))),
+        marks: MarkParts { rules: Arc::new(marks.clone()), fence: marks.fence.clone() },
+        state_machine: Box::new(move |_| Ok(Box::new(MarkedState::new(state.open(), &marks)))),
         snapshots: disk.snapshots.path().join("snapshots"),
         transport: match &disk.courier {
             Some(courier) => courier.transport(net.transport(&disk.name)),
