@@ -1,7 +1,7 @@
 //! Snapshots of the state: taking one of a database, and making a database of one.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,7 +115,8 @@ pub(super) fn install(from: &Path, to: &Path, last: LogId) -> Result<(), OpenErr
     }
     for name in &tables {
         let table = to.join(name);
-        File::open(&table).and_then(|file| file.sync_all()).map_err(at(&table))?;
+        // Nothing is written, but not every system syncs a file that was opened to be read.
+        OpenOptions::new().write(true).open(&table).and_then(|file| file.sync_all()).map_err(at(&table))?;
     }
     sync_names(to).map_err(at(to))?;
     check(from, to, &tables, last)
