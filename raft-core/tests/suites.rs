@@ -5,10 +5,14 @@
 
 #[path = "suites/counters.rs"]
 mod counters;
+#[path = "suites/device.rs"]
+mod device;
 #[path = "suites/journal.rs"]
 mod journal;
 #[path = "suites/log_store.rs"]
 mod log_store;
+#[path = "suites/records.rs"]
+mod records;
 #[path = "suites/state_machine.rs"]
 mod state_machine;
 #[path = "suites/transport.rs"]

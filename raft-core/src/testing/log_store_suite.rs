@@ -19,8 +19,11 @@
 //! }
 //!
 //! let summary = log_store_suite::run(&mut Lab::default());
-//! assert_eq!(summary.not_run().len(), 13, "this lab cannot break its disk yet");
+//! assert_eq!(summary.not_run().len(), 18, "this lab cannot break its disk yet");
 //! ```
+//! A log may lose its beginning, to a compaction or to a snapshot: the rules say what is left, and what a power cut may
+//! bring back. A compaction has to be durable with the next write of its group and not before.
+//!
 //! A broken rule panics with its name, what was seen, why it matters and where it is written. To look at one rule
 //! alone, take its case from [`cases`].
 //!
@@ -78,17 +81,24 @@
 //! - a file system or block device that can drop what was not synced and fail on command;
 //! - an interface of your own between the store and its files, with a second implementation for tests.
 
-use crate::ports::{LogStore, LogWrite, Recovered, StoreError};
+use crate::membership::Configuration;
+use crate::ports::{LogStore, LogWrite, ReadError, Recovered, StoreError};
 use crate::runs::Span;
+use crate::snapshot::SnapshotMeta;
 use crate::testing::disk_fault::{DiskFault, Effort, POWER_CUTS, PowerCut};
 use crate::testing::{Outcome, Random, Rule, Summary, Work};
-use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term};
+use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, SnapshotId, Term};
 
+mod beginning_power_cases;
+mod compact_cases;
 mod fault_cases;
 mod model;
 mod power_cases;
 mod read_cases;
+mod snapshot_cases;
 mod write_cases;
+
+use model::ModelLog;
 
 /// Makes stores of the kind under test.
 ///
@@ -167,8 +177,11 @@ pub fn cases() -> Vec<Case> {
     let mut cases = write_cases::durable_cases();
     cases.extend(write_cases::order_cases());
     cases.extend(read_cases::cases());
+    cases.extend(snapshot_cases::cases());
+    cases.extend(compact_cases::cases());
     cases.push(model::case());
     cases.extend(power_cases::cases());
+    cases.extend(beginning_power_cases::cases());
     cases.extend(fault_cases::cases());
     cases.push(model::case_with_power_cuts());
     cases
@@ -257,36 +270,59 @@ impl Bench<'_> {
         }
     }
 
+    fn compact(&mut self, group: GroupId, upto: u64) {
+        self.work.operations += 1;
+        let result = self.store().compact(group, Index(upto));
+        self.rule.expect(result, &format!("dropping what is committed, up to {upto}"));
+    }
+
     fn recover(&mut self, group: GroupId) -> Recovered {
         let result = self.store().recover(group);
-        self.rule.expect(result, "recovering an intact log")
+        let recovered = self.rule.expect(result, "recovering an intact log");
+        let sound = recovered.check();
+        self.rule.demand(sound.is_ok(), || format!("what was recovered of {group} is no log: {sound:?}"));
+        recovered
+    }
+
+    /// Demands that the group's log, which was never cut at its beginning, is exactly this.
+    fn demand_log(&mut self, group: GroupId, hard_state: HardState, commit: u64, entries: &[Entry]) {
+        let wanted = ModelLog { hard_state, commit, entries: entries.to_vec(), ..ModelLog::default() };
+        self.demand_model(group, &wanted);
     }
 
     /// Demands that the group's log is exactly this, by recovery and by reading every entry.
-    fn demand_log(&mut self, group: GroupId, hard_state: HardState, commit: u64, entries: &[Entry]) {
+    fn demand_model(&mut self, group: GroupId, wanted: &ModelLog) {
         let rule = self.rule;
         let recovered = self.recover(group);
-        let span = Span::of(LogId::ZERO, entries).expect("the suite wants a log that can be");
-        rule.demand_eq(&recovered.hard_state, &hard_state, || format!("term and vote of {group}"));
+        let span = Span::of(wanted.base, &wanted.entries).expect("the suite wants a log that can be");
+        rule.demand_eq(&recovered.base, &wanted.base, || format!("the entry before the first one of {group}"));
+        rule.demand_eq(&recovered.hard_state, &wanted.hard_state, || format!("term and vote of {group}"));
         rule.demand_eq(&recovered.runs, &span.runs, || format!("runs of terms of {group}"));
-        rule.demand_eq(&recovered.commit, &Index(commit), || format!("commit index of {group}"));
+        rule.demand_eq(&recovered.commit, &Index(wanted.commit), || format!("commit index of {group}"));
+        rule.demand_eq(&recovered.snapshot, &wanted.snapshot, || format!("installed snapshot of {group}"));
         rule.demand_eq(&recovered.lost, &None, || format!("evidence of a loss in {group}, where nothing was lost"));
-        check_batches(rule, &recovered.batches, entries);
-        let read = self.read_all(group, span.last().index);
-        for (found, wanted) in read.iter().zip(entries) {
+        check_batches(rule, &recovered.batches, wanted.base.index, &wanted.entries);
+        let read = self.read_all(group, wanted.base.index, span.last().index);
+        for (found, wanted) in read.iter().zip(&wanted.entries) {
             rule.demand(found == wanted, || format!("entry {} of {group} was read as {}", wanted.id, found.id));
         }
-        rule.demand_eq(&read.len(), &entries.len(), || format!("number of entries of {group}"));
-        let past_end = self.store().reader().read(group, span.last().index.next(), Index::LIMIT, u64::MAX);
+        rule.demand_eq(&read.len(), &wanted.entries.len(), || format!("number of entries of {group}"));
+        let reader = self.store().reader();
+        let past_end = reader.read(group, span.last().index.next(), Index::LIMIT, u64::MAX);
         rule.demand(past_end.is_err(), || format!("an entry after the end of {group} was read: {past_end:?}"));
+        let (index, last) = (wanted.base.index, span.last().index);
+        let before = reader.read(group, index, last, u64::MAX);
+        rule.demand_eq(&before, &Err(ReadError::Missing { group, index }), || {
+            format!("reading from {index}, after which the log of {group} begins")
+        });
     }
 
-    /// Reads up to `last` in as many calls as it takes.
-    fn read_all(&mut self, group: GroupId, last: Index) -> Vec<Entry> {
+    /// Reads what follows `base` up to `last` in as many calls as it takes.
+    fn read_all(&mut self, group: GroupId, base: Index, last: Index) -> Vec<Entry> {
         let (rule, reader) = (self.rule, self.store().reader());
         let mut entries: Vec<Entry> = Vec::new();
-        while (entries.len() as u64) < last.0 {
-            let first = Index(entries.len() as u64 + 1);
+        while base.0 + (entries.len() as u64) < last.0 {
+            let first = Index(base.0 + entries.len() as u64 + 1);
             let read = rule.expect(reader.read(group, first, last, 256 * 1024), &format!("reading {first}..={last}"));
             rule.demand(read.first().is_some_and(|entry| entry.id.index == first), || {
                 format!("reading from {first} began with {:?}", read.first().map(|entry| entry.id))
@@ -298,13 +334,14 @@ impl Bench<'_> {
 }
 
 /// Sizes are what the core paces its sending by, so they must be those of the entries.
-fn check_batches(rule: Rule, batches: &[(Index, u64)], entries: &[Entry]) {
-    let mut from = Index::ZERO;
+fn check_batches(rule: Rule, batches: &[(Index, u64)], base: Index, entries: &[Entry]) {
+    let mut from = base;
+    let end = base.plus(entries.len() as u64);
     for (last, bytes) in batches {
-        rule.demand(*last > from && last.0 <= entries.len() as u64, || {
-            format!("stretch ends at {last}, the one before at {from}, the log at {}", entries.len())
+        rule.demand(*last > from && *last <= end, || {
+            format!("stretch ends at {last}, the one before at {from}, the log at {end}")
         });
-        let stretch = &entries[from.0 as usize..last.0 as usize];
+        let stretch = &entries[from.since(base) as usize..last.since(base) as usize];
         let sum: u64 = stretch.iter().map(Entry::size).sum();
         rule.demand_eq(bytes, &sum, || format!("bytes of the entries after {from} up to {last}"));
         rule.demand(*bytes <= 1 << 20 || stretch.len() == 1, || {
@@ -312,7 +349,7 @@ fn check_batches(rule: Rule, batches: &[(Index, u64)], entries: &[Entry]) {
         });
         from = *last;
     }
-    rule.demand_eq(&from, &Index(entries.len() as u64), || "end of the last stretch".into());
+    rule.demand_eq(&from, &end, || "end of the last stretch".into());
 }
 
 fn hard_state(term: u64, vote: Option<u64>) -> HardState {
@@ -327,6 +364,18 @@ fn append(term: u64, entries: &[Entry]) -> LogWrite {
         entries: entries.to_vec(),
         ..LogWrite::default()
     }
+}
+
+/// A snapshot that ends with entry `index` of `term`; two of another `id` are different snapshots.
+fn snapshot(id: u128, index: u64, term: u64) -> SnapshotMeta {
+    let voters = (1..=1 + (id as u64) % 5).map(|node| NodeId(node * (1 + id as u64 % 9)));
+    let last = LogId::new(Index(index), Term(term));
+    SnapshotMeta { id: SnapshotId(id), last, configuration: Configuration::new(voters) }
+}
+
+/// A write of the first group that puts a snapshot in the place of what it covers, with the commit index that it proves.
+fn install(term: u64, snapshot: SnapshotMeta) -> LogWrite {
+    LogWrite { commit: Some(snapshot.last.index), snapshot: Some(snapshot), ..append(term, &[]) }
 }
 
 /// Entries `from..=to` of one term with small payloads.

@@ -28,7 +28,8 @@ use group_log::{GroupLog, Witness};
 /// What stays when a [`MemLog`] goes: everything of completed writes. Clones are handles to the same disk.
 ///
 /// It has a durable part, and beside it the writes that were begun and not synced. [`MemDisk::cut_power`] keeps the
-/// first few of those, or none: in their order, each whole or not at all.
+/// first few of those, or none: in their order, each whole or not at all. A compaction is seen at once, and durable with
+/// the next write; a power cut before that may undo it.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
     shared: Arc<Shared>,
@@ -93,6 +94,7 @@ impl MemDisk {
         state.without_power = false;
         let unsynced = std::mem::take(&mut state.unsynced);
         state.keep(&unsynced);
+        state.settle();
         let State { groups, witnesses, .. } = &mut *state;
         for (group, witness) in witnesses {
             groups.entry(*group).or_default().compare(witness);
@@ -148,7 +150,7 @@ impl MemDisk {
         self.shared.lock().syncs
     }
 
-    /// The durable entries of a group, for a test to look at.
+    /// The durable entries of a group after its log's base, for a test to look at.
     #[must_use]
     pub fn entries(&self, group: GroupId) -> Vec<Entry> {
         self.shared.lock().groups.get(&group).map(|log| log.entries.clone()).unwrap_or_default()
@@ -189,8 +191,20 @@ impl State {
     fn lose_power(&mut self, drawn: u64) {
         let unsynced = std::mem::take(&mut self.unsynced);
         let kept = drawn % (unsynced.len() as u64 + 1);
+        if kept > 0 {
+            // What was asked for before a write that stays, stays too.
+            self.settle();
+        }
         self.keep(&unsynced[..kept as usize]);
+        for (log, drawn) in self.groups.values_mut().zip((0..).map(|nth| drawn >> (16 + nth % 32))) {
+            log.bring_back(drawn);
+        }
         self.without_power = true;
+    }
+
+    /// All compactions are durable.
+    fn settle(&mut self) {
+        self.groups.values_mut().for_each(GroupLog::settle);
     }
 
     /// Makes `writes` durable, each whole or not at all, and acknowledges them.
@@ -200,10 +214,29 @@ impl State {
             log.check(write).map_err(|reason| StoreError::Refused { reason: format!("{}: {reason}", write.group) })?;
             log.apply(write);
         }
+        self.settle();
         self.syncs += 1;
         for write in writes {
             let witness = self.groups.get(&write.group).map(GroupLog::witness);
             self.witnesses.extend(witness.map(|witness| (write.group, witness)));
+        }
+        Ok(())
+    }
+
+    /// Drops a beginning, which the next sync makes durable.
+    fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+        if self.without_power {
+            return Err(io("compacting", "the power is gone"));
+        }
+        if self.fault == Some(DiskFault::Full) {
+            return Err(io("compacting", "no space is left on the disk (ENOSPC)"));
+        }
+        let compacted = self.groups.entry(group).or_default().compact(upto);
+        compacted.map_err(|reason| StoreError::Refused { reason: format!("{group}: {reason}") })?;
+        if let Some(Failure::PowerCut { drawn }) = self.failure {
+            self.failure = None;
+            self.lose_power(drawn);
+            return Err(io("compacting", "the power is gone"));
         }
         Ok(())
     }
@@ -320,7 +353,19 @@ impl LogStore for MemLog {
     }
 
     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
-        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
+        if let Some(failed) = &self.failed {
+            return Err(io("compacting", &format!("an earlier write failed: {failed}")));
+        }
+        let mut state = self.disk.shared.lock();
+        let owned = state.opened == self.opened;
+        let result = if owned {
+            state.compact(group, upto)
+        } else {
+            Err(io("compacting", "the disk was opened by another store"))
+        };
+        drop(state);
+        self.failed = result.as_ref().err().map(ToString::to_string);
+        result
     }
 }
 
@@ -335,12 +380,11 @@ impl LogReader for MemLogReader {
         if state.fault == Some(DiskFault::ReadFails) {
             return Err(ReadError::Io { reason: "input/output error (EIO)".into() });
         }
-        let entries = state.groups.get(&group).map_or(&[][..], |log| &log.entries);
-        let from = (first.0 as usize).checked_sub(1).filter(|from| *from < entries.len() && first <= last);
-        let Some(from) = from else { return Err(ReadError::Missing { group, index: first }) };
+        let held = state.groups.get(&group).and_then(|log| Some(&log.entries[log.position(first)?..]));
+        let Some(held) = held.filter(|_| first <= last) else { return Err(ReadError::Missing { group, index: first }) };
         let mut read: Vec<Entry> = Vec::new();
         let mut bytes = 0;
-        for entry in entries[from..].iter().take_while(|entry| entry.id.index <= last) {
+        for entry in held.iter().take_while(|entry| entry.id.index <= last) {
             bytes += entry.size();
             if bytes > bytes_max && !read.is_empty() {
                 break;

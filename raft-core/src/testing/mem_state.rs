@@ -1,7 +1,7 @@
 //! A small state machine in memory: keys and values as text, with a digest over everything that was ever applied.
 //!
 //! Commands are `key=value`; anything else is answered as malformed, which is a deterministic failure and no error.
-//! Queries are `digest`, `size` and `key:<key>`.
+//! Queries are `digest`, `size` and `key:<key>`. A mark is answered with the digest. A snapshot is one file, checksummed.
 //! ```
 //! use raft_core::ports::StateMachine;
 //! use raft_core::testing::{MemState, entry_of};
@@ -14,14 +14,17 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::ports::{ApplyError, QueryAnswer, QueryError, StateMachine, StateReader};
+use crate::ports::{ApplyError, QueryAnswer, QueryError, SnapshotError, Snapshotter, StateMachine, StateReader};
 use crate::random::Random;
 use crate::testing::disk_fault::{DiskFault, PowerCut};
 use crate::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+
+mod image;
 
 /// Entries that are kept for a power cut to draw from; when there are more the oldest become durable, as if a buffer
 /// were full.
@@ -55,6 +58,16 @@ impl Durable {
     fn keep(&mut self, count: usize) {
         for entry in self.unflushed.drain(..count) {
             self.values.apply(&entry).expect("it was applied once, on the same state");
+        }
+    }
+
+    /// What the disk says to a sync.
+    fn check(&self) -> Result<(), ApplyError> {
+        match self.fault {
+            _ if self.without_power => Err(storage("the power is gone")),
+            Some(DiskFault::SyncFails) => Err(storage("input/output error (EIO)")),
+            Some(DiskFault::Full) => Err(storage("no space is left on the disk (ENOSPC)")),
+            _ => Ok(()),
         }
     }
 
@@ -154,23 +167,44 @@ impl MemStateDisk {
     }
 
     fn flush(&self) -> Result<Index, ApplyError> {
+        let mut durable = self.when_it_syncs();
+        if let Some(drawn) = durable.cut_inside.take() {
+            durable.lose_power(drawn);
+        }
+        durable.check()?;
+        let count = durable.unflushed.len();
+        durable.keep(count);
+        Ok(durable.values.applied.index)
+    }
+
+    /// Puts another state in the place of what is durable, in one step.
+    fn replace(&self, values: &Values) -> Result<(), ApplyError> {
+        let mut durable = self.when_it_syncs();
+        let before_the_step = match durable.cut_inside.take() {
+            Some(drawn) if drawn % 2 == 0 => {
+                durable.lose_power(drawn / 2);
+                true
+            }
+            drawn => {
+                durable.check()?;
+                durable.without_power = drawn.is_some();
+                false
+            }
+        };
+        if !before_the_step {
+            durable.unflushed.clear();
+            durable.values = values.clone();
+        }
+        if durable.without_power { Err(storage("the power is gone")) } else { Ok(()) }
+    }
+
+    /// Waits while syncs stall.
+    fn when_it_syncs(&self) -> MutexGuard<'_, Durable> {
         let mut durable = self.durable();
         while durable.fault == Some(DiskFault::SyncStalls) && !durable.without_power {
             durable = self.shared.mended.wait(durable).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(drawn) = durable.cut_inside.take() {
-            durable.lose_power(drawn);
-        }
-        match durable.fault {
-            _ if durable.without_power => Err(storage("the power is gone")),
-            Some(DiskFault::SyncFails) => Err(storage("input/output error (EIO)")),
-            Some(DiskFault::Full) => Err(storage("no space is left on the disk (ENOSPC)")),
-            _ => {
-                let count = durable.unflushed.len();
-                durable.keep(count);
-                Ok(durable.values.applied.index)
-            }
-        }
+        durable
     }
 }
 
@@ -234,15 +268,32 @@ impl StateMachine for MemState {
     }
 
     fn durable(&mut self) -> Result<Index, ApplyError> {
-        Ok(Index::ZERO)
+        self.check()?;
+        Ok(self.disk.durable().values.applied.index)
     }
 
-    fn snapshotter(&self) -> Arc<dyn crate::ports::Snapshotter> {
-        panic!("no snapshots yet")
+    fn snapshotter(&self) -> Arc<dyn Snapshotter> {
+        Arc::clone(&self.current) as Arc<dyn Snapshotter>
     }
 
-    fn restore(&mut self, _directory: &std::path::Path, last: LogId) -> Result<(), ApplyError> {
-        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    fn restore(&mut self, directory: &Path, last: LogId) -> Result<(), ApplyError> {
+        self.check()?;
+        let values = image::read(directory, last).map_err(|reason| {
+            storage(&format!("{} cannot be restored from {}: {reason}", last, directory.display()))
+        })?;
+        let replaced = self.disk.replace(&values);
+        self.failed = replaced.as_ref().err().map(ToString::to_string);
+        replaced?;
+        *lock(&self.current.values) = values;
+        Ok(())
+    }
+}
+
+impl Snapshotter for MemStateReader {
+    fn take(&self, directory: &Path) -> Result<LogId, SnapshotError> {
+        let values = lock(&self.values).clone();
+        image::write(directory, &values)?;
+        Ok(values.applied)
     }
 }
 
@@ -264,7 +315,11 @@ impl Values {
             .iter()
             .fold(self.digest, |digest, part| (digest ^ part).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
         self.applied = id;
-        Ok(answer)
+        Ok(if entry.kind == EntryKind::Mark { self.digest_text() } else { answer })
+    }
+
+    fn digest_text(&self) -> Bytes {
+        Bytes::from(format!("{:016x}", self.digest))
     }
 
     fn command(&mut self, id: LogId, command: &[u8]) -> Bytes {
@@ -286,12 +341,12 @@ impl StateReader for MemStateReader {
         let values = lock(&self.values);
         let text = std::str::from_utf8(query).map_err(|error| QueryError::Malformed(error.to_string()))?;
         let bytes = match (text, text.strip_prefix("key:")) {
-            ("digest", _) => format!("{:016x}", values.digest),
-            ("size", _) => values.values.len().to_string(),
-            (_, Some(key)) => values.values.get(key).cloned().unwrap_or_default(),
+            ("digest", _) => values.digest_text(),
+            ("size", _) => Bytes::from(values.values.len().to_string()),
+            (_, Some(key)) => Bytes::from(values.values.get(key).cloned().unwrap_or_default()),
             _ => return Err(QueryError::Malformed(format!("`{text}`: ask for digest, size or key:<key>"))),
         };
-        Ok(QueryAnswer { bytes: Bytes::from(bytes), applied: values.applied })
+        Ok(QueryAnswer { bytes, applied: values.applied })
     }
 }
 

@@ -27,8 +27,11 @@
 //! }
 //!
 //! let summary = state_machine_suite::run(&mut Lab::default());
-//! assert_eq!(summary.not_run().len(), 7, "this lab cannot break its disk yet");
+//! assert_eq!(summary.not_run().len(), 11, "this lab cannot break its disk yet");
 //! ```
+//!
+//! Snapshots are taken into directories that the lab names ([`StateMachineLab::scratch`]), and restored from there into
+//! fresh, older, newer and other machines. The logs of the cases have marks in them, with bytes that mean nothing.
 //!
 //! # Faults
 //!
@@ -40,7 +43,8 @@
 //! A state machine need not be durable before it is flushed, so after a power cut an older state is right: but it must
 //! be the state of one applied index, whole, and say of which.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -51,6 +55,10 @@ use crate::testing::{Outcome, Random, Rule, Summary, Work};
 use crate::types::{Entry, EntryKind, Index, LogId, Payload, Term};
 
 mod fault_cases;
+mod reference;
+mod restore_cases;
+mod restore_fault_cases;
+mod snapshot_cases;
 
 /// Commands in the log that the cases apply.
 const COMMANDS: u64 = 300;
@@ -104,6 +112,15 @@ pub trait StateMachineLab {
     /// Ends what [`StateMachineLab::inject`] has begun.
     fn mend(&mut self) {}
 
+    /// A path where nothing is, in a directory that exists, for the files of a snapshot; the suite removes what it puts
+    /// there. A machine that links its files into a snapshot needs a place on the file system of its own. Power cuts leave
+    /// alone what is there: whoever restores a snapshot has made its files durable first.
+    fn scratch(&mut self) -> PathBuf {
+        static PLACES: AtomicU64 = AtomicU64::new(0);
+        let place = PLACES.fetch_add(1, Ordering::Relaxed);
+        std::env::temp_dir().join(format!("raft-snapshot-{}-{place}", std::process::id()))
+    }
+
     /// How long the random cases run; a step is a batch.
     fn effort(&self) -> Effort {
         Effort { seeds: 0..2, steps: 200, rounds: 20 }
@@ -125,7 +142,8 @@ impl Case {
     /// When the rule is broken.
     pub fn run(&self, lab: &mut dyn StateMachineLab) -> Outcome {
         let random = Random::new(lab.effort().seeds.start);
-        let mut bench = Bench { rule: self.rule, lab, random, work: Work::default(), lacks: None };
+        let scratch = Vec::new();
+        let mut bench = Bench { rule: self.rule, lab, random, work: Work::default(), lacks: None, scratch };
         (self.test)(&mut bench);
         let (work, lacks) = (bench.work, bench.lacks);
         lacks.map_or(Outcome::Held(work), |lacks| Outcome::NotRun { lacks })
@@ -149,6 +167,9 @@ pub fn run(lab: &mut dyn StateMachineLab) -> Summary {
 pub fn cases() -> Vec<Case> {
     let mut cases = agreement_cases();
     cases.extend(strictness_cases());
+    cases.extend(snapshot_cases::cases());
+    cases.extend(restore_cases::cases());
+    cases.extend(restore_fault_cases::cases());
     cases.extend(fault_cases::cases());
     cases
 }
@@ -248,9 +269,50 @@ struct Bench<'a> {
     work: Work,
     /// What the case has asked the lab for in vain.
     lacks: Option<&'static str>,
+    /// Where it has put snapshots.
+    scratch: Vec<PathBuf>,
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        for directory in &self.scratch {
+            // What could not be taken is not there.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// A snapshot that was taken: its files, and what they are said to hold.
+#[derive(Clone, Debug)]
+struct Taken {
+    directory: PathBuf,
+    last: LogId,
 }
 
 impl Bench<'_> {
+    /// A place for a snapshot.
+    fn scratch(&mut self) -> PathBuf {
+        let directory = self.lab.scratch();
+        self.scratch.push(directory.clone());
+        directory
+    }
+
+    fn take(&mut self, machine: &dyn StateMachine) -> Taken {
+        let directory = self.scratch();
+        let last = self.rule.expect(machine.snapshotter().take(&directory), "taking a snapshot");
+        self.rule.demand_eq(&last, &machine.applied(), || "what a snapshot holds, while nothing is applied".into());
+        Taken { directory, last }
+    }
+
+    fn restore(&mut self, machine: &mut dyn StateMachine, taken: &Taken) {
+        self.work.operations += 1;
+        let result = machine.restore(&taken.directory, taken.last);
+        self.rule.expect(result, &format!("restoring the snapshot {}", taken.last));
+        self.rule.demand_eq(&machine.applied(), &taken.last, || "applied entry after a restore".into());
+        let applied = machine.reader().applied();
+        self.rule.demand_eq(&applied, &taken.last, || "applied entry of a reader after a restore".into());
+    }
+
     fn log(&mut self, seed: u64) -> Vec<Entry> {
         self.long_log(seed, COMMANDS)
     }
@@ -271,7 +333,7 @@ impl Bench<'_> {
         injected
     }
 
-    /// A log of commands in several terms, each term opened by a no-op.
+    /// A log of commands in several terms, each term opened by a no-op, with marks in between.
     fn long_log(&mut self, seed: u64, commands: u64) -> Vec<Entry> {
         let mut random = Random::new(seed);
         let mut log = Vec::new();
@@ -279,9 +341,11 @@ impl Bench<'_> {
         for index in 1..=commands {
             let opens_term = index == 1 || random.below(40) == 0;
             term += u64::from(opens_term);
-            let (kind, payload) = match opens_term {
-                true => (EntryKind::Noop, Payload::default()),
-                false => (EntryKind::Command, Payload::new(self.lab.command(&mut random))),
+            let (kind, payload) = match random.below(25) {
+                _ if opens_term => (EntryKind::Noop, Payload::default()),
+                // What a mark carries is for others.
+                0 => (EntryKind::Mark, Payload::new(random_bytes(&mut random, (index % 40) as usize))),
+                _ => (EntryKind::Command, Payload::new(self.lab.command(&mut random))),
             };
             log.push(Entry { id: LogId::new(Index(index), Term(term)), kind, payload });
         }

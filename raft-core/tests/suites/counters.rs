@@ -2,13 +2,14 @@
 //! for each of its flaws, which the fault cases of the suite must find. Its commands are not idempotent.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use raft_core::ports::{ApplyError, QueryAnswer, QueryError, StateMachine, StateReader};
+use raft_core::ports::{ApplyError, QueryAnswer, QueryError, SnapshotError, Snapshotter, StateMachine, StateReader};
 use raft_core::testing::state_machine_suite::{self, StateMachineLab};
 use raft_core::testing::{DiskFault, PowerCut, Random};
-use raft_core::types::{Entry, EntryKind, Index, LogId};
+use raft_core::types::{Entry, EntryKind, Index, LogId, Term};
 
 use super::assert_refused;
 
@@ -25,6 +26,24 @@ enum Flaw {
     IgnoresAFullDisk,
     QueriesFailDuringStalls,
     FlushesAgainAfterAFailure,
+    NamesOneLess,
+    SnapshotsInADirectory,
+    /// What is applied after a snapshot goes to its file too.
+    WritesToSnapshots,
+    FailedSnapshotsAreFinal,
+    /// A restore makes new handles, and leaves the old ones where they are.
+    LeavesOldHandles,
+    DurableIsNothing,
+    DurableIsApplied,
+    AnswersMarksByItsAge,
+    CountsMarks,
+    ForgetsACounter,
+    AddsToWhatWasThere,
+    RestoresOnce,
+    RestoresInMemory,
+    TakesAnyName,
+    RestoresInParts,
+    RestoresOnAnyDisk,
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -36,11 +55,35 @@ struct Counters {
 impl Counters {
     /// Adds the command's bytes to two counters; `parts` of the two.
     fn add(&mut self, entry: &Entry, parts: usize) -> Bytes {
+        if entry.kind != EntryKind::Command {
+            return Bytes::new();
+        }
         let command = entry.payload.bytes();
         for key in command.iter().take(2).take(parts) {
             *self.counts.entry(key % 8).or_default() += 1;
         }
         Bytes::from(format!("{:?}", command.iter().take(2).map(|key| self.counts[&(key % 8)]).collect::<Vec<_>>()))
+    }
+}
+
+impl Counters {
+    fn encode(&self) -> Vec<u8> {
+        let counts = (0..8).map(|key| self.counts.get(&key).copied().unwrap_or(0));
+        let numbers = [self.applied.index.0, self.applied.term.0].into_iter().chain(counts);
+        let mut file: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+        file.extend(crc32c::crc32c(&file).to_le_bytes());
+        file
+    }
+
+    fn decode(file: &[u8]) -> Option<Self> {
+        let (body, checksum) = file.split_last_chunk::<4>()?;
+        if body.len() != 80 || crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+            return None;
+        }
+        let numbers: Vec<_> = body.chunks(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let applied = LogId::new(Index(numbers[0]), Term(numbers[1]));
+        let counts = (0..8).zip(numbers[2..].iter().copied()).filter(|(_, count)| *count > 0);
+        Some(Self { applied, counts: counts.collect() })
     }
 }
 
@@ -91,6 +134,10 @@ struct Machine {
     disk: Arc<Disk>,
     current: Arc<Mutex<Counters>>,
     failed: bool,
+    /// Entries that it has applied in its life.
+    age: u64,
+    /// The file of the last snapshot, and whether taking one has failed.
+    taken: Arc<Mutex<(Option<PathBuf>, bool)>>,
 }
 
 fn storage(reason: &str) -> ApplyError {
@@ -103,8 +150,12 @@ impl StateMachine for Machine {
     }
 
     fn apply(&mut self, entries: &[Entry], answers: &mut Vec<Bytes>) -> Result<(), ApplyError> {
-        if self.failed {
+        let taken = self.taken.lock().unwrap().clone();
+        if self.failed || (taken.1 && self.flaw == Flaw::FailedSnapshotsAreFinal) {
             return Err(storage("failed before"));
+        }
+        if let (Some(file), Flaw::WritesToSnapshots) = (taken.0, self.flaw) {
+            std::fs::write(file, self.current.lock().unwrap().encode()).unwrap();
         }
         let mut current = self.current.lock().unwrap();
         for entry in entries {
@@ -118,7 +169,17 @@ impl StateMachine for Machine {
             if let EntryKind::Unknown(code) = entry.kind {
                 return Err(ApplyError::UnknownKind { id, kind: code.to_string() });
             }
-            answers.push(current.add(entry, 2));
+            self.age += 1;
+            let answer = match (entry.kind, self.flaw) {
+                (EntryKind::Mark, Flaw::AnswersMarksByItsAge) => Bytes::from(self.age.to_string()),
+                (EntryKind::Mark, Flaw::CountsMarks) => {
+                    *current.counts.entry(0).or_default() += 1;
+                    Bytes::from(current.encode())
+                }
+                (EntryKind::Mark, _) => Bytes::from(current.encode()),
+                _ => current.add(entry, 2),
+            };
+            answers.push(answer);
             current.applied = id;
         }
         let mut disk = self.disk.state();
@@ -161,15 +222,85 @@ impl StateMachine for Machine {
     }
 
     fn durable(&mut self) -> Result<Index, ApplyError> {
-        Ok(Index::ZERO)
+        match self.flaw {
+            Flaw::DurableIsNothing => Ok(Index::ZERO),
+            Flaw::DurableIsApplied => Ok(self.applied().index),
+            _ => Ok(self.disk.state().durable.applied.index),
+        }
     }
 
-    fn snapshotter(&self) -> Arc<dyn raft_core::ports::Snapshotter> {
-        panic!("no snapshots yet")
+    fn snapshotter(&self) -> Arc<dyn Snapshotter> {
+        let (current, taken) = (Arc::clone(&self.current), Arc::clone(&self.taken));
+        Arc::new(Taker { flaw: self.flaw, current, taken })
     }
 
-    fn restore(&mut self, _directory: &std::path::Path, last: LogId) -> Result<(), ApplyError> {
-        Err(ApplyError::Storage { reason: format!("cannot restore {last}") })
+    fn restore(&mut self, directory: &Path, last: LogId) -> Result<(), ApplyError> {
+        if self.failed || (self.flaw == Flaw::RestoresOnce && self.applied() == last) {
+            return Err(storage("failed or restored before"));
+        }
+        let file = std::fs::read(directory.join("counters")).map_err(|error| storage(&error.to_string()))?;
+        let mut restored = Counters::decode(&file).ok_or_else(|| storage("no snapshot"))?;
+        if restored.applied != last && self.flaw != Flaw::TakesAnyName {
+            return Err(storage("another snapshot"));
+        }
+        let mut disk = self.disk.state();
+        while disk.fault == Some(DiskFault::SyncStalls) {
+            disk = self.disk.mended.wait(disk).unwrap();
+        }
+        let broken = matches!(disk.fault, Some(DiskFault::SyncFails | DiskFault::Full));
+        if broken && self.flaw != Flaw::RestoresOnAnyDisk {
+            self.failed = true;
+            return Err(storage("the disk fails"));
+        }
+        match self.flaw {
+            Flaw::ForgetsACounter => drop(restored.counts.remove(&3)),
+            Flaw::AddsToWhatWasThere => {
+                let current = self.current.lock().unwrap();
+                current.counts.iter().for_each(|(key, count)| *restored.counts.entry(*key).or_default() += count);
+            }
+            _ => {}
+        }
+        if let Some(mut random) = disk.cut_inside.take() {
+            match (self.flaw, random.below(2)) {
+                (Flaw::RestoresInParts, _) => disk.durable.counts = restored.counts,
+                (_, 0) => disk.cut_power(self.flaw, &mut random),
+                _ => disk.durable = restored,
+            }
+            disk.unflushed.clear();
+            disk.without_power = true;
+            return Err(storage("the power is gone"));
+        }
+        if self.flaw != Flaw::RestoresInMemory {
+            disk.durable = restored.clone();
+            disk.unflushed.clear();
+        }
+        drop(disk);
+        if self.flaw == Flaw::LeavesOldHandles {
+            self.current = Arc::default();
+        }
+        *self.current.lock().unwrap() = restored;
+        Ok(())
+    }
+}
+
+struct Taker {
+    flaw: Flaw,
+    current: Arc<Mutex<Counters>>,
+    taken: Arc<Mutex<(Option<PathBuf>, bool)>>,
+}
+
+impl Snapshotter for Taker {
+    fn take(&self, directory: &Path) -> Result<LogId, SnapshotError> {
+        let counters = self.current.lock().unwrap().clone();
+        let file = directory.join("counters");
+        let made = std::fs::create_dir(directory).and_then(|()| std::fs::write(&file, counters.encode()));
+        *self.taken.lock().unwrap() = (Some(file), made.is_err());
+        made.map_err(|error| SnapshotError::Io { doing: "taking a snapshot".into(), reason: error.to_string() })?;
+        if self.flaw == Flaw::SnapshotsInADirectory {
+            std::fs::create_dir(directory.join("more")).unwrap();
+        }
+        let less = u64::from(self.flaw == Flaw::NamesOneLess);
+        Ok(LogId::new(Index(counters.applied.index.0 - less), counters.applied.term))
     }
 }
 
@@ -217,7 +348,8 @@ impl StateMachineLab for Lab {
         (disk.cut_inside, disk.without_power) = (None, false);
         disk.unflushed.clear();
         let current = Arc::new(Mutex::new(disk.durable.clone()));
-        Box::new(Machine { flaw: self.flaw, disk: Arc::clone(&self.disk), current, failed: false })
+        let (flaw, disk, taken) = (self.flaw, Arc::clone(&self.disk), Arc::default());
+        Box::new(Machine { flaw, disk: Arc::clone(&disk), current, failed: false, age: 0, taken })
     }
 
     fn command(&mut self, random: &mut Random) -> Bytes {
@@ -266,6 +398,24 @@ fn each_flaw_of_the_counters_is_refused_by_the_rule_that_it_breaks() {
         (Flaw::FlushesAgainAfterAFailure, "a-failed-sync-is-no-flush"),
         (Flaw::IgnoresAFullDisk, "a-full-disk-stops-with-no-half-state"),
         (Flaw::QueriesFailDuringStalls, "queries-go-on-while-the-disk-stalls"),
+        (Flaw::NamesOneLess, "a-snapshot-holds-the-state-that-it-names"),
+        (Flaw::SnapshotsInADirectory, "a-snapshot-is-plain-files"),
+        (Flaw::WritesToSnapshots, "a-snapshots-files-never-change"),
+        (Flaw::FailedSnapshotsAreFinal, "a-snapshot-that-fails-changes-nothing"),
+        (Flaw::LeavesOldHandles, "a-snapshotter-follows-a-restore"),
+        (Flaw::LeavesOldHandles, "readers-follow-a-restore"),
+        (Flaw::DurableIsNothing, "durable-says-what-was-flushed"),
+        (Flaw::DurableIsApplied, "what-is-said-to-be-durable-survives-a-power-cut"),
+        (Flaw::AnswersMarksByItsAge, "marks-have-the-same-answer-everywhere"),
+        (Flaw::CountsMarks, "a-mark-changes-nothing-else"),
+        (Flaw::ForgetsACounter, "a-restored-state-goes-on-like-the-log"),
+        (Flaw::AddsToWhatWasThere, "a-restore-replaces-whatever-was-there"),
+        (Flaw::RestoresOnce, "restoring-again-changes-nothing"),
+        (Flaw::RestoresInMemory, "a-restored-state-is-there-after-a-reopen"),
+        (Flaw::RestoresInMemory, "a-restored-state-survives-a-power-cut"),
+        (Flaw::TakesAnyName, "a-snapshot-of-something-else-is-refused"),
+        (Flaw::RestoresInParts, "a-power-cut-inside-a-restore-leaves-the-old-state-or-the-new-one"),
+        (Flaw::RestoresOnAnyDisk, "a-restore-on-a-failing-disk-fails"),
     ] {
         let case = state_machine_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
         assert_refused(rule, || {

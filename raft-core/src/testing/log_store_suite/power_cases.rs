@@ -115,7 +115,7 @@ fn truncations(bench: &mut Bench<'_>) {
 }
 
 /// Cuts the power inside a slice and demands the state after some first part of its writes; returns how many.
-fn demand_prefix(bench: &mut Bench<'_>, model: &ModelLog, slice: &[LogWrite]) -> Option<usize> {
+pub(super) fn demand_prefix(bench: &mut Bench<'_>, model: &ModelLog, slice: &[LogWrite]) -> Option<usize> {
     if !bench.can_cut_power(PowerCut::InsideTheNextCall) {
         return None;
     }

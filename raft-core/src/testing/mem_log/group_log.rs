@@ -2,7 +2,8 @@
 
 use crate::ports::{LogWrite, Recovered, StoreError};
 use crate::runs::Span;
-use crate::types::{Entry, HardState, Index, LogId};
+use crate::snapshot::SnapshotMeta;
+use crate::types::{Entry, HardState, Index, LogId, Term};
 
 /// Recovered sizes are given for stretches of at most this many bytes, or of one entry.
 const BATCH_BYTES_MAX: u64 = 64 * 1024;
@@ -11,8 +12,15 @@ const BATCH_BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct GroupLog {
     hard_state: HardState,
     commit: Index,
+    /// The entry before the first one that is held.
+    base: LogId,
+    snapshot: Option<SnapshotMeta>,
+    /// From the index after `base` on.
     pub(super) entries: Vec<Entry>,
-    /// Writes that changed something, since ever.
+    /// Beginnings that were dropped since the last sync, each with the base before it, oldest first: a loss of power may
+    /// bring them back.
+    compacted: Vec<(LogId, Vec<Entry>)>,
+    /// Writes that changed something, since ever. A compaction is none: nothing is lost with it.
     sequence: u64,
     /// The acknowledged end of which an earlier opening found that it is gone, until the log has caught up with it.
     lost: Option<LogId>,
@@ -28,20 +36,47 @@ pub(super) struct Witness {
 
 impl GroupLog {
     pub(super) fn last(&self) -> LogId {
-        self.entries.last().map_or(LogId::ZERO, |entry| entry.id)
+        self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
-    /// The entry before `index`, or nothing when the log does not reach so far.
-    fn before(&self, index: Index) -> Option<LogId> {
-        match index.prev() {
-            Index::ZERO => Some(LogId::ZERO),
-            prev => self.entries.get(prev.prev().0 as usize).map(|entry| entry.id),
+    /// Where the entry at `index` stands among `entries`, if the log holds it.
+    pub(super) fn position(&self, index: Index) -> Option<usize> {
+        let at = usize::try_from(index.0.checked_sub(self.base.index.0 + 1)?).ok()?;
+        (at < self.entries.len()).then_some(at)
+    }
+
+    /// The entry at `index`, or `base` itself.
+    fn id_at(&self, index: Index) -> Option<LogId> {
+        if index == self.base.index {
+            return Some(self.base);
         }
+        self.position(index).map(|at| self.entries[at].id)
     }
 
     /// Says which rule the write would break. Nothing is changed here, so that each write is whole or not at all.
     pub(super) fn check(&self, write: &LogWrite) -> Result<(), String> {
-        let (old, new) = (self.hard_state, write.hard_state.unwrap_or(self.hard_state));
+        let new = write.hard_state.unwrap_or(self.hard_state);
+        self.check_hard_state(new)?;
+        let prev = self.end_before_appending(write)?;
+        let span = Span::of(prev, &write.entries).map_err(|error| format!("{error} (the log ends at {prev})"))?;
+        if span.last().term > new.term {
+            return Err(format!("entry {} of a term after the node's own, {} [F2-TERM-ADOPT]", span.last(), new.term));
+        }
+        if let Some(entry) = write.entries.iter().find(|entry| !entry.payload.verify()) {
+            return Err(format!("the payload of entry {} does not fit its checksum [TH-LOG-CHECKSUM]", entry.id));
+        }
+        let known = write.snapshot.as_ref().map_or(self.commit, |snapshot| self.commit.max(snapshot.last.index));
+        match write.commit {
+            Some(commit) if commit < known => Err(format!("the commit index would fall from {known} to {commit}")),
+            Some(commit) if commit > span.last().index => {
+                Err(format!("commit index {commit} beyond the end of the log, {} [F2-APPEND-COMMIT]", span.last()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_hard_state(&self, new: HardState) -> Result<(), String> {
+        let old = self.hard_state;
         if new.term < old.term {
             return Err(format!("the term would fall from {} to {} [F2-PERSIST]", old.term, new.term));
         }
@@ -52,35 +87,64 @@ impl GroupLog {
                 old.term
             ));
         }
-        let mut prev = self.last();
-        if let Some(from) = write.truncate_from {
-            if from == Index::ZERO || from > prev.index {
-                return Err(format!("truncation from {from}, but the log ends at {prev} [F2-APPEND-CONFLICT]"));
-            }
-            if from <= self.commit {
-                return Err(format!("truncation from {from}, but {} is committed [F2-APPEND-CONFLICT]", self.commit));
-            }
-            prev = self.before(from).unwrap_or(prev);
+        Ok(())
+    }
+
+    /// What the entries of the write follow, once its snapshot and its truncation are done.
+    fn end_before_appending(&self, write: &LogWrite) -> Result<LogId, String> {
+        let (base, gone) = self.beginning_with(write.snapshot.as_ref())?;
+        let kept = &self.entries[gone..];
+        let end = kept.last().map_or(base, |entry| entry.id);
+        let commit = self.commit.max(base.index);
+        let Some(from) = write.truncate_from else { return Ok(end) };
+        if from <= base.index {
+            return Err(format!("truncation from {from}, but the log begins after {base} [F2-APPEND-CONFLICT]"));
         }
-        let span = Span::of(prev, &write.entries).map_err(|error| format!("{error} (the log ends at {prev})"))?;
-        if span.last().term > new.term {
-            return Err(format!("entry {} of a term after the node's own, {} [F2-TERM-ADOPT]", span.last(), new.term));
+        if from > end.index {
+            return Err(format!("truncation from {from}, but the log ends at {end} [F2-APPEND-CONFLICT]"));
         }
-        if let Some(entry) = write.entries.iter().find(|entry| !entry.payload.verify()) {
-            return Err(format!("the payload of entry {} does not fit its checksum [TH-LOG-CHECKSUM]", entry.id));
+        if from <= commit {
+            return Err(format!("truncation from {from}, but {commit} is committed [F2-APPEND-CONFLICT]"));
         }
-        match write.commit {
-            Some(commit) if commit < self.commit => Err(format!("the commit index would fall to {commit}")),
-            Some(commit) if commit > span.last().index => {
-                Err(format!("commit index {commit} beyond the end of the log, {} [F2-APPEND-COMMIT]", span.last()))
-            }
-            _ => Ok(()),
+        let count = from.prev().since(base.index) as usize;
+        Ok(kept[..count].last().map_or(base, |entry| entry.id))
+    }
+
+    /// The base once the snapshot has taken the place of what it covers, and how many of the first entries go: all of
+    /// them, when the log does not hold the snapshot's last one. Raft Figure 13, steps 6 and 7.
+    fn beginning_with(&self, snapshot: Option<&SnapshotMeta>) -> Result<(LogId, usize), String> {
+        let Some(last) = snapshot.map(|snapshot| snapshot.last) else { return Ok((self.base, 0)) };
+        if last.index == Index::ZERO || last.term == Term::ZERO {
+            return Err(format!("a snapshot of nothing: {last} [F13-RESET]"));
         }
+        if last.index >= Index::LIMIT || last.term >= Term::LIMIT {
+            return Err(format!("the snapshot {last} is beyond the highest index or term that is accepted"));
+        }
+        if last.index < self.base.index {
+            return Err(format!("the snapshot {last} ends before the log's beginning {} [F13-RETAIN]", self.base));
+        }
+        if self.id_at(last.index) == Some(last) {
+            return Ok((last, last.index.since(self.base.index) as usize));
+        }
+        if last.index <= self.commit {
+            let commit = self.commit;
+            return Err(format!(
+                "the snapshot {last} is of another log than this one, committed to {commit} [F13-RESET]"
+            ));
+        }
+        Ok((last, self.entries.len()))
     }
 
     pub(super) fn apply(&mut self, write: &LogWrite) {
+        if let Some(snapshot) = &write.snapshot {
+            let (base, gone) = self.beginning_with(Some(snapshot)).expect("it was checked");
+            self.entries.drain(..gone);
+            self.base = base;
+            self.commit = self.commit.max(base.index);
+            self.snapshot = Some(snapshot.clone());
+        }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(from.prev().0 as usize);
+            self.entries.truncate(from.prev().since(self.base.index) as usize);
         }
         self.entries.extend_from_slice(&write.entries);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
@@ -88,6 +152,40 @@ impl GroupLog {
         self.sequence += u64::from(!write.is_empty());
         self.lost = self.lost.filter(|lost| !self.last().at_least_as_up_to_date_as(*lost));
         assert!(self.commit <= self.last().index, "commit {} is beyond {}", self.commit, self.last());
+        assert!(self.commit >= self.base.index, "commit {} is before {}", self.commit, self.base);
+    }
+
+    /// Drops the beginning up to `upto`.
+    pub(super) fn compact(&mut self, upto: Index) -> Result<(), String> {
+        if upto <= self.base.index {
+            return Ok(());
+        }
+        let Some(base) = self.id_at(upto) else {
+            return Err(format!("compaction up to {upto}, but the log ends at {}", self.last()));
+        };
+        if upto > self.commit {
+            return Err(format!("compaction up to {upto}, but only {} is committed", self.commit));
+        }
+        let gone = upto.since(self.base.index) as usize;
+        let dropped = self.entries.drain(..gone).collect();
+        self.compacted.push((self.base, dropped));
+        self.base = base;
+        Ok(())
+    }
+
+    /// Compactions are durable from now on.
+    pub(super) fn settle(&mut self) {
+        self.compacted.clear();
+    }
+
+    /// The power goes: of the compactions that were not durable the first few stay, as many as `drawn` says.
+    pub(super) fn bring_back(&mut self, drawn: u64) {
+        let kept = drawn % (self.compacted.len() as u64 + 1);
+        for (base, mut entries) in self.compacted.drain(kept as usize..).rev() {
+            entries.append(&mut self.entries);
+            (self.base, self.entries) = (base, entries);
+        }
+        self.compacted.clear();
     }
 
     /// What the evidence is to say from now on.
@@ -102,9 +200,11 @@ impl GroupLog {
             return;
         }
         let end = witness.last;
-        let holds_end = self.before(end.index.next()) == Some(end);
+        let holds_end = self.id_at(end.index) == Some(end);
         let keep = if holds_end { end.index } else { end.index.prev().min(self.last().index) };
-        self.entries.truncate(keep.0 as usize);
+        // What came up to the base was committed, and is never dropped.
+        let keep = keep.max(self.base.index);
+        self.entries.truncate(keep.since(self.base.index) as usize);
         self.commit = self.commit.min(keep);
         self.sequence = witness.sequence;
         if witness.hard_state.term >= self.hard_state.term {
@@ -114,7 +214,7 @@ impl GroupLog {
     }
 
     pub(super) fn recover(&self) -> Result<Recovered, StoreError> {
-        let span = Span::of(LogId::ZERO, &self.entries)
+        let span = Span::of(self.base, &self.entries)
             .map_err(|error| StoreError::Damaged { place: "the log in memory".into(), reason: error.to_string() })?;
         let mut batches: Vec<(Index, u64)> = Vec::new();
         for entry in &self.entries {
@@ -125,7 +225,7 @@ impl GroupLog {
                 _ => batches.push((entry.id.index, entry.size())),
             }
         }
-        let (hard_state, commit, lost) = (self.hard_state, self.commit, self.lost);
-        Ok(Recovered { hard_state, commit, base: LogId::ZERO, snapshot: None, runs: span.runs, batches, lost })
+        let (hard_state, commit, base, lost) = (self.hard_state, self.commit, self.base, self.lost);
+        Ok(Recovered { hard_state, commit, base, snapshot: self.snapshot.clone(), runs: span.runs, batches, lost })
     }
 }
