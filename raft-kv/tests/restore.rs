@@ -1,8 +1,8 @@
 //! A restore that is cut off or fails at any of its calls leaves the old state or the new one, whole.
 //!
-//! A child restores under the preload library, which records what it does to its directory. From the record the directory
-//! is rebuilt as a loss of power after every call could have left it, and as the end of the process alone leaves it.
-//! `RAFT_SEED` draws other images. The report is `restore-crashes.txt`.
+//! A child restores under the preload library, which records what it does to its directory. From the record the
+//! directory is rebuilt as a loss of power after every call could have left it, and as the end of the process alone
+//! leaves it. `RAFT_SEED` draws other images. The report is `restore-crashes.txt`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
