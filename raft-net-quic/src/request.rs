@@ -205,7 +205,7 @@ async fn answer(
         return Ok(not_run("the node is not running"));
     };
     let limit = Duration::from_millis(timeout_ms).min(shared.config.timing.request_timeout_max);
-    let Ok(body) = tokio::time::timeout(limit, inbound.request(session.remote.clone(), frame.body)).await else {
+    let Ok(body) = timeout(limit, inbound.request(session.remote.clone(), frame.body)).await else {
         return Ok(None);
     };
     let pieces = encode(shared, frame_type::ANSWER, &control::Answer {}, body);

@@ -399,7 +399,8 @@ impl Transport for Broken {
         {
             return inbound.snapshot(offer).map(|_| SnapshotSent::default());
         }
-        let source = if self.fault == Fault::SwapsChunks { Arc::new(Swapped(source)) } else { source };
+        let source: Arc<dyn SnapshotSource> =
+            if self.fault == Fault::SwapsChunks { Arc::new(Swapped(source)) } else { source };
         self.sends_a_snapshot.store(true, Ordering::Release);
         let sent = self.inner.send_snapshot(offer, source).await;
         self.sends_a_snapshot.store(false, Ordering::Release);

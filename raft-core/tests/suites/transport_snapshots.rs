@@ -1,4 +1,5 @@
 //! Transports that carry snapshots with one fault each.
+#![allow(clippy::disallowed_methods)] // One of the faults is a clock of its own.
 
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;

@@ -129,7 +129,7 @@ impl Batch {
 }
 
 /// [`put_head`] for any control part, so that one closure serves them all.
-trait PutHead {
+pub(super) trait PutHead {
     fn put(&self, buffer: &mut BytesMut, kind: u8, group: u64, body_len: usize, limits: &Limits) -> bool;
 }
 

@@ -7,7 +7,7 @@ use prost::Message as _;
 use raft_core::ports::SnapshotOffer;
 use raft_core::types::{GroupId, NodeId};
 
-use super::message::{checked_term, parse};
+use super::message::{PutHead, checked_term, parse};
 use super::{Frame, HEADER_LEN, Malformed, frame_type, put_head};
 use crate::config::Limits;
 
@@ -176,7 +176,7 @@ impl Reply {
     pub(crate) fn encode(&self, group: GroupId, limits: &Limits) -> Bytes {
         let limits = &reply_limits(limits);
         let mut buffer = BytesMut::new();
-        let mut put = |kind, control: &dyn PutReply, body_len| control.put(&mut buffer, kind, group, body_len, limits);
+        let mut put = |kind, control: &dyn PutHead, body_len| control.put(&mut buffer, kind, group.0, body_len, limits);
         let fits = match self {
             Self::Wanted(ranges) => {
                 let fits = put(frame_type::SNAPSHOT_WANTED, &Wanted {}, ranges.len() * 8);
@@ -221,17 +221,6 @@ impl Reply {
             _ => return Ok(None),
         };
         Ok(Some(reply))
-    }
-}
-
-/// [`put_head`] for control parts of several types.
-trait PutReply {
-    fn put(&self, buffer: &mut BytesMut, kind: u8, group: GroupId, body_len: usize, limits: &Limits) -> bool;
-}
-
-impl<M: prost::Message> PutReply for M {
-    fn put(&self, buffer: &mut BytesMut, kind: u8, group: GroupId, body_len: usize, limits: &Limits) -> bool {
-        put_head(buffer, kind, group.0, self, body_len, limits)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::congestion::CubicConfig;
@@ -41,6 +41,7 @@ fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
         .send_window(CONNECTION_WINDOW.into())
+        .keep_alive_interval(Some(Duration::from_secs(1)))
         .datagram_receive_buffer_size(None)
         .congestion_controller_factory(Arc::new(congestion));
     Arc::new(transport)
