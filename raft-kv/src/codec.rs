@@ -41,6 +41,13 @@ impl Fields {
         self.slice(length as usize)
     }
 
+    /// As many bytes as the array has.
+    pub(crate) fn array<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], Short> {
+        let mut array = [0; LENGTH];
+        array.copy_from_slice(&self.slice(LENGTH)?);
+        Ok(array)
+    }
+
     pub(crate) fn rest(self) -> Bytes {
         self.rest
     }

@@ -92,24 +92,23 @@ impl Fingerprint {
     }
 }
 
-/// What is remembered under an idempotency key: the fingerprint, then the encoded answer.
+/// What is remembered under an idempotency key: its number, the fingerprint, then the encoded answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
+    pub(crate) number: u64,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) answer: Bytes,
 }
 
 impl Remembered {
     pub(crate) fn encode(&self) -> Bytes {
-        [&self.fingerprint.0[..], &self.answer].concat().into()
+        [&self.number.to_be_bytes()[..], &self.fingerprint.0, &self.answer].concat().into()
     }
 
     pub(crate) fn decode(bytes: Bytes) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let fingerprint = fields.slice(Fingerprint::LENGTH).ok()?;
-        let mut first = [0; Fingerprint::LENGTH];
-        first.copy_from_slice(&fingerprint);
-        Some(Self { fingerprint: Fingerprint(first), answer: fields.rest() })
+        let (number, fingerprint) = (fields.long().ok()?, Fingerprint(fields.array().ok()?));
+        Some(Self { number, fingerprint, answer: fields.rest() })
     }
 }
 

@@ -61,24 +61,75 @@
 //! [`KvReader`] answers a [`Query`] from any thread while entries are applied, and says which applied entry the answer
 //! reflects.
 //!
+//!
+//! The last [`Settings::versions_window`] entries can be read back: [`Query::GetAt`] answers with the value as it was after
+//! an earlier entry, or says which revisions can be read.
+//!
+//! # Marks
+//! A mark is an entry of its own kind, which the node proposes now and then. Its answer is a digest of the state, equal on
+//! all replicas that hold the same; it costs the same however large the state is, since sums over rows are kept from entry
+//! to entry. [`Query::Marks`] lists the newest marks: an index at which every replica can be read to the same effect.
+//! [`Query::Digest`] reads everything, and finds a state whose sums are not those of its rows.
+//!
+//! # Snapshots
+//! [`StateMachine::snapshotter`](raft_core::ports::StateMachine::snapshotter) takes them while entries are applied, and
+//! [`StateMachine::restore`](raft_core::ports::StateMachine::restore) puts one in the place of the state. On disk that is a
+//! new generation beside the old one, so a crash leaves either, whole. Whoever reads goes on reading. Marks, versions and
+//! idempotency keys are part of a snapshot.
+//! ```
+//! use raft_core::ports::StateMachine;
+//! use raft_core::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+//! use raft_kv::{Command, FoundAt, MemoryKv, Settings};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut kv = MemoryKv::new(Settings::default())?;
+//! let entry = |index, kind, bytes| Entry { id: LogId::new(Index(index), Term(1)), kind, payload: Payload::new(bytes) };
+//! let mut answers = Vec::new();
+//! let first = entry(1, EntryKind::Command, Command::put("greeting", "hello").encode()?);
+//! let mark = entry(2, EntryKind::Mark, "for the node".into());
+//! let second = entry(3, EntryKind::Command, Command::delete("greeting").encode()?);
+//! kv.apply(&[first, mark, second], &mut answers)?;
+//!
+//! let directory = std::env::temp_dir().join(format!("raft-kv-guide-{}", std::process::id()));
+//! let last = kv.snapshotter().take(&directory)?;
+//! let mut other = MemoryKv::new(Settings::default())?;
+//! let reader = other.kv_reader();
+//! other.restore(&directory, last)?;
+//! std::fs::remove_dir_all(directory)?;
+//!
+//! assert_eq!(reader.get(b"greeting")?.0, None);
+//! let (FoundAt::Value(Some(value)), _) = reader.get_at(b"greeting", Index(2))? else { panic!("it was there") };
+//! assert_eq!(value.bytes, "hello");
+//! assert_eq!(reader.marks()?.0.newest().map(|mark| &mark.digest[..]), Some(&answers[1][..]));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Features
 //! `rocksdb` (default): the state on disk. Without it the crate is pure Rust and has only [`MemoryKv`].
 
 mod answer;
+mod audit;
 mod codec;
 mod command;
+mod digest;
 #[cfg(feature = "rocksdb")]
 mod directory;
 mod engine;
 mod idempotency;
+mod image;
 mod machine;
 #[cfg(feature = "rocksdb")]
 mod manifest;
+mod marks;
 mod memory;
 mod query;
+mod reply;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod settings;
+mod step;
+mod versions;
 
 pub use answer::{Answer, AnswerError, Verdict};
 pub use command::{
@@ -87,8 +138,10 @@ pub use command::{
 #[cfg(feature = "rocksdb")]
 pub use directory::OpenError;
 pub use idempotency::{IdempotencyKey, IdempotencyKeyError};
+pub use marks::Mark;
 pub use memory::{MemoryDisk, MemoryKv};
-pub use query::{Digest, Found, KvReader, Overview, Query, QueryAnswerError, Value};
+pub use query::{KvReader, Query};
+pub use reply::{Digest, Found, FoundAt, MarkDigest, Overview, Passed, QueryAnswerError, Value};
 #[cfg(feature = "rocksdb")]
 pub use rocks::KvStateMachine;
 pub use settings::{Setting, SettingError, Settings};

@@ -1,27 +1,35 @@
 //! Questions to the state and their answers, as bytes.
 //!
 //! ```text
-//! query     version u8 = 1 | 1 get, then the key | 2 settings | 3 digest
-//! answer    to get:       0 absent, or 1 | revision u64 | created u64 | version u64 | value
-//!           to settings:  each setting u64 | keys u64 | idempotency keys u64
-//!           to digest:    keys u64 | idempotency keys u64 | 32 bytes
+//! query     version u8 = 1 | 1 get, then the key | 2 settings | 3 digest | 4 get at, then revision u64 and the key
+//!                          | 5 marks | 6 mark digest, then index u64
+//! answer    to get:          0 absent, or 1 | revision u64 | created u64 | version u64 | value
+//!           to settings:     each setting u64 | keys u64 | idempotency keys u64
+//!           to digest:       keys u64 | idempotency keys u64 | 32 bytes
+//!           to get at:       as to get, or 2 | oldest revision u64 | newest revision u64
+//!           to marks:        oldest revision u64 | (index u64 | 32 bytes) ...
+//!           to mark digest:  0 unknown, or 1 | 32 bytes
 //! ```
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use raft_core::ports::{QueryAnswer, QueryError, StateReader};
 use raft_core::types::{Index, LogId};
 
-use crate::codec::{Fields, Short};
-use crate::engine::{Header, Meta};
-use crate::settings::{Setting, Settings};
+use crate::audit::Audit;
+use crate::engine::Meta;
+use crate::marks::Marks;
+use crate::reply::{Digest, Found, FoundAt, MarkDigest, Overview, Passed, QueryAnswerError, Value};
 
 const QUERY_VERSION: u8 = 1;
 const GET: u8 = 1;
 const SETTINGS: u8 = 2;
 const DIGEST: u8 = 3;
+const GET_AT: u8 = 4;
+const MARKS: u8 = 5;
+const MARK_DIGEST: u8 = 6;
 
 /// A question to the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,9 +41,23 @@ pub enum Query {
     },
     /// The replicated settings and how full the state is. Answered by [`Overview`].
     Settings,
-    /// A digest of all of the state. It reads **everything**: for tests and for comparing replicas. Answered by
-    /// [`Digest`].
+    /// A digest of all of the state, and a check that the sums from which digests of marks are made are right. It reads
+    /// **everything**: for tests and for comparing replicas. Answered by [`Digest`].
     Digest,
+    /// The value of a key as of an earlier entry. Answered by [`FoundAt`].
+    GetAt {
+        /// The key.
+        key: Bytes,
+        /// The entry after which the state is read. A mark's index is such an entry.
+        revision: Index,
+    },
+    /// The marks that were passed, and what can be read of the past. Answered by [`Passed`].
+    Marks,
+    /// The digest of the state at a mark. Answered by [`MarkDigest`].
+    MarkDigest {
+        /// The mark's entry.
+        index: Index,
+    },
 }
 
 impl Query {
@@ -45,172 +67,72 @@ impl Query {
         Self::Get { key: key.into() }
     }
 
+    /// Asks for the value of `key` as of the entry at `revision`.
+    #[must_use]
+    pub fn get_at(key: impl Into<Bytes>, revision: Index) -> Self {
+        Self::GetAt { key: key.into(), revision }
+    }
+
     /// The query as bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let (code, key) = match self {
-            Self::Get { key } => (GET, &key[..]),
-            Self::Settings => (SETTINGS, &[][..]),
-            Self::Digest => (DIGEST, &[][..]),
+        let number;
+        let (code, index, key) = match self {
+            Self::Get { key } => (GET, &[][..], &key[..]),
+            Self::Settings => (SETTINGS, &[][..], &[][..]),
+            Self::Digest => (DIGEST, &[][..], &[][..]),
+            Self::GetAt { key, revision } => {
+                number = revision.0.to_be_bytes();
+                (GET_AT, &number[..], &key[..])
+            }
+            Self::Marks => (MARKS, &[][..], &[][..]),
+            Self::MarkDigest { index } => {
+                number = index.0.to_be_bytes();
+                (MARK_DIGEST, &number[..], &[][..])
+            }
         };
-        [&[QUERY_VERSION, code], key].concat().into()
-    }
-}
-
-/// A value with its revisions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
-    /// The entry that wrote it.
-    pub revision: Index,
-    /// The entry that made the key; a delete ends the key, and the next put makes it anew.
-    pub created: Index,
-    /// Writes since the key was made, 1 for the first.
-    pub version: u64,
-    /// Its bytes.
-    pub bytes: Bytes,
-}
-
-/// Answer to [`Query::Get`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found(
-    /// The value; `None` when the key does not exist.
-    pub Option<Value>,
-);
-
-/// Answer to [`Query::Settings`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overview {
-    /// The replicated settings.
-    pub settings: Settings,
-    /// How many keys exist.
-    pub keys: u64,
-    /// How many idempotency keys are remembered.
-    pub idempotency_keys: u64,
-}
-
-/// Answer to [`Query::Digest`]. Two replicas that have applied the same entry have the same digest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Digest {
-    /// How many keys exist.
-    pub keys: u64,
-    /// How many idempotency keys are remembered.
-    pub idempotency_keys: u64,
-    /// BLAKE3 over keys, values and revisions, idempotency keys and their answers, settings and time.
-    pub hash: [u8; 32],
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keys, idempotency_keys, hash } = self;
-        write!(f, "{keys} keys, {idempotency_keys} idempotency keys, ")?;
-        hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// Bytes that are not the answer to this kind of query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the bytes do not answer this query")]
-pub struct QueryAnswerError;
-
-impl From<Short> for QueryAnswerError {
-    fn from(Short: Short) -> Self {
-        Self
-    }
-}
-
-impl Found {
-    pub(crate) fn encode_value(header: Header, value: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(1 + 24 + value.len());
-        out.put_u8(1);
-        out.put_u64(header.revision.0);
-        out.put_u64(header.created.0);
-        out.put_u64(header.version);
-        out.put_slice(value);
-        out.freeze()
-    }
-
-    pub(crate) fn encode_absent() -> Bytes {
-        Bytes::from_static(&[0])
-    }
-
-    /// Reads the answer. The value shares the memory of `bytes`.
-    ///
-    /// # Errors
-    /// When it is no answer to [`Query::Get`].
-    pub fn decode(bytes: Bytes) -> Result<Self, QueryAnswerError> {
-        let mut fields = Fields::new(bytes);
-        match fields.byte()? {
-            0 if fields.is_empty() => Ok(Self(None)),
-            1 => Ok(Self(Some(Value {
-                revision: Index(fields.long()?),
-                created: Index(fields.long()?),
-                version: fields.long()?,
-                bytes: fields.rest(),
-            }))),
-            _ => Err(QueryAnswerError),
-        }
-    }
-}
-
-impl Overview {
-    fn encode(meta: &Meta) -> Bytes {
-        let mut out = Vec::new();
-        meta.settings.encode(&mut out);
-        out.put_u64(meta.keys);
-        out.put_u64(meta.window.len());
-        out.into()
-    }
-
-    /// Reads the answer.
-    ///
-    /// # Errors
-    /// When it is no answer to [`Query::Settings`].
-    pub fn decode(bytes: Bytes) -> Result<Self, QueryAnswerError> {
-        let mut fields = Fields::new(bytes);
-        let settings = Settings::decode(&mut fields)?;
-        let overview = Self { settings, keys: fields.long()?, idempotency_keys: fields.long()? };
-        if fields.is_empty() { Ok(overview) } else { Err(QueryAnswerError) }
-    }
-}
-
-impl Digest {
-    fn encode(meta: &Meta, hash: &blake3::Hash) -> Bytes {
-        let mut out = Vec::new();
-        out.put_u64(meta.keys);
-        out.put_u64(meta.window.len());
-        out.extend_from_slice(hash.as_bytes());
-        out.into()
-    }
-
-    /// Reads the answer.
-    ///
-    /// # Errors
-    /// When it is no answer to [`Query::Digest`].
-    pub fn decode(bytes: Bytes) -> Result<Self, QueryAnswerError> {
-        let mut fields = Fields::new(bytes);
-        let (keys, idempotency_keys) = (fields.long()?, fields.long()?);
-        let hash = fields.rest()[..].try_into().map_err(|_| QueryAnswerError)?;
-        Ok(Self { keys, idempotency_keys, hash })
+        [&[QUERY_VERSION, code], index, key].concat().into()
     }
 }
 
 /// The parts of the state that a [`View`] walks through, each in the order of its keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Table {
     /// Key to header and value.
     Keys,
     /// Idempotency key to record.
     Remembered,
-    /// Number to idempotency key.
+    /// Number to the record's sum and idempotency key.
     Numbers,
+    /// Key and the index that replaced it to header and value. What is forgotten is not walked through, though the
+    /// storage may still hold it.
+    Versions,
+    /// Stretch to sum.
+    Stretches,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 3] = [Self::Keys, Self::Remembered, Self::Numbers];
+    pub(crate) const ALL: [Self; 5] = [Self::Keys, Self::Remembered, Self::Numbers, Self::Versions, Self::Stretches];
+
+    /// Its number in sums and in the files of snapshots of a state in memory.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Keys => 1,
+            Self::Remembered => 2,
+            Self::Numbers => 3,
+            Self::Versions => 4,
+            Self::Stretches => 5,
+        }
+    }
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.code() == code)
+    }
 }
 
-/// Takes the rows of a table, one by one: the table, the key, then the record in two parts.
-pub(crate) type Visit<'a> = &'a mut dyn FnMut(Table, &[u8], &[&[u8]]);
+/// Takes the rows of the tables, one by one: the table, the key, then the record, of keys and versions as header and
+/// value.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(Table, &[u8], &[&[u8]]) -> Result<(), QueryError>;
 
 /// The read side of an engine. Every method reads at one applied index.
 pub(crate) trait View: Send + Sync {
@@ -220,11 +142,17 @@ pub(crate) trait View: Send + Sync {
     /// The encoded [`Found`].
     fn get(&self, key: &[u8]) -> Result<QueryAnswer, QueryError>;
 
+    /// The encoded [`FoundAt`].
+    fn get_at(&self, key: &[u8], revision: Index) -> Result<QueryAnswer, QueryError>;
+
     /// The record of the whole state.
     fn meta(&self) -> Result<Meta, QueryError>;
 
-    /// Walks through everything. Returns the record of the state that was walked through.
-    fn walk(&self, visit: Visit<'_>) -> Result<Meta, QueryError>;
+    /// The record of the whole state, and the marks that it has passed.
+    fn marks(&self) -> Result<(Meta, Marks), QueryError>;
+
+    /// Walks through everything, table by table. Returns the records of the state that was walked through.
+    fn walk(&self, visit: Visit<'_>) -> Result<(Meta, Marks), QueryError>;
 }
 
 /// Reads the state from any thread while entries are applied.
@@ -254,6 +182,33 @@ impl KvReader {
         Ok((value, applied))
     }
 
+    /// The value of `key` as of the entry at `revision`, and the applied entry that the answer reflects.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn get_at(&self, key: &[u8], revision: Index) -> Result<(FoundAt, LogId), QueryError> {
+        let QueryAnswer { bytes, applied } = self.view.get_at(key, revision)?;
+        Ok((FoundAt::decode(bytes).map_err(unreadable)?, applied))
+    }
+
+    /// The marks that were passed, and what can be read of the past.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn marks(&self) -> Result<(Passed, LogId), QueryError> {
+        let (meta, marks) = self.view.marks()?;
+        Ok((Passed { oldest: meta.oldest, marks: marks.iter().copied().collect() }, meta.applied))
+    }
+
+    /// The digest of the state at a mark, if it was passed and is remembered.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub fn mark_digest(&self, index: Index) -> Result<(Option<[u8; 32]>, LogId), QueryError> {
+        let (meta, marks) = self.view.marks()?;
+        Ok((marks.at(index).map(|mark| mark.digest), meta.applied))
+    }
+
     /// The replicated settings and how full the state is.
     ///
     /// # Errors
@@ -267,27 +222,17 @@ impl KvReader {
     /// A digest of all of the state. Reads everything.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// When the storage fails, or the state's sums are not those of its rows.
     pub fn digest(&self) -> Result<(Digest, LogId), QueryError> {
         let QueryAnswer { bytes, applied } = self.encoded_digest()?;
         Ok((Digest::decode(bytes).map_err(unreadable)?, applied))
     }
 
     fn encoded_digest(&self) -> Result<QueryAnswer, QueryError> {
-        let mut hasher = blake3::Hasher::new();
-        let meta = self.view.walk(&mut |table, key, record| {
-            // Lengths are part of it, so that no two states run together to the same bytes.
-            let length = record.iter().map(|part| part.len()).sum::<usize>();
-            hasher.update(&[table as u8]);
-            hasher.update(&(key.len() as u64).to_be_bytes());
-            hasher.update(&(length as u64).to_be_bytes());
-            hasher.update(key);
-            record.iter().for_each(|part| {
-                hasher.update(part);
-            });
-        })?;
-        hasher.update(&meta.encode());
-        Ok(QueryAnswer { bytes: Digest::encode(&meta, &hasher.finalize()), applied: meta.applied })
+        let mut audit = Audit::default();
+        let (meta, marks) = self.view.walk(&mut |table, key, record| audit.visit(table, key, record))?;
+        let hash = audit.finish(&meta, &marks)?;
+        Ok(QueryAnswer { bytes: Digest::encode(&meta, &hash), applied: meta.applied })
     }
 }
 
@@ -310,17 +255,26 @@ impl StateReader for KvReader {
                 Ok(QueryAnswer { bytes: Overview::encode(&meta), applied: meta.applied })
             }
             [QUERY_VERSION, DIGEST] => self.encoded_digest(),
+            [QUERY_VERSION, GET_AT, fields @ ..] => match fields.split_first_chunk() {
+                Some((_, [])) => malformed("the key is empty".into()),
+                Some((revision, key)) => self.view.get_at(key, Index(u64::from_be_bytes(*revision))),
+                None => malformed("the query ends in the middle of a field".into()),
+            },
+            [QUERY_VERSION, MARKS] => {
+                let (meta, marks) = self.view.marks()?;
+                Ok(QueryAnswer { bytes: Passed::encode(&meta, &marks), applied: meta.applied })
+            }
+            [QUERY_VERSION, MARK_DIGEST, fields @ ..] => {
+                let Ok(index) = <[u8; 8]>::try_from(fields) else {
+                    return malformed("a mark's index has 8 bytes".into());
+                };
+                let (meta, marks) = self.view.marks()?;
+                let mark = marks.at(Index(u64::from_be_bytes(index)));
+                Ok(QueryAnswer { bytes: MarkDigest::encode(mark), applied: meta.applied })
+            }
             [QUERY_VERSION, code, ..] => malformed(format!("unknown or overlong query {code}")),
             [QUERY_VERSION] | [] => malformed("the query ends in the middle of a field".into()),
             [version, ..] => malformed(format!("unknown query version {version}")),
         }
-    }
-}
-
-impl Overview {
-    /// The value of one setting.
-    #[must_use]
-    pub fn setting(&self, setting: Setting) -> u64 {
-        self.settings.value(setting)
     }
 }

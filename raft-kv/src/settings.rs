@@ -13,11 +13,24 @@ pub enum Setting {
     KeyBytesMax,
     /// `kv.value_bytes_max`: the longest value, in bytes.
     ValueBytesMax,
+    /// `versions.window`: how far behind the applied entry older versions of keys can be read, in entries.
+    VersionsWindow,
+    /// `mark.interval_ms`: how often the leader makes a mark, in milliseconds.
+    MarkIntervalMs,
+    /// `mark.entries`: after how many entries the leader makes a mark at the latest, in entries.
+    MarkEntries,
 }
 
 impl Setting {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::IdempotencyWindow, Self::KeyBytesMax, Self::ValueBytesMax];
+    pub const ALL: [Self; 6] = [
+        Self::IdempotencyWindow,
+        Self::KeyBytesMax,
+        Self::ValueBytesMax,
+        Self::VersionsWindow,
+        Self::MarkIntervalMs,
+        Self::MarkEntries,
+    ];
 
     /// The name in configuration files, in HTTP and in errors.
     #[must_use]
@@ -26,6 +39,9 @@ impl Setting {
             Self::IdempotencyWindow => "idempotency.window",
             Self::KeyBytesMax => "kv.key_bytes_max",
             Self::ValueBytesMax => "kv.value_bytes_max",
+            Self::VersionsWindow => "versions.window",
+            Self::MarkIntervalMs => "mark.interval_ms",
+            Self::MarkEntries => "mark.entries",
         }
     }
 
@@ -43,6 +59,10 @@ impl Setting {
             Self::IdempotencyWindow => (1, 100_000_000),
             Self::KeyBytesMax => (1, 64 << 10),
             Self::ValueBytesMax => (1, 16 << 20),
+            // Zero keeps none.
+            Self::VersionsWindow => (0, 10_000_000),
+            Self::MarkIntervalMs => (100, 3_600_000),
+            Self::MarkEntries => (1, 10_000_000),
         }
     }
 
@@ -51,6 +71,9 @@ impl Setting {
             Self::IdempotencyWindow => 1,
             Self::KeyBytesMax => 2,
             Self::ValueBytesMax => 3,
+            Self::VersionsWindow => 4,
+            Self::MarkIntervalMs => 5,
+            Self::MarkEntries => 6,
         }
     }
 
@@ -79,7 +102,8 @@ pub struct SettingError {
     pub greatest: u64,
 }
 
-/// What decides, on every replica alike, which commands are too large and how many idempotency keys are remembered.
+/// What decides, on every replica alike, which commands are too large, how many idempotency keys are remembered, how far
+/// back versions can be read, and when there is a mark.
 /// The first values come with the founding of the cluster; later ones are commands in the log
 /// ([`Operation::Settings`](crate::Operation::Settings)), so that every replica changes at the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,18 +114,33 @@ pub struct Settings {
     pub key_bytes_max: u64,
     /// The longest value that is accepted, in bytes.
     pub value_bytes_max: u64,
+    /// Older versions of keys can be read at least this many entries behind the applied one. They are forgotten 64 entries
+    /// at a time, so up to 63 more can be read. 0 keeps none.
+    pub versions_window: u64,
+    /// The leader makes a mark this often, in milliseconds, while anything is written. The state machine only keeps it.
+    pub mark_interval_ms: u64,
+    /// The leader makes a mark after so many entries at the latest. The state machine only keeps it.
+    pub mark_entries: u64,
 }
 
 impl Default for Settings {
-    /// 1,000,000 idempotency keys, keys up to 8 KiB, values up to 1.5 MiB.
+    /// 1,000,000 idempotency keys, keys up to 8 KiB, values up to 1.5 MiB, versions of 100,000 entries, a mark every 10
+    /// seconds or 100,000 entries.
     fn default() -> Self {
-        Self { idempotency_window: 1_000_000, key_bytes_max: 8 << 10, value_bytes_max: 3 << 19 }
+        Self {
+            idempotency_window: 1_000_000,
+            key_bytes_max: 8 << 10,
+            value_bytes_max: 3 << 19,
+            versions_window: 100_000,
+            mark_interval_ms: 10_000,
+            mark_entries: 100_000,
+        }
     }
 }
 
 impl Settings {
     /// Length of the encoding.
-    pub(crate) const LENGTH: usize = 24;
+    pub(crate) const LENGTH: usize = 48;
 
     /// The value of one setting.
     #[must_use]
@@ -110,6 +149,9 @@ impl Settings {
             Setting::IdempotencyWindow => self.idempotency_window,
             Setting::KeyBytesMax => self.key_bytes_max,
             Setting::ValueBytesMax => self.value_bytes_max,
+            Setting::VersionsWindow => self.versions_window,
+            Setting::MarkIntervalMs => self.mark_interval_ms,
+            Setting::MarkEntries => self.mark_entries,
         }
     }
 
@@ -126,6 +168,9 @@ impl Settings {
             Setting::IdempotencyWindow => self.idempotency_window = value,
             Setting::KeyBytesMax => self.key_bytes_max = value,
             Setting::ValueBytesMax => self.value_bytes_max = value,
+            Setting::VersionsWindow => self.versions_window = value,
+            Setting::MarkIntervalMs => self.mark_interval_ms = value,
+            Setting::MarkEntries => self.mark_entries = value,
         }
         Ok(())
     }
@@ -146,6 +191,13 @@ impl Settings {
     }
 
     pub(crate) fn decode(fields: &mut Fields) -> Result<Self, Short> {
-        Ok(Self { idempotency_window: fields.long()?, key_bytes_max: fields.long()?, value_bytes_max: fields.long()? })
+        Ok(Self {
+            idempotency_window: fields.long()?,
+            key_bytes_max: fields.long()?,
+            value_bytes_max: fields.long()?,
+            versions_window: fields.long()?,
+            mark_interval_ms: fields.long()?,
+            mark_entries: fields.long()?,
+        })
     }
 }

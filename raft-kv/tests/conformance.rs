@@ -18,7 +18,13 @@ use raft_core::types::Index;
 use raft_kv::{Change, Command, KvStateMachine, MemoryDisk, Operation, Precondition, Query, Setting, Settings, stamp};
 
 fn settings() -> Settings {
-    Settings { idempotency_window: 20, key_bytes_max: 5, value_bytes_max: 40 }
+    Settings {
+        idempotency_window: 20,
+        key_bytes_max: 5,
+        value_bytes_max: 40,
+        versions_window: 100,
+        ..Settings::default()
+    }
 }
 
 fn change(random: &mut Random) -> Change {
@@ -39,6 +45,7 @@ fn command(random: &mut Random) -> Bytes {
     let operation = match random.below(30) {
         0 => Operation::Settings(vec![(Setting::KeyBytesMax, 4 + random.below(3))]),
         1 => Operation::Settings(vec![(Setting::IdempotencyWindow, random.below(30))]),
+        2 => Operation::Settings(vec![(Setting::VersionsWindow, 40 * random.below(4))]),
         _ => Operation::Write((0..=random.below(3)).map(|_| change(random)).collect()),
     };
     let stamp_ms = EPOCH_MS + random.below(60_000);

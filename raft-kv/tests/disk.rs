@@ -24,6 +24,14 @@ fn refusal(directory: &Path) -> OpenError {
     }
 }
 
+/// What lies in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn what_is_flushed_or_closed_is_there_again() {
     let root = tempfile::tempdir().unwrap();
@@ -60,14 +68,17 @@ fn a_directory_that_is_something_else_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_later_format_is_refused_with_its_number() {
+fn another_format_is_refused_with_its_number() {
     let root = tempfile::tempdir().unwrap();
     drop(open(root.path()).unwrap());
     let path = root.path().join("FORMAT");
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "raft-kv state 1\n");
-    std::fs::write(&path, "raft-kv state 2\n").unwrap();
-    let error = refusal(root.path());
-    assert!(matches!(&error, OpenError::UnknownFormat { found, .. } if found == "2"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "raft-kv state 2\n");
+    for other in ["1", "3"] {
+        std::fs::write(&path, format!("raft-kv state {other}\n")).unwrap();
+        let error = refusal(root.path());
+        assert!(matches!(&error, OpenError::UnknownFormat { found, .. } if found == other), "{error}");
+        assert!(error.to_string().contains("remove the directory"), "{error}");
+    }
 }
 
 #[test]
@@ -75,8 +86,8 @@ fn a_start_that_was_cut_short_is_finished() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("FORMAT.tmp"), "raft-k").unwrap();
     drop(open(root.path()).unwrap());
-    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 2, "the format and the database");
-    std::fs::remove_dir_all(root.path().join("db")).unwrap();
+    assert_eq!(names(root.path()), ["CURRENT", "FORMAT", "gen-1"]);
+    std::fs::remove_dir_all(root.path().join("gen-1")).unwrap();
     assert_eq!(open(root.path()).unwrap().applied().index, Index::ZERO, "the log builds it again");
 }
 
@@ -111,7 +122,7 @@ fn a_flipped_bit_in_a_file_is_an_error_or_harmless_but_never_another_value() {
     kv.flush().unwrap();
     drop(kv);
     let mut errors = 0;
-    for file in std::fs::read_dir(directory.join("db")).unwrap().map(|file| file.unwrap().path()) {
+    for file in std::fs::read_dir(directory.join("gen-1")).unwrap().map(|file| file.unwrap().path()) {
         if file.extension().is_none_or(|extension| extension != "sst") {
             continue;
         }

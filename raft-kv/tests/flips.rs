@@ -210,7 +210,7 @@ fn a_flipped_bit_in_a_state_is_never_a_wrong_answer() {
     let (seed, flips) = (setting("RAFT_SEED", 1), setting("RAFT_FLIPS", FLIPS));
     let (directory, truth) = (TempDir::new().unwrap(), Arc::new(Truth::new()));
     let image = make(directory.path(), &truth);
-    let drawn = image.draw_all(&image.places("db"), SHARES, flips, seed);
+    let drawn = image.draw_all(&image.places("gen-1"), SHARES, flips, seed);
     let tally = judge_all(&image, &drawn, seed, |flip| try_flip(&image, &truth, flip));
     image.assert_untouched();
     let mut report = Report::new("flips-state");
@@ -233,7 +233,7 @@ fn every_flipped_bit_in_the_kind_of_a_manifests_record_is_found() {
     let (directory, truth) = (TempDir::new().unwrap(), Arc::new(Truth::new()));
     let image = make(directory.path(), &truth);
     let mut tried = 0;
-    for (file, range) in &image.places("db")["MANIFEST"] {
+    for (file, range) in &image.places("gen-1")["MANIFEST"] {
         for at in image.records(*file, range.len()) {
             for bit in 0..8 {
                 let flip = Flip { place: "MANIFEST", file: *file, bit: (at + 6) * 8 + bit };
@@ -277,8 +277,8 @@ fn the_harness_sees_a_value_that_was_never_written() {
     let change = |change: &dyn Fn(&DB)| {
         let copy = TempDir::new().unwrap();
         image.copy(copy.path(), &[]);
-        let families = ["default", "keys", "idempotency"];
-        let db = DB::open_cf(&Options::default(), copy.path().join("db"), families).unwrap();
+        let families = ["default", "keys", "idempotency", "versions"];
+        let db = DB::open_cf(&Options::default(), copy.path().join("gen-1"), families).unwrap();
         change(&db);
         drop(db);
         judge(copy.path(), &truth)

@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use raft_core::types::{EntryKind, Index, LogId, Term};
 use raft_kv::{
-    Answer, CHANGES_MAX, Change, Command, CommandError, Found, IdempotencyKey, Malformed, Operation, Precondition,
-    Query, Setting, Verdict, stamp,
+    Answer, CHANGES_MAX, Change, Command, CommandError, Found, FoundAt, IdempotencyKey, Malformed, Mark, MarkDigest,
+    Operation, Passed, Precondition, Query, Setting, Verdict, stamp,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -38,6 +38,14 @@ fn commands_have_golden_bytes() {
         "01 0102030405060708 02 00 02 01 000000000000000a 03 0000000000000100",
     );
     golden(Command::settings(vec![(Setting::KeyBytesMax, 1)]), "01 0102030405060708 02 00 01 02 0000000000000001");
+    golden(
+        Command::settings(vec![
+            (Setting::VersionsWindow, 0),
+            (Setting::MarkIntervalMs, 256),
+            (Setting::MarkEntries, 1),
+        ]),
+        "01 0102030405060708 02 00 03 04 0000000000000000 05 0000000000000100 06 0000000000000001",
+    );
 }
 
 #[test]
@@ -76,12 +84,42 @@ fn queries_have_golden_bytes() {
     assert_eq!(hex(&Query::get("k").encode()), "01016b");
     assert_eq!(hex(&Query::Settings.encode()), "0102");
     assert_eq!(hex(&Query::Digest.encode()), "0103");
+    assert_eq!(hex(&Query::get_at("k", Index(258)).encode()), "010400000000000001026b");
+    assert_eq!(hex(&Query::Marks.encode()), "0105");
+    assert_eq!(hex(&Query::MarkDigest { index: Index(3) }.encode()), "01060000000000000003");
     let found = [&[1][..], &3_u64.to_be_bytes(), &2_u64.to_be_bytes(), &5_u64.to_be_bytes(), b"v"].concat();
     let value = Found::decode(found.into()).unwrap().0.unwrap();
     assert_eq!((value.revision, value.created, value.version, &value.bytes[..]), (Index(3), Index(2), 5, &b"v"[..]));
     assert_eq!(Found::decode(Bytes::from_static(&[0])).unwrap(), Found(None));
     assert!(Found::decode(Bytes::from_static(&[0, 0])).is_err());
     assert!(Found::decode(Bytes::from_static(&[1, 0])).is_err());
+}
+
+#[test]
+fn answers_about_the_past_have_golden_bytes() {
+    let number = |number: u64| number.to_be_bytes();
+    let outside = [&[2][..], &number(5), &number(9)].concat();
+    let expected = FoundAt::Outside { oldest: Index(5), newest: Index(9) };
+    assert_eq!(FoundAt::decode(outside.clone().into()).unwrap(), expected);
+    assert_eq!(FoundAt::decode(Bytes::from_static(&[0])).unwrap(), FoundAt::Value(None));
+    for wrong in [&outside[..16], &[&outside[..], &[0]].concat(), &[], &[3]] {
+        assert!(FoundAt::decode(Bytes::copy_from_slice(wrong)).is_err(), "{wrong:?}");
+    }
+
+    let passed = [&number(5)[..], &number(7), &[1; 32], &number(9), &[2; 32]].concat();
+    let marks = vec![Mark { index: Index(7), digest: [1; 32] }, Mark { index: Index(9), digest: [2; 32] }];
+    assert_eq!(Passed::decode(passed.clone().into()).unwrap(), Passed { oldest: Index(5), marks });
+    assert_eq!(Passed::decode(number(0).to_vec().into()).unwrap().newest(), None);
+    for short in (0..passed.len()).filter(|length| ![8, 48].contains(length)) {
+        assert!(Passed::decode(passed[..short].to_vec().into()).is_err(), "cut to {short}");
+    }
+
+    let known = [&[1][..], &[7; 32]].concat();
+    assert_eq!(MarkDigest::decode(known.clone().into()).unwrap(), MarkDigest(Some([7; 32])));
+    assert_eq!(MarkDigest::decode(Bytes::from_static(&[0])).unwrap(), MarkDigest(None));
+    for wrong in [&known[..32], &[&known[..], &[0]].concat(), &[0, 0], &[2], &[]] {
+        assert!(MarkDigest::decode(Bytes::copy_from_slice(wrong)).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -330,7 +330,18 @@ fn queries_are_answered_as_bytes_and_nonsense_is_refused() {
         assert_eq!(Found::decode(answer.bytes).unwrap().0.unwrap().bytes, "v");
         let overview = Overview::decode(reader.query(&Query::Settings.encode()).unwrap().bytes).unwrap();
         assert_eq!(overview, Overview { settings: Settings::default(), keys: 1, idempotency_keys: 1 });
-        for nonsense in [&[][..], &[1], &[1, 1], &[1, 2, 0], &[1, 9], &[2, 1, 1]] {
+        for nonsense in [
+            &[][..],
+            &[1],
+            &[1, 1],
+            &[1, 2, 0],
+            &[1, 9],
+            &[2, 1, 1],
+            &[1, 4],
+            &[1, 4, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[1, 5, 0],
+            &[1, 6, 1],
+        ] {
             let error = reader.query(nonsense).unwrap_err();
             assert!(matches!(error, QueryError::Malformed(_)), "{nonsense:?}: {error}");
         }

@@ -21,6 +21,9 @@
 //! let summary = log_store_suite::run(&mut Lab::default());
 //! assert_eq!(summary.not_run().len(), 18, "this lab cannot break its disk yet");
 //! ```
+//! A log may lose its beginning, to a compaction or to a snapshot: the rules say what is left, and what a power cut may
+//! bring back. A compaction has to be durable with the next write of its group and not before.
+//!
 //! A broken rule panics with its name, what was seen, why it matters and where it is written. To look at one rule
 //! alone, take its case from [`cases`].
 //!

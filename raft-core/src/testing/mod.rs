@@ -34,6 +34,7 @@
 //! | store or state machine | loss of power, at once or inside the next call ([`PowerCut`]) | `cut_power` |
 //! | store or state machine | a disk whose syncs fail or stall, that is full or unreadable ([`DiskFault`]) | `inject`, `mend` |
 //! | store | an older copy of the directory in its place | `keep_copy`, `put_back_copy` |
+//! | state machine | a place for the files of snapshots, on its own file system | `scratch` |
 //! | transport | links that are cut, one way or both, or bad ([`Disturbance`](transport_suite::Disturbance)) | `cut`, `disturb`, `heal` |
 //! | transport | a peer whose process stands still | `stall` |
 //!

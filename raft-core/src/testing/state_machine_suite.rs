@@ -30,6 +30,9 @@
 //! assert_eq!(summary.not_run().len(), 11, "this lab cannot break its disk yet");
 //! ```
 //!
+//! Snapshots are taken into directories that the lab names ([`StateMachineLab::scratch`]), and restored from there into
+//! fresh, older, newer and other machines. The logs of the cases have marks in them, with bytes that mean nothing.
+//!
 //! # Faults
 //!
 //! Lost power and a failing disk are for the lab to bring about, with the methods that have a default: in memory

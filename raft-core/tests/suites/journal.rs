@@ -300,7 +300,7 @@ impl LogReader for JournalReader {
                 read.push(entry.clone());
             }
         }
-        let found = first != Index::ZERO && !read.is_empty();
+        let found = read.first().is_some_and(|entry| entry.id.index == first);
         if found { Ok(read) } else { Err(ReadError::Missing { group, index: first }) }
     }
 }

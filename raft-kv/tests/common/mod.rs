@@ -71,3 +71,20 @@ pub(crate) fn look(reader: &KvReader, key: &str) -> Option<(String, u64, u64, u6
         (text, value.revision.0, value.created.0, value.version)
     })
 }
+
+/// A mark with what a node may put into it.
+pub(crate) fn mark(index: u64) -> Entry {
+    entry_of(index, EntryKind::Mark, Bytes::from_static(b"the node's"))
+}
+
+/// Applies a mark at the next index; its answer.
+pub(crate) fn pass(machine: &mut dyn StateMachine) -> Bytes {
+    let index = machine.applied().index.next().0;
+    apply_all(machine, &[mark(index)]).unwrap().remove(0)
+}
+
+/// Applies no-ops up to an index.
+pub(crate) fn wait_until(machine: &mut dyn StateMachine, index: u64) {
+    let noops: Vec<_> = (machine.applied().index.0 + 1..=index).map(noop).collect();
+    apply_all(machine, &noops).unwrap();
+}

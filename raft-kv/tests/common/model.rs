@@ -16,6 +16,12 @@ struct Request {
 pub(crate) struct Model {
     pub(crate) values: BTreeMap<Bytes, Value>,
     pub(crate) settings: Settings,
+    /// The oldest revision that can be read.
+    pub(crate) oldest: Index,
+    /// What the marks were answered, by their indexes; those that are remembered.
+    pub(crate) marks: BTreeMap<Index, Bytes>,
+    /// All values after every entry.
+    history: Vec<BTreeMap<Bytes, Value>>,
     requests: Vec<Request>,
     horizon_ms: u64,
     now_ms: u64,
@@ -23,16 +29,46 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { values: BTreeMap::new(), settings, requests: Vec::new(), horizon_ms: 0, now_ms: 0 }
+        Self {
+            values: BTreeMap::new(),
+            settings,
+            oldest: Index::ZERO,
+            marks: BTreeMap::new(),
+            history: vec![BTreeMap::new()],
+            requests: Vec::new(),
+            horizon_ms: 0,
+            now_ms: 0,
+        }
+    }
+
+    /// The value of a key after an entry.
+    pub(crate) fn value_at(&self, key: &[u8], revision: Index) -> Option<&Value> {
+        self.history[revision.0 as usize].get(key)
     }
 
     pub(crate) fn requests(&self) -> usize {
         self.requests.len()
     }
 
-    /// The answer to an entry; `None` for a no-op.
-    pub(crate) fn apply(&mut self, entry: &Entry) -> Option<Answer> {
-        if entry.kind == EntryKind::Noop {
+    /// The answer to an entry; `None` for a no-op, and for a mark, whose answer was `given`.
+    pub(crate) fn apply(&mut self, entry: &Entry, given: &Bytes) -> Option<Answer> {
+        let answer = self.effect(entry);
+        self.history.push(self.values.clone());
+        let (applied, window) = (entry.id.index, self.settings.versions_window);
+        self.oldest = match window {
+            0 => applied,
+            // 64 entries at a time.
+            _ => self.oldest.max(Index(applied.0.saturating_sub(window) / 64 * 64)),
+        };
+        if entry.kind == EntryKind::Mark {
+            self.marks.retain(|index, _| *index >= self.oldest);
+            self.marks.insert(applied, given.clone());
+        }
+        answer
+    }
+
+    fn effect(&mut self, entry: &Entry) -> Option<Answer> {
+        if entry.kind != EntryKind::Command {
             return None;
         }
         let decided = |verdict| Answer { decided: entry.id, replayed: false, verdict };

@@ -253,7 +253,7 @@ fn read_until(rule: Rule, reader: &dyn LogReader, done: &AtomicBool) {
     let mut next = Index(1);
     loop {
         let last_look = done.load(Ordering::Acquire);
-        let read = reader.read(FIRST, next, Index(next.0 + 25), u64::MAX);
+        let read = reader.read(FIRST, next, Index::LIMIT, 1500);
         let found = match read {
             Ok(found) => found,
             // It is gone, or not there yet: look a little further on, or at the start once more.

@@ -106,7 +106,7 @@ fn draw_slice(model: &mut Model, random: &mut Random) -> Vec<LogWrite> {
 /// Compacts a log up to somewhere within what is committed, or asks for what is gone already.
 fn draw_compaction(bench: &mut Bench<'_>, model: &mut Model, random: &mut Random) {
     let (group, log) = drawn_log(model, random);
-    let upto = random.below(log.commit + 1);
+    let upto = log.draw_beginning(random);
     bench.compact(group, upto);
     log.compact(upto);
 }
@@ -126,11 +126,10 @@ fn one_seed_through_power_cuts(bench: &mut Bench<'_>, seed: u64) {
     let mut random = Random::new(seed);
     let mut model = empty_model();
     for step in 0..bench.lab.effort().steps {
-        let before = model.clone();
         if random.below(12) == 0 {
             draw_compaction(bench, &mut model, &mut random);
         }
-        let compacted = model.clone();
+        let before = model.clone();
         let slice = draw_slice(&mut model, &mut random);
         match random.below(24) {
             0 => {
@@ -146,20 +145,20 @@ fn one_seed_through_power_cuts(bench: &mut Bench<'_>, seed: u64) {
                 bench.work.operations += slice.len() as u64;
                 let _ended_by_the_power_cut = bench.store().write(&slice);
                 bench.reopen_after("a power cut inside a write");
-                model = whichever(bench, step, compacted, &slice);
+                model = whichever(bench, step, before, &slice);
                 continue;
             }
             2 => {
                 // The power goes right behind a compaction, or inside one.
                 let inside = random.below(2) == 0;
                 let when = if inside { PowerCut::InsideTheNextCall } else { PowerCut::Now };
-                model = if inside { before } else { compacted };
+                model = before;
                 if !bench.can_cut_power(when) {
                     return;
                 }
                 if inside {
                     let (group, log) = drawn_log(&mut model, &mut random);
-                    let upto = random.below(log.commit + 1);
+                    let upto = log.draw_beginning(&mut random);
                     let _ended_by_the_power_cut = bench.store().compact(group, Index(upto));
                     log.compact(upto);
                 }
@@ -335,6 +334,12 @@ impl ModelLog {
             self.compacted.clear();
         }
         write
+    }
+
+    /// Draws how far to compact: within what is committed, or a little less than is gone already.
+    fn draw_beginning(&self, random: &mut Random) -> u64 {
+        let least = self.base.index.0.saturating_sub(2);
+        least + random.below(self.commit - least + 1)
     }
 
     /// Adds a snapshot that ends within the log, or with an entry that the log does not hold.
