@@ -16,9 +16,9 @@ use crate::small_file::{self, Fields, Kind, SmallFileError};
 use crate::store::{LogOptions, RocksLog};
 
 /// The format of directories that this binary makes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 /// The oldest binary, by the format that it makes, that can read what this one writes.
-const FORMAT_READER_MIN: u32 = 1;
+const FORMAT_READER_MIN: u32 = 2;
 /// Longest name of a node, in bytes.
 const NAME_BYTES_MAX: usize = 1024;
 /// Longest founding record, in bytes.
@@ -183,10 +183,15 @@ impl DataDir {
         // Looked at before anything is written: not even a lock file goes into somebody else's directory.
         refuse_foreign(path)?;
         let lock = lock(path)?;
-        open_format(path)?;
+        let format = open_format(path)?;
         let incarnation = open_identity(path, name)?;
         let founding = read_founding(path)?;
         let start = count_start(path, founding.is_some())?;
+        if format < FORMAT_VERSION {
+            // Before anything is written that an older binary would take for damage.
+            write_format(path)?;
+            tracing::info!(directory = %path.display(), from = format, to = FORMAT_VERSION, "the format was raised");
+        }
         Ok(Self { path: path.to_owned(), name: name.clone(), incarnation, start, founding, failed: None, _lock: lock })
     }
 
@@ -345,10 +350,15 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
     Ok(file)
 }
 
-fn open_format(path: &Path) -> Result<(), DataDirError> {
+fn write_format(path: &Path) -> Result<(), SmallFileError> {
+    FORMAT.replace(path, &[FORMAT_VERSION.to_be_bytes(), FORMAT_READER_MIN.to_be_bytes()].concat())
+}
+
+/// The directory's format, which this binary can read. A blank directory gets this binary's.
+fn open_format(path: &Path) -> Result<u32, DataDirError> {
     let Some(body) = FORMAT.read(path)? else {
-        let body = [FORMAT_VERSION.to_be_bytes(), FORMAT_READER_MIN.to_be_bytes()].concat();
-        return Ok(FORMAT.replace(path, &body)?);
+        write_format(path)?;
+        return Ok(FORMAT_VERSION);
     };
     let parse = || {
         let mut fields = Fields::new(&body);
@@ -360,7 +370,7 @@ fn open_format(path: &Path) -> Result<(), DataDirError> {
     if reader_min > FORMAT_VERSION {
         return Err(DataDirError::UnknownFormat { path: path.into(), found, reader_min });
     }
-    Ok(())
+    Ok(found)
 }
 
 fn open_identity(path: &Path, name: &NodeName) -> Result<Incarnation, DataDirError> {

@@ -6,7 +6,8 @@ use raft_core::ports::StoreError;
 use raft_core::runs::TermRun;
 use raft_core::types::{Entry, GroupId, Index, LogId};
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options, ReadOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions, LogLevel, Options,
+    ReadOptions,
 };
 
 use crate::group::Group;
@@ -25,6 +26,11 @@ const SCAN_READAHEAD_BYTES: usize = 2 << 20;
 /// A level-1 file's compression begins here: what lives that long is read by nobody but a follower far behind.
 const COMPRESSED_FROM_LEVEL: usize = 2;
 const LEVELS: usize = 7;
+/// Files of level 0 that are moved down, by name alone as long as their keys do not overlap. Level 0 is where files
+/// cannot be dropped, so nothing stays there.
+const LEVEL_0_FILES: i32 = 1;
+/// More than a log keeps unless followers are far behind, so that the entries of most logs are never written again.
+const LEVEL_BASE_BYTES: u64 = 512 << 20;
 /// Settings that the crate has no function for.
 ///
 /// An error of a background job is final too: RocksDB would otherwise clear "no space" by itself, and go on with a WAL
@@ -39,6 +45,9 @@ const LINKED_WALS: &str = ";track_and_verify_wals=true";
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;
+/// Memtables in memory, the one that is written to included. A compaction flushes one before it is full, and a write must
+/// not wait for that when the one before is still on its way to the disk.
+const WRITE_BUFFERS: i32 = 3;
 /// With this much in the WAL, what pins it is flushed.
 const WAL_BYTES_MAX: u64 = 512 << 20;
 
@@ -86,6 +95,7 @@ impl Database {
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
         options.set_write_buffer_size(log.write_buffer_bytes);
+        options.set_max_write_buffer_number(WRITE_BUFFERS);
         options.set_max_background_jobs(2);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(4);
@@ -95,6 +105,8 @@ impl Database {
             levels[..COMPRESSED_FROM_LEVEL].fill(DBCompressionType::None);
             let mut entries = options.clone();
             entries.set_compression_per_level(&levels);
+            entries.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
+            entries.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
             entries
         };
         let families =
@@ -137,22 +149,31 @@ impl Database {
         }
     }
 
-    /// Reads the whole log of `group` and checks every record, that none is missing in the middle and that it ends
-    /// where the newest batch left it.
+    /// Writes all that is in memory to tables, synced. The WAL is not needed for it any more.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let families = [&self.entries(), &self.state()];
+        let flushed = self.db.flush_cfs_opt(&families, &FlushOptions::default());
+        flushed.map_err(|error| failed("flushing the log", &error))
+    }
+
+    /// Drops the table files that hold nothing but entries of `group` up to `base`.
+    pub(crate) fn drop_files(&self, group: GroupId, base: Index) -> Result<(), StoreError> {
+        let dropped =
+            self.db.delete_file_in_range_cf(self.entries(), entry_key(group, Index::ZERO), entry_key(group, base));
+        dropped.map_err(|error| failed("dropping files of compacted entries", &error))
+    }
+
+    /// Reads the whole log of `group` from its base on and checks every record, that none is missing and that it ends
+    /// where the newest batch left it. What is left of entries up to the base is not looked at.
     pub(crate) fn scan(&self, group: GroupId) -> Result<Scan, StoreError> {
         let state = self.group_state(group)?;
-        let mut log = Group {
-            id: group,
-            sequence: state.sequence,
-            hard_state: state.hard_state,
-            commit: state.commit,
-            runs: Vec::new(),
-        };
+        let end = state.last;
+        let mut log = Group::beginning(group, state);
         let mut batches: Vec<(Index, u64)> = Vec::new();
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_readahead_size(SCAN_READAHEAD_BYTES);
-        let mut cursor = self.cursor(group, Index(0), Index(u64::MAX), options);
+        let mut cursor = self.cursor(group, log.base.index.next(), Index(u64::MAX), options);
         loop {
             let due = log.last().index.next();
             let Some(entry) = cursor.next(due).map_err(|stop| stop.into_store_error(group, due))? else {
@@ -171,7 +192,7 @@ impl Database {
                 _ => batches.push((due, entry.size())),
             }
         }
-        check_end(group, log.last(), state.last)?;
+        check_end(group, log.last(), end)?;
         Ok(Scan { group: log, batches })
     }
 

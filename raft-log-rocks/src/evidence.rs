@@ -56,10 +56,11 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Why this cannot be of the log that stands like this; `None` when it can. A batch has one outcome, terms never
-    /// fall, and a vote never changes within a term: what says otherwise was put here from somewhere else, and taking a
-    /// vote from it could be to vote twice.
-    pub(crate) fn contradicts(&self, held: &Self) -> Option<String> {
+    /// Why this cannot be of the log that stands like this and begins after `base`; `None` when it can. A batch has one
+    /// outcome, terms never fall, a vote never changes within a term, and what was committed, as all up to the base was,
+    /// is never truncated: what says otherwise was put here from somewhere else, and taking a vote from it could be to
+    /// vote twice.
+    pub(crate) fn contradicts(&self, held: &Self, base: LogId) -> Option<String> {
         let (earlier, later) = if self.sequence < held.sequence { (self, held) } else { (held, self) };
         let (before, after) = (earlier.hard_state, later.hard_state);
         let one_log = if earlier.sequence == later.sequence {
@@ -68,11 +69,13 @@ impl Witness {
             before.term < after.term
                 || (before.term == after.term && before.vote.is_none_or(|vote| after.vote == Some(vote)))
         };
+        let reaches_base = self.last.index > base.index || self.last == base;
+        let one_log = one_log && (reaches_base || self.sequence < held.sequence);
         let Self { sequence, hard_state, last } = held;
         (!one_log).then(|| {
             format!(
-                "it tells of batch {} with {:?} and the end {}, the database of batch {sequence} with {hard_state:?} and \
-                 the end {last}, and no log passes through both",
+                "it tells of batch {} with {:?} and the end {}, the database of batch {sequence} with {hard_state:?}, \
+                 the beginning {base} and the end {last}, and no log passes through both",
                 self.sequence, self.hard_state, self.last
             )
         })
@@ -161,9 +164,15 @@ impl Evidence {
         self.shared.lock().witnesses.clone()
     }
 
-    /// An error when what is known of `group` cannot be of a log that stands like this.
-    pub(crate) fn confirm(&self, group: GroupId, witness: &Witness, held: &Witness) -> Result<(), StoreError> {
-        match witness.contradicts(held) {
+    /// An error when what is known of `group` cannot be of a log that stands like this and begins after `base`.
+    pub(crate) fn confirm(
+        &self,
+        group: GroupId,
+        witness: &Witness,
+        held: &Witness,
+        base: LogId,
+    ) -> Result<(), StoreError> {
+        match witness.contradicts(held, base) {
             None => Ok(()),
             Some(reason) => {
                 let place = self.shared.path.display().to_string();
@@ -452,7 +461,7 @@ mod tests {
             at(11, 6, Some(1), 7),
             at(11, 6, None, 7),
         ] {
-            assert_eq!(of_this_log.contradicts(&held), None, "{of_this_log:?}");
+            assert_eq!(of_this_log.contradicts(&held, LogId::ZERO), None, "{of_this_log:?}");
         }
         for of_another in [
             at(10, 5, Some(1), 7),
@@ -463,7 +472,20 @@ mod tests {
             at(11, 5, None, 7),
             at(11, 4, Some(2), 7),
         ] {
-            assert!(of_another.contradicts(&held).is_some(), "{of_another:?}");
+            assert!(of_another.contradicts(&held, LogId::ZERO).is_some(), "{of_another:?}");
+        }
+    }
+
+    #[test]
+    fn newer_evidence_of_an_end_before_the_logs_base_is_of_another_log() {
+        let hard_state = HardState { term: Term(5), vote: None };
+        let at = |sequence, index, term| Witness { sequence, hard_state, last: LogId::new(Index(index), Term(term)) };
+        let (held, base) = (at(10, 9, 4), LogId::new(Index(7), Term(3)));
+        for of_this_log in [at(9, 2, 1), at(9, 7, 2), held, at(11, 7, 3), at(11, 8, 3), at(11, 8, 5), at(11, 30, 4)] {
+            assert_eq!(of_this_log.contradicts(&held, base), None, "{of_this_log:?}");
+        }
+        for of_another in [at(11, 6, 3), at(11, 7, 2), at(11, 7, 4), at(11, 0, 0)] {
+            assert!(of_another.contradicts(&held, base).is_some(), "{of_another:?}");
         }
     }
 

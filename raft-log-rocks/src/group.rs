@@ -1,13 +1,15 @@
 //! What the writer knows of one group's log without reading it: enough to check every write before it is made.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use raft_core::ports::{LogWrite, StoreError};
 use raft_core::runs::{Span, TermRun};
+use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{GroupId, HardState, Index, LogId, NodeId, Term};
 
 use crate::evidence::Witness;
-use crate::record::{GroupState, PAYLOAD_BYTES_MAX};
+use crate::record::{GroupState, PAYLOAD_BYTES_MAX, VOTERS_MAX};
 
 /// One group's log, by its runs of terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +17,13 @@ pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) sequence: u64,
     pub(crate) hard_state: HardState,
+    /// Never before `base`, never beyond the end.
     pub(crate) commit: Index,
+    /// The entry before the first one.
+    pub(crate) base: LogId,
+    /// The snapshot that was installed last; it ends at `base` or before.
+    pub(crate) snapshot: Option<SnapshotMeta>,
+    /// From the index after `base` on.
     pub(crate) runs: Vec<TermRun>,
 }
 
@@ -30,15 +38,21 @@ pub(crate) struct Repair {
 }
 
 impl Group {
-    /// The last entry.
-    pub(crate) fn last(&self) -> LogId {
-        self.runs.last().map_or(LogId::ZERO, |run| LogId::new(run.last, run.term))
+    /// The log as the database left it, before its entries are read.
+    pub(crate) fn beginning(id: GroupId, state: GroupState) -> Self {
+        let GroupState { sequence, hard_state, commit, base, snapshot, .. } = state;
+        Self { id, sequence, hard_state, commit, base, snapshot, runs: Vec::new() }
     }
 
-    /// The term of the entry at `index`, if there is one; that of index 0 is 0.
+    /// The last entry, or the one before the first when there is none.
+    pub(crate) fn last(&self) -> LogId {
+        self.runs.last().map_or(self.base, |run| LogId::new(run.last, run.term))
+    }
+
+    /// The term of the entry at `index`, the one before the first included; none beyond either end.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        if index == Index::ZERO {
-            return Some(Term::ZERO);
+        if index <= self.base.index {
+            return (index == self.base.index).then_some(self.base.term);
         }
         let run = self.runs.partition_point(|run| run.last < index);
         self.runs.get(run).map(|run| run.term)
@@ -46,7 +60,14 @@ impl Group {
 
     /// What the database stores of it.
     pub(crate) fn state(&self) -> GroupState {
-        GroupState { sequence: self.sequence, hard_state: self.hard_state, commit: self.commit, last: self.last() }
+        GroupState {
+            sequence: self.sequence,
+            hard_state: self.hard_state,
+            commit: self.commit,
+            last: self.last(),
+            base: self.base,
+            snapshot: self.snapshot.clone(),
+        }
     }
 
     /// What the evidence says of it.
@@ -54,17 +75,21 @@ impl Group {
         Witness { sequence: self.sequence, hard_state: self.hard_state, last: self.last() }
     }
 
-    /// Checks `write` and takes it over. Returns the indexes whose entries are to be deleted: those that the truncation
-    /// drops and the new entries do not replace.
+    /// Checks `write` and takes it over. Returns the indexes whose entries are to be deleted: those that the truncation,
+    /// or a snapshot that does not belong to them, drops and the new entries do not replace. What comes to lie at or
+    /// before the log's base is not among them; see [`sweeper`](crate::sweeper).
     pub(crate) fn stage(&mut self, write: &LogWrite) -> Result<RangeInclusive<u64>, StoreError> {
-        let refuse = |reason: String| Err(StoreError::Refused { reason: format!("{}: {reason}", self.id) });
-        let end = self.last().index;
+        let held_to = self.last().index;
+        if let Some(snapshot) = &write.snapshot {
+            self.install(snapshot)?;
+        }
         if let Some(from) = write.truncate_from {
+            let end = self.last().index;
             if from == Index::ZERO || from > end.next() {
-                return refuse(format!("truncation from index {from}, and the log ends at index {end}"));
+                return self.refuse(format!("truncation from index {from}, and the log ends at index {end}"));
             }
             if from <= self.commit {
-                return refuse(format!("truncation from index {from}, and index {} is committed", self.commit));
+                return self.refuse(format!("truncation from index {from}, and index {} is committed", self.commit));
             }
             self.truncate(from);
         }
@@ -72,21 +97,75 @@ impl Group {
         self.take_hard_state(write)?;
         if let Some(commit) = write.commit {
             if commit > self.last().index {
-                let last = self.last();
-                return Err(StoreError::Refused {
-                    reason: format!("{}: commit index {commit} is beyond the log's end {last}", self.id),
-                });
+                return self.refuse(format!("commit index {commit} is beyond the log's end {}", self.last()));
             }
             // A hint of an earlier moment is no news; a commit index never falls.
             self.commit = self.commit.max(commit);
         }
-        Ok(self.last().index.next().0..=end.0)
+        Ok(self.last().index.next().0..=held_to.0)
+    }
+
+    fn refuse<T>(&self, reason: impl Display) -> Result<T, StoreError> {
+        Err(StoreError::Refused { reason: format!("{}: {reason}", self.id) })
+    }
+
+    /// Puts a snapshot in the place of all entries up to its last one. What follows that one stays if it is here.
+    /// Raft Figure 13, steps 6 and 7.
+    fn install(&mut self, snapshot: &SnapshotMeta) -> Result<(), StoreError> {
+        let (end, voters) = (snapshot.last, snapshot.configuration.voters().len());
+        let (base, commit) = (self.base, self.commit);
+        if end.index == Index::ZERO || end.term == Term::ZERO || end.index >= Index::LIMIT || end.term >= Term::LIMIT {
+            return self.refuse(format!("a snapshot that ends with {end}, which is no entry"));
+        }
+        if voters > VOTERS_MAX {
+            return self.refuse(format!("a snapshot with {voters} voters, and at most {VOTERS_MAX} are stored"));
+        }
+        if end.index < base.index || end.term < base.term {
+            return self.refuse(format!("a snapshot that ends with {end}, and the log begins after {base}"));
+        }
+        if self.term_at(end.index) == Some(end.term) {
+            self.begin_after(end);
+        } else if end.index <= commit {
+            return self.refuse(format!("a snapshot that ends with {end}, and index {commit} is committed without it"));
+        } else {
+            self.runs.clear();
+            self.base = end;
+        }
+        self.commit = commit.max(end.index);
+        self.snapshot = Some(snapshot.clone());
+        Ok(())
+    }
+
+    /// Drops the entries up to `upto`. Says whether there were any.
+    pub(crate) fn compact(&mut self, upto: Index) -> Result<bool, StoreError> {
+        let last = self.last();
+        if upto <= self.base.index {
+            return Ok(false);
+        }
+        if upto > last.index {
+            return self.refuse(format!("compaction up to index {upto}, and the log ends with {last}"));
+        }
+        if upto > self.commit {
+            return self.refuse(format!("compaction up to index {upto}, and index {} is committed", self.commit));
+        }
+        let term = self.term_at(upto).expect("it lies between the log's base and its end");
+        self.begin_after(LogId::new(upto, term));
+        Ok(true)
+    }
+
+    /// Drops the entries up to `base`, which is here.
+    fn begin_after(&mut self, base: LogId) {
+        let gone = self.runs.partition_point(|run| run.last <= base.index);
+        self.runs.drain(..gone);
+        self.base = base;
+        assert!(self.last().index >= base.index, "the log would begin after {base} and end with {}", self.last());
     }
 
     /// Drops the entry at `from` and all after it.
     pub(crate) fn truncate(&mut self, from: Index) {
+        assert!(from > self.base.index, "truncation from {from} of a log that begins after {}", self.base);
         let keep = self.runs.partition_point(|run| run.last < from);
-        let before = keep.checked_sub(1).map_or(Index::ZERO, |run| self.runs[run].last);
+        let before = keep.checked_sub(1).map_or(self.base.index, |run| self.runs[run].last);
         let cut = self.runs.get(keep).filter(|_| from > before.next()).map(|run| run.term);
         self.runs.truncate(keep);
         self.runs.extend(cut.map(|term| TermRun { term, last: from.prev() }));
@@ -105,9 +184,8 @@ impl Group {
         for entry in &write.entries {
             let length = entry.payload.bytes().len();
             if length > PAYLOAD_BYTES_MAX {
-                let reason =
-                    format!("{}: {} carries {length} bytes, at most {PAYLOAD_BYTES_MAX} fit", self.id, entry.id);
-                return Err(StoreError::Refused { reason });
+                let id = entry.id;
+                return self.refuse(format!("{id} carries {length} bytes, at most {PAYLOAD_BYTES_MAX} fit"));
             }
             // Damage that happened in memory must not become durable and acknowledged.
             if !entry.payload.verify() {
@@ -117,8 +195,7 @@ impl Group {
                 });
             }
         }
-        let span = Span::of(self.last(), &write.entries)
-            .map_err(|error| StoreError::Refused { reason: format!("{}: {error}", self.id) })?;
+        let span = Span::of(self.last(), &write.entries).or_else(|error| self.refuse(error))?;
         span.runs.into_iter().for_each(|run| self.push(run));
         Ok(())
     }
@@ -127,17 +204,16 @@ impl Group {
         let Some(new) = write.hard_state else {
             return Ok(());
         };
-        let refuse = |reason: String| Err(StoreError::Refused { reason: format!("{}: {reason}", self.id) });
         let held = self.hard_state;
         if new.vote == Some(NodeId(0)) {
-            return refuse("a vote for node 0, which names nobody".into());
+            return self.refuse("a vote for node 0, which names nobody");
         }
         if new.term < held.term {
-            return refuse(format!("term {} after term {}", new.term, held.term));
+            return self.refuse(format!("term {} after term {}", new.term, held.term));
         }
         // Raft §5.4.1: a vote is given once per term, restarts included [F2-VOTE-ONCE].
         if let Some(vote) = held.vote.filter(|vote| new.term == held.term && new.vote != Some(*vote)) {
-            return refuse(format!("another vote in term {}, and {vote} has it", held.term));
+            return self.refuse(format!("another vote in term {}, and {vote} has it", held.term));
         }
         self.hard_state = new;
         Ok(())
@@ -153,6 +229,8 @@ impl Group {
         }
         let end = witness.last;
         let holds_end = self.term_at(end.index) == Some(end.term);
+        // Evidence of an end before our base was refused as another log's: what is compacted was committed, and stays.
+        assert!(end.index > self.base.index || holds_end, "{end} is of no log that begins after {}", self.base);
         // By the time of the evidence the log ended at `end`: what lies beyond was truncated, and another entry in its
         // place was replaced. Without this the log could reach the index of `end` with entries that are not its own.
         let keep = if holds_end { end.index } else { end.index.prev().min(self.last().index) };
@@ -174,7 +252,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use bytes::Bytes;
-    use raft_core::types::{Entry, EntryKind, Payload, WriteId};
+    use raft_core::membership::Configuration;
+    use raft_core::types::{Entry, EntryKind, Payload, SnapshotId, WriteId};
 
     use super::*;
 
@@ -195,8 +274,25 @@ mod tests {
         ids.iter().map(entry).collect()
     }
 
+    fn id(index: u64, term: u64) -> LogId {
+        LogId::new(Index(index), Term(term))
+    }
+
+    /// A log whose first so many entries were committed and compacted.
+    fn compacted(terms: &[u64], upto: u64) -> Group {
+        let mut group = Group { commit: Index(upto), ..group(terms) };
+        assert!(group.compact(Index(upto)).unwrap());
+        group
+    }
+
+    fn snapshot(index: u64, term: u64) -> LogWrite {
+        let configuration = Configuration::new([NodeId(1), NodeId(2)]);
+        let snapshot = Some(SnapshotMeta { id: SnapshotId(index.into()), last: id(index, term), configuration });
+        LogWrite { snapshot, ..LogWrite::default() }
+    }
+
     fn terms(group: &Group) -> Vec<u64> {
-        (1..=group.last().index.0).map(|index| group.term_at(Index(index)).unwrap().0).collect()
+        (group.base.index.0 + 1..=group.last().index.0).map(|index| group.term_at(Index(index)).unwrap().0).collect()
     }
 
     #[test]
@@ -207,6 +303,96 @@ mod tests {
             group.truncate(Index(from as u64));
             assert_eq!(terms(&group), &all[..from - 1], "from {from}");
         }
+    }
+
+    #[test]
+    fn compaction_at_every_index_keeps_what_comes_after_and_truncation_after_it_what_comes_before() {
+        let all = [1, 1, 2, 4, 4, 4];
+        for upto in 1..=all.len() {
+            let mut log = compacted(&all, upto as u64);
+            assert_eq!((terms(&log), log.base), (all[upto..].to_vec(), id(upto as u64, all[upto - 1])));
+            assert_eq!(log.term_at(log.base.index), Some(log.base.term));
+            assert_eq!(log.term_at(log.base.index.prev()), None);
+            for again in 0..=upto as u64 {
+                assert!(!log.compact(Index(again)).unwrap(), "up to {again} after {upto}");
+            }
+            for from in upto + 1..=all.len() + 1 {
+                let mut log = log.clone();
+                log.truncate(Index(from as u64));
+                assert_eq!(terms(&log), &all[upto..from - 1], "after {upto}, from {from}");
+                assert_eq!(log.last(), id(from as u64 - 1, all[from - 2]));
+            }
+            log.push(TermRun { term: Term(5), last: Index(7) });
+            assert_eq!(log.last(), id(7, 5));
+        }
+    }
+
+    #[test]
+    fn compaction_beyond_what_is_committed_or_there_is_refused_by_name() {
+        let mut log = Group { commit: Index(2), ..group(&[1, 1, 2]) };
+        for (upto, rule) in [(3, "index 3, and index 2 is committed"), (4, "index 4, and the log ends with 3@2")] {
+            let error = log.compact(Index(upto)).unwrap_err();
+            assert!(matches!(error, StoreError::Refused { .. }) && error.to_string().contains(rule), "{error}");
+        }
+        assert!(log.compact(Index(2)).unwrap());
+    }
+
+    #[test]
+    fn a_snapshot_that_the_log_holds_the_end_of_keeps_what_follows_and_any_other_drops_all() {
+        let all = [1, 1, 2, 2, 3];
+        // Of an entry that is here, with and without a suffix; already compacted to there; beyond the end; of another term.
+        for (base, end, kept) in [
+            (0, (3, 2), &[2, 3][..]),
+            (0, (5, 3), &[]),
+            (2, (3, 2), &[2, 3]),
+            (2, (2, 1), &[2, 2, 3]),
+            (2, (9, 4), &[]),
+            (2, (6, 3), &[]),
+            (2, (4, 3), &[]),
+        ] {
+            let mut log = if base > 0 { compacted(&all, base) } else { group(&all) };
+            let deleted = log.stage(&snapshot(end.0, end.1)).unwrap();
+            let context = format!("base {base}, snapshot {end:?}");
+            assert_eq!((terms(&log), log.base), (kept.to_vec(), id(end.0, end.1)), "{context}");
+            assert_eq!((log.commit, log.snapshot.as_ref()), (log.base.index, snapshot(end.0, end.1).snapshot.as_ref()));
+            // What lies behind the end of a snapshot that drops it has to go by its keys.
+            let gone: Vec<u64> = if kept.is_empty() { (end.0 + 1..=5).collect() } else { Vec::new() };
+            assert_eq!(deleted.collect::<Vec<_>>(), gone, "{context}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_leaves_a_commit_index_beyond_it_alone_and_another_one_takes_its_place() {
+        let mut log = Group { commit: Index(4), ..group(&[1, 1, 2, 2, 3]) };
+        log.stage(&snapshot(3, 2)).unwrap();
+        assert_eq!((log.commit, log.base), (Index(4), id(3, 2)));
+        // To rebuild a state there may be another one of the same entry, and a compaction keeps its name.
+        let mut again = snapshot(3, 2);
+        again.snapshot.as_mut().unwrap().id = SnapshotId(77);
+        log.stage(&again).unwrap();
+        assert!(log.compact(Index(4)).unwrap());
+        assert_eq!((log.snapshot, log.base), (again.snapshot, id(4, 2)));
+    }
+
+    #[test]
+    fn a_write_is_a_snapshot_then_a_truncation_then_entries_then_a_commit_index() {
+        let mut log = group(&[1, 1, 2, 2, 3, 3, 3]);
+        let write = LogWrite {
+            truncate_from: Some(Index(5)),
+            entries: entries(&[(5, 4), (6, 4)]),
+            commit: Some(Index(5)),
+            ..snapshot(3, 2)
+        };
+        assert_eq!(log.stage(&write).unwrap(), 7..=7);
+        assert_eq!((terms(&log), log.base, log.commit), (vec![2, 4, 4], id(3, 2), Index(5)));
+        let write = LogWrite {
+            truncate_from: Some(Index(10)),
+            entries: entries(&[(10, 8)]),
+            commit: Some(Index(10)),
+            ..snapshot(9, 5)
+        };
+        assert!(log.stage(&write).unwrap().is_empty());
+        assert_eq!((terms(&log), log.base, log.commit), (vec![8], id(9, 5), Index(10)));
     }
 
     #[test]
@@ -240,10 +426,45 @@ mod tests {
             (vote(6, 0), "node 0"),
             (commit(4), "commit index 4 is beyond the log's end 3@2"),
         ];
-        for (write, rule) in cases {
+        let many = Some(SnapshotMeta {
+            configuration: Configuration::new((1..=1025).map(NodeId)),
+            ..snapshot(9, 3).snapshot.unwrap()
+        });
+        let snapshots = [
+            (snapshot(0, 0), "ends with 0@0, which is no entry"),
+            (snapshot(7, 0), "ends with 7@0, which is no entry"),
+            (snapshot(Index::LIMIT.0, 3), "which is no entry"),
+            (snapshot(7, Term::LIMIT.0), "which is no entry"),
+            (snapshot(2, 1), "ends with 2@1, and index 2 is committed without it"),
+            (snapshot(1, 2), "ends with 1@2, and index 2 is committed without it"),
+            (LogWrite { snapshot: many, ..LogWrite::default() }, "1025 voters, and at most 1024"),
+        ];
+        for (write, rule) in cases.into_iter().chain(snapshots) {
             let mut log = group(&[1, 2, 2]);
             log.stage(&vote(5, 1)).unwrap();
             log.stage(&commit(2)).unwrap();
+            let error = log.stage(&write).unwrap_err();
+            assert!(matches!(error, StoreError::Refused { .. }) && error.to_string().contains(rule), "{rule}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_rule_of_a_log_that_begins_later_is_named() {
+        let from = |index| LogWrite { truncate_from: Some(Index(index)), ..LogWrite::default() };
+        let append = |ids| LogWrite { entries: entries(ids), ..LogWrite::default() };
+        let cases = [
+            (from(2), "index 3 is committed"),
+            (from(3), "index 3 is committed"),
+            (from(5), "truncation from index 5, and the log ends at index 3"),
+            (append(&[(1, 5)]), "entry 1@5 stands where index 4 belongs"),
+            (append(&[(4, 1)]), "4@1 has a lower term"),
+            (snapshot(2, 2), "ends with 2@2, and the log begins after 3@2"),
+            (snapshot(3, 1), "ends with 3@1, and the log begins after 3@2"),
+            (snapshot(3, 3), "ends with 3@3, and index 3 is committed without it"),
+            (snapshot(8, 1), "ends with 8@1, and the log begins after 3@2"),
+        ];
+        for (write, rule) in cases {
+            let mut log = compacted(&[1, 2, 2], 3);
             let error = log.stage(&write).unwrap_err();
             assert!(matches!(error, StoreError::Refused { .. }) && error.to_string().contains(rule), "{rule}: {error}");
         }
@@ -285,5 +506,41 @@ mod tests {
         }
         let nothing = Group::default();
         assert_eq!(nothing.judge(&witness(6, 3)), Some(Repair { hard_state, truncate_from: None, lost: lost(6, 3) }));
+    }
+
+    #[test]
+    fn a_log_that_begins_later_is_judged_by_what_it_would_hold() {
+        let hard_state = HardState { term: Term(5), vote: Some(NodeId(3)) };
+        let witness = |index, term| Witness { sequence: 11, hard_state, last: id(index, term) };
+        let (plain, begun) = (group(&[1, 1, 2, 2]), compacted(&[1, 1, 2, 2], 3));
+        let emptied = compacted(&[1, 1, 2, 2], 4);
+        let cases = [
+            // The batch that compacted changed nothing that was acknowledged.
+            ("a compaction is gone", &plain, witness(4, 2), None, None),
+            ("a later compaction is gone", &begun, witness(4, 2), None, None),
+            // The evidence knows the end of the snapshot, which the state machine waits for in vain.
+            ("a snapshot is gone", &plain, witness(9, 4), None, Some(id(9, 4))),
+            ("a snapshot is gone and what followed it", &begun, witness(12, 5), None, Some(id(12, 5))),
+            ("a snapshot is gone that replaced a suffix", &begun, witness(4, 4), Some(Index(4)), Some(id(4, 4))),
+            ("a snapshot is gone whose suffix was kept", &plain, witness(4, 2), None, None),
+            ("a snapshot is gone, and a truncation after it", &plain, witness(3, 2), Some(Index(4)), None),
+            ("all after the base was truncated", &begun, witness(3, 2), Some(Index(4)), None),
+            ("a tail is gone after the base", &emptied, witness(6, 3), None, Some(id(6, 3))),
+            ("only the vote is gone", &emptied, witness(4, 2), None, None),
+        ];
+        for (what, log, witness, truncate_from, lost) in cases {
+            let repair = log.judge(&witness).unwrap();
+            assert_eq!(repair, Repair { hard_state, truncate_from, lost }, "{what}");
+            let mut log = log.clone();
+            if let Some(from) = repair.truncate_from {
+                log.truncate(from);
+            }
+            assert!(log.last().index >= log.base.index, "{what}");
+        }
+        // The batch with the snapshot, or the compaction, is there; only the evidence is older.
+        let older = Witness { sequence: 9, last: id(4, 2), ..Witness::default() };
+        let mut installed = plain;
+        installed.stage(&snapshot(9, 4)).unwrap();
+        assert_eq!((installed.judge(&older), begun.judge(&older)), (None, None));
     }
 }

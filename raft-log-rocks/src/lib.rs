@@ -17,6 +17,13 @@
 //! *The operator's hand.* [`DataDir`] refuses a directory of another node, of an unknown format, that another process
 //! has open, or that is none.
 //!
+//! # Where a log begins
+//! [`LogStore::compact`](raft_core::ports::LogStore::compact) and a snapshot in a
+//! [`LogWrite`](raft_core::ports::LogWrite) move the log's beginning, in one batch and without tombstones: who reads
+//! begins behind it. A thread of its own then flushes the tables and drops the files that hold nothing else, in this
+//! order, so that no damage to the WAL brings back a beginning whose entries are gone. A crash anywhere leaves the old
+//! beginning or the new one.
+//!
 //! `docs/storage-format.md` shows every byte.
 //!
 //! # Example
@@ -69,6 +76,7 @@ mod reader;
 mod record;
 mod small_file;
 mod store;
+mod sweeper;
 
 pub use data_dir::{DataDir, DataDirError, FOUNDING_RECORD_BYTES_MAX, StartRecord};
 pub use reader::RocksLogReader;

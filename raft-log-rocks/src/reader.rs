@@ -1,6 +1,7 @@
 //! The shared read side.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use raft_core::ports::{LogReader, ReadError};
 use raft_core::types::{Entry, GroupId, Index};
@@ -8,27 +9,43 @@ use rocksdb::ReadOptions;
 
 use crate::database::{Database, Stop};
 
+/// Where the groups' logs begin, for those who read while the store writes. A base is raised here **before** the batch
+/// that moves it is written: who sees anything of that batch then knows of the base.
+#[derive(Debug, Default)]
+pub(crate) struct Bases(RwLock<BTreeMap<GroupId, Index>>);
+
+impl Bases {
+    /// The index before the first one that the log of `group` may still hold.
+    pub(crate) fn of(&self, group: GroupId) -> Index {
+        // Nothing panics while it is held that would leave it half changed.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied().unwrap_or_default()
+    }
+
+    /// Moves a base up. Says whether it was lower.
+    pub(crate) fn raise(&self, group: GroupId, base: Index) -> bool {
+        if base <= self.of(group) {
+            return false;
+        }
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group, base);
+        true
+    }
+}
+
 /// Reads entries on any thread while the store writes. What it sees is durable: RocksDB shows a batch only once its
 /// sync is over.
 #[derive(Clone)]
 pub struct RocksLogReader {
     database: Arc<Database>,
+    bases: Arc<Bases>,
 }
 
 impl RocksLogReader {
-    pub(crate) fn new(database: Arc<Database>) -> Self {
-        Self { database }
+    pub(crate) fn new(database: Arc<Database>, bases: Arc<Bases>) -> Self {
+        Self { database, bases }
     }
-}
 
-impl LogReader for RocksLogReader {
-    /// A damaged entry that is not the first ends the answer before it, so that the sound ones can still be used; asked
-    /// for as the first one, it is the error.
-    fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
-        let missing = || ReadError::Missing { group, index: first };
-        if first == Index::ZERO || first > last {
-            return Err(missing());
-        }
+    /// Reads what the database holds from `first` on, whether the log still begins before it or not.
+    fn read_held(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
         let mut cursor = self.database.cursor(group, first, last, ReadOptions::default());
         let mut entries: Vec<Entry> = Vec::new();
         let (mut due, mut bytes) = (first, 0);
@@ -46,7 +63,22 @@ impl LogReader for RocksLogReader {
             due = due.next();
             entries.push(entry);
         }
-        if entries.is_empty() { Err(missing()) } else { Ok(entries) }
+        if entries.is_empty() { Err(ReadError::Missing { group, index: first }) } else { Ok(entries) }
+    }
+}
+
+impl LogReader for RocksLogReader {
+    /// A damaged entry that is not the first ends the answer before it, so that the sound ones can still be used; asked
+    /// for as the first one, it is the error.
+    fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
+        let missing = Err(ReadError::Missing { group, index: first });
+        if first > last || first <= self.bases.of(group) {
+            return missing;
+        }
+        let read = self.read_held(group, first, last, bytes_max);
+        // The log may begin later by now. Then what was found may be half of what was and half of what is, and what was
+        // not found is no damage.
+        if first <= self.bases.of(group) { missing } else { read }
     }
 }
 

@@ -15,9 +15,10 @@ use crate::evidence::{self, Evidence, Witness};
 use crate::group::{Group, Repair};
 use crate::health::Health;
 use crate::quarantine::Quarantine;
-use crate::reader::RocksLogReader;
+use crate::reader::{Bases, RocksLogReader};
 use crate::record::{GroupState, encode_entry, encode_state, entry_key, state_key};
 use crate::small_file;
+use crate::sweeper::Sweeper;
 
 /// Settings of a [`RocksLog`].
 #[derive(Clone)]
@@ -31,7 +32,7 @@ pub struct LogOptions {
     /// are writes, off the writer's way.
     pub evidence_sync_interval: Duration,
     /// Bytes of entries in memory before they go to a table file. It is also about the size of a WAL file. When it is
-    /// full a second one is filled while the first is flushed; when both are full writes wait.
+    /// full another one is filled while the first is flushed; with three of them full writes wait.
     pub write_buffer_bytes: usize,
     /// Told of every completed sync, on the writer's thread, before the write is acknowledged.
     pub observer: Option<Arc<dyn SyncObserver>>,
@@ -87,6 +88,8 @@ pub struct RocksLog {
     evidence: Evidence,
     quarantine: Quarantine,
     health: Arc<Health>,
+    bases: Arc<Bases>,
+    sweeper: Sweeper,
     /// The groups that were read or written since the start.
     groups: BTreeMap<GroupId, Group>,
     syncs: SyncCount,
@@ -154,10 +157,13 @@ impl RocksLog {
             );
             Syncing::Seldom { every: options.evidence_sync_interval, last: Instant::now() }
         };
+        let database = Arc::new(database);
         let mut log = Self {
-            database: Arc::new(database),
             evidence: Evidence::open(directory, options.evidence_sync_interval, Arc::clone(&health))?,
             quarantine: Quarantine::open(directory)?,
+            sweeper: Sweeper::start(Arc::clone(&database), Arc::clone(&health))?,
+            bases: Arc::default(),
+            database,
             health,
             groups: BTreeMap::new(),
             syncs: SyncCount::default(),
@@ -167,6 +173,13 @@ impl RocksLog {
             record: Vec::new(),
         };
         log.compare_with_evidence()?;
+        for id in groups {
+            let base = log.database.group_state(id)?.base.index;
+            if log.bases.raise(id, base) {
+                // The process before this one may not have lived to do it. What was replayed is in tables by now.
+                log.database.drop_files(id, base)?;
+            }
+        }
         Ok(log)
     }
 
@@ -182,8 +195,8 @@ impl RocksLog {
     fn compare_with_evidence(&mut self) -> Result<(), StoreError> {
         for (id, witness) in self.evidence.witnesses() {
             // The number alone tells; the log is read only when something is wrong, and otherwise once, by recovery.
-            let GroupState { sequence, hard_state, last, .. } = self.database.group_state(id)?;
-            self.evidence.confirm(id, &witness, &Witness { sequence, hard_state, last })?;
+            let GroupState { sequence, hard_state, last, base, .. } = self.database.group_state(id)?;
+            self.evidence.confirm(id, &witness, &Witness { sequence, hard_state, last }, base)?;
             if sequence >= witness.sequence {
                 continue;
             }
@@ -263,6 +276,15 @@ impl RocksLog {
         self.commit_batch(batch, &changed, writes, self.syncing.is_due())
     }
 
+    /// Moves the beginning of a log, by a batch like any other. Nobody waits for its sync; but it comes once in many
+    /// megabytes, and a tail of the WAL that is not synced would be one more thing to reason about.
+    fn compact_group(&mut self, id: GroupId, upto: Index) -> Result<(), StoreError> {
+        if !self.group(id)?.compact(upto)? {
+            return Ok(());
+        }
+        self.commit_batch(WriteBatch::default(), &BTreeSet::from([id]), &[], self.syncing.is_due())
+    }
+
     /// Writes a batch together with the states of the groups that it changes. With `sync` it is durable on return, and
     /// so is all before it, and the evidence tells of it.
     fn commit_batch(
@@ -272,10 +294,14 @@ impl RocksLog {
         writes: &[LogWrite],
         sync: bool,
     ) -> Result<(), StoreError> {
+        let mut moved = Vec::new();
         for id in changed {
             let group = self.groups.get_mut(id).expect("a group that changes was loaded");
             group.sequence += 1;
             batch.put_cf(self.database.state(), state_key(*id), encode_state(*id, &group.state()));
+            if self.bases.raise(*id, group.base.index) {
+                moved.push((*id, group.base.index));
+            }
         }
         self.unsynced.extend(changed);
         let bytes = batch.size_in_bytes();
@@ -283,6 +309,7 @@ impl RocksLog {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
         self.database.db().write_opt(batch, &options).map_err(|error| failed("writing a batch to the log", &error))?;
+        moved.into_iter().for_each(|(id, base)| self.sweeper.sweep(id, base));
         if !sync {
             return Ok(());
         }
@@ -325,15 +352,15 @@ impl LogStore for RocksLog {
         let scan = self.finally(self.database.scan(group))?;
         // Only the commit index may be ahead of the disk: it is written with the batch that comes next.
         let known = self.groups.entry(group).or_insert_with(|| scan.group.clone());
-        if (known.last(), known.sequence) != (scan.group.last(), scan.group.sequence) {
+        if (known.base, known.last(), known.sequence) != (scan.group.base, scan.group.last(), scan.group.sequence) {
             let reason = format!("it ends with {}, and {} was written last", scan.group.last(), known.last());
             return self.finally(Err(StoreError::Damaged { place: format!("the log of {group}"), reason }));
         }
         Ok(Recovered {
             hard_state: scan.group.hard_state,
             commit: scan.group.commit.min(scan.group.last().index),
-            base: LogId::ZERO,
-            snapshot: None,
+            base: scan.group.base,
+            snapshot: scan.group.snapshot,
             lost: self.quarantine.lost(group),
             runs: scan.group.runs,
             batches: scan.batches,
@@ -349,11 +376,14 @@ impl LogStore for RocksLog {
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        Arc::new(RocksLogReader::new(Arc::clone(&self.database)))
+        Arc::new(RocksLogReader::new(Arc::clone(&self.database), Arc::clone(&self.bases)))
     }
 
+    /// Files go a little later, on a thread of their own.
     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
-        Err(StoreError::Refused { reason: format!("{group} cannot be compacted to {upto}") })
+        self.health.check("compacting the log")?;
+        let result = self.compact_group(group, upto);
+        self.finally(result)
     }
 }
 

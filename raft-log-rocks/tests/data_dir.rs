@@ -117,15 +117,34 @@ fn a_newer_format_is_refused_unless_it_says_that_this_binary_can_read_it() {
         let body = [format.to_be_bytes(), reader_min.to_be_bytes()].concat();
         fs::write(&path, frame(*b"FORM", 1, &body)).unwrap();
     };
-    write(3, 1);
+    write(4, 2);
+    let whole = fs::read(&path).unwrap();
     drop(open_directory(directory.path()).unwrap());
-    write(3, 2);
+    assert_eq!(fs::read(&path).unwrap(), whole, "a newer binary's format is not lowered");
+    write(4, 3);
     let error = refused(directory.path());
-    assert!(matches!(error, DataDirError::UnknownFormat { found: 3, reader_min: 2, .. }));
-    assert!(error.to_string().contains("format 3") && error.to_string().contains("run a newer one"), "{error}");
+    assert!(matches!(error, DataDirError::UnknownFormat { found: 4, reader_min: 3, .. }));
+    assert!(error.to_string().contains("format 4") && error.to_string().contains("run a newer one"), "{error}");
     // A frame of an unknown version says so too.
     fs::write(&path, frame(*b"FORM", 2, &[])).unwrap();
     assert!(refused(directory.path()).to_string().contains("version 2"));
+}
+
+#[test]
+fn a_directory_of_format_1_is_opened_and_raised_so_that_its_old_binary_refuses_it() {
+    let directory = used();
+    let path = directory.path().join("FORMAT");
+    let ours = frame(*b"FORM", 1, &[0, 0, 0, 2, 0, 0, 0, 2]);
+    assert_eq!(fs::read(&path).unwrap(), ours, "a new directory");
+    let old = frame(*b"FORM", 1, &[0, 0, 0, 1, 0, 0, 0, 1]);
+    fs::write(&path, &old).unwrap();
+    // Who is refused changes nothing.
+    DataDir::open(directory.path(), &NodeName::new("node-b")).err().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), old);
+    let opened = open_directory(directory.path()).unwrap();
+    assert_eq!((opened.start().count, fs::read(&path).unwrap()), (2, ours));
+    let mut log = opened.open_log(LogOptions::default()).unwrap();
+    assert_eq!(log.recover(GROUP).unwrap().last().index.0, 1);
 }
 
 /// A small file as `docs/storage-format.md` describes it.

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use raft_core::membership::Configuration;
 use raft_core::ports::{LogStore as _, LogWrite, ReadError};
 use raft_core::runs::Span;
+use raft_core::snapshot::SnapshotMeta;
 use raft_core::testing::entry;
-use raft_core::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term, WriteId};
+use raft_core::types::{Entry, GroupId, HardState, Index, LogId, NodeId, SnapshotId, Term, WriteId};
 use raft_log_rocks::{LogOptions, RocksLog, SyncObserver, SyncReport};
 use rocksdb::IteratorMode;
 use tempfile::TempDir;
@@ -25,6 +27,9 @@ struct Model {
     commit: Index,
     /// Commit index of the newest write that was not empty: a hint alone is not written.
     durable_commit: Index,
+    base: LogId,
+    snapshot: Option<SnapshotMeta>,
+    /// From the index after `base` on.
     entries: Vec<Entry>,
 }
 
@@ -32,68 +37,132 @@ struct Model {
 #[derive(Clone, Debug)]
 struct Choice {
     group: u64,
+    snapshot: Option<SnapshotChoice>,
     /// How many entries to truncate, of those that may be.
     truncate: Option<u64>,
     append: u64,
     term_step: u64,
     vote: Option<u64>,
     commit: Option<u64>,
+    /// After the call: how many of the committed entries to compact.
+    compact: Option<u64>,
     /// Close and open after this write.
     reopen: bool,
+}
+
+/// Where a snapshot ends.
+#[derive(Clone, Copy, Debug)]
+enum SnapshotChoice {
+    /// At an entry of the log, so many after its base.
+    Held(u64),
+    /// At an entry that may stand in the place of an uncommitted one, so many after the first of these.
+    Foreign(u64),
+}
+
+fn snapshot_choice() -> impl Strategy<Value = Option<SnapshotChoice>> {
+    prop_oneof![
+        8 => Just(None),
+        1 => (0..=6_u64).prop_map(|steps| Some(SnapshotChoice::Held(steps))),
+        1 => (0..=6_u64).prop_map(|steps| Some(SnapshotChoice::Foreign(steps))),
+    ]
 }
 
 prop_compose! {
     fn choice()(
         group in 1..=2_u64,
+        snapshot in snapshot_choice(),
         truncate in prop::option::of(0..=6_u64),
         append in 0..=5_u64,
         term_step in 0..=2_u64,
         vote in prop::option::of(1..=3_u64),
         commit in prop::option::of(0..=3_u64),
+        compact in prop::option::weighted(0.3, 1..=4_u64),
         reopen in prop::bool::weighted(0.15),
     ) -> Choice {
-        Choice { group, truncate, append, term_step, vote, commit, reopen }
+        Choice { group, snapshot, truncate, append, term_step, vote, commit, compact, reopen }
     }
 }
 
 impl Model {
+    fn last(&self) -> LogId {
+        self.entries.last().map_or(self.base, |entry| entry.id)
+    }
+
     /// Turns a choice into a write that keeps the rules, and applies it here.
     fn write(&mut self, choice: &Choice, id: u64) -> LogWrite {
         let group = GroupId(choice.group);
-        let end = self.entries.len() as u64;
+        let term = Term((self.hard_state.term.0 + choice.term_step).max(1));
+        let hard_state = (choice.term_step > 0 || self.hard_state.term == Term::ZERO)
+            .then(|| HardState { term, vote: choice.vote.map(NodeId) });
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
+        let snapshot = choice.snapshot.map(|end| self.install(end, id));
+        let end = self.last().index.0;
         let truncate_from = choice.truncate.map(|count| Index(end + 1 - count.min(end - self.commit.0)));
         if let Some(from) = truncate_from {
-            self.entries.truncate(from.0 as usize - 1);
+            self.entries.truncate((from.0 - self.base.index.0) as usize - 1);
         }
-        let term = Term(self.hard_state.term.0 + choice.term_step);
-        let first = self.entries.len() as u64 + 1;
-        let entries: Vec<_> = (first..first + choice.append)
-            .map(|index| entry(index, term.0.max(1), (index * 37 % 300) as usize))
-            .collect();
+        let first = self.last().index.0 + 1;
+        let entries: Vec<_> =
+            (first..first + choice.append).map(|index| entry(index, term.0, (index * 37 % 300) as usize)).collect();
         self.entries.extend(entries.iter().cloned());
-        let hard_state = (choice.term_step > 0 || self.hard_state.term == Term::ZERO)
-            .then(|| HardState { term: Term(term.0.max(1)), vote: choice.vote.map(NodeId) });
-        self.hard_state = hard_state.unwrap_or(self.hard_state);
-        let commit = choice.commit.map(|step| Index((self.commit.0 + step).min(self.entries.len() as u64)));
+        let commit = choice.commit.map(|step| Index((self.commit.0 + step).min(self.last().index.0)));
         self.commit = commit.unwrap_or(self.commit);
-        let write = LogWrite { id: WriteId(id), group, hard_state, commit, truncate_from, entries };
+        let write = LogWrite { id: WriteId(id), group, hard_state, commit, snapshot, truncate_from, entries };
         if !write.is_empty() {
             self.durable_commit = self.commit;
         }
         write
     }
 
+    fn install(&mut self, choice: SnapshotChoice, id: u64) -> SnapshotMeta {
+        let last = match choice {
+            SnapshotChoice::Held(steps) => match steps.min(self.entries.len() as u64) {
+                // There is no snapshot of nothing.
+                0 if self.base == LogId::ZERO => return self.install(SnapshotChoice::Foreign(0), id),
+                0 => self.base,
+                steps => self.entries[steps as usize - 1].id,
+            },
+            // Of the newest term: an entry of it that stands there already is held.
+            SnapshotChoice::Foreign(steps) => LogId::new(self.commit.plus(1 + steps), self.hard_state.term),
+        };
+        let held = last == self.base || self.entries.iter().any(|entry| entry.id == last);
+        self.entries.retain(|entry| held && entry.id.index > last.index);
+        self.base = last;
+        self.commit = self.commit.max(last.index);
+        let configuration = Configuration::new((1..=id % 5).map(NodeId));
+        let snapshot = SnapshotMeta { id: SnapshotId(u128::MAX - u128::from(id)), last, configuration };
+        self.snapshot = Some(snapshot.clone());
+        snapshot
+    }
+
+    /// Drops some of the committed entries; returns up to where.
+    fn compact(&mut self, count: u64) -> Index {
+        let upto = self.base.index.plus(count).min(self.commit);
+        let dropped = upto.since(self.base.index) as usize;
+        if dropped > 0 {
+            self.base = self.entries[dropped - 1].id;
+            self.entries.drain(..dropped);
+            self.durable_commit = self.commit;
+        }
+        upto
+    }
+
     fn check(&self, log: &mut RocksLog, group: GroupId) {
         let recovered = log.recover(group).unwrap();
-        let span = Span::of(LogId::ZERO, &self.entries).unwrap();
-        assert_eq!(recovered.hard_state, self.hard_state, "{group}");
+        recovered.check().unwrap();
+        let span = Span::of(self.base, &self.entries).unwrap();
+        assert_eq!((recovered.hard_state, recovered.lost), (self.hard_state, None), "{group}");
         assert_eq!(recovered.commit, self.durable_commit, "{group}");
+        assert_eq!((recovered.base, &recovered.snapshot), (self.base, &self.snapshot), "{group}");
         assert_eq!(recovered.runs, span.runs, "{group}");
-        assert_eq!(recovered.lost, None, "{group}");
         let reader = log.reader();
-        match reader.read(group, Index(1), Index::LIMIT, u64::MAX) {
+        match reader.read(group, self.base.index.next(), Index::LIMIT, u64::MAX) {
             Ok(entries) => assert_eq!(entries, self.entries, "{group}"),
             Err(error) => assert!(self.entries.is_empty(), "{group}: {error}"),
+        }
+        for gone in [self.base.index, self.base.index.prev(), Index(1).min(self.base.index)] {
+            let error = reader.read(group, gone, Index::LIMIT, u64::MAX).unwrap_err();
+            assert_eq!(error, ReadError::Missing { group, index: gone }, "before {}", self.base);
         }
     }
 }
@@ -120,6 +189,12 @@ proptest! {
             for (group, model) in &mut models {
                 if writes.iter().any(|write| write.group.0 == *group && !write.is_empty()) {
                     model.durable_commit = model.commit;
+                }
+            }
+            for choice in &call {
+                if let Some(count) = choice.compact {
+                    let upto = models.get_mut(&choice.group).unwrap().compact(count);
+                    log.compact(GroupId(choice.group), upto).unwrap();
                 }
             }
             if call.iter().any(|choice| choice.reopen) {

@@ -27,6 +27,7 @@ const BROKEN: &[Broken] = &[
     Broken { what: "no sync of the WAL", plan: "sync:*.log:1+:skip", ..USUAL },
     Broken { what: "no sync of any file", plan: "sync:*:1+:skip", ..USUAL },
     Broken { what: "no sync of tables", plan: "sync:*.sst:1+:skip", ..USUAL },
+    Broken { what: "no sync of the manifest", plan: "sync:*/MANIFEST*:1+:skip", ..USUAL },
     Broken { what: "no sync of any directory", plan: "dirsync:*:1+:skip", ..USUAL },
     Broken { what: "no sync of the directory above the data directory", plan: "dirsync:.:1+:skip", ..USUAL },
     Broken { what: "no sync of the data directory", plan: "dirsync:data:1+:skip", ..USUAL },

@@ -1,5 +1,7 @@
 //! What a child has told about itself, and what may therefore be found after a crash.
 
+use raft_core::types::{GroupId, Index};
+
 use super::state::{State, told};
 
 /// One life's start, as it was acknowledged.
@@ -19,7 +21,7 @@ pub(crate) struct History {
     pub(crate) founding: Option<String>,
     /// Begun and not acknowledged.
     pub(crate) founding_tried: Option<String>,
-    /// The acknowledged state, then those of writes that were begun and not acknowledged.
+    /// The acknowledged state, then those of writes and compactions that were begun and not acknowledged.
     states: Vec<State>,
     /// How many writes were acknowledged.
     pub(crate) acknowledged: u64,
@@ -61,12 +63,18 @@ impl History {
                 told(rest).iter().for_each(|write| state.apply(write));
                 self.states.push(state);
             }
-            "done" => {
+            "compact" => {
+                let (group, upto) = rest.split_once(' ').unwrap();
+                let mut state = self.states[0].clone();
+                state.compact(GroupId(group.parse().unwrap()), Index(upto.parse().unwrap()));
+                self.states.push(state);
+            }
+            "done" | "compacted" => {
                 if self.failed {
                     self.violations.push("a write was acknowledged after one had failed".into());
                 }
                 self.states.drain(..self.states.len() - 1);
-                self.acknowledged += 1;
+                self.acknowledged += u64::from(word == "done");
             }
             "founding" => self.founding_tried = Some(rest.to_owned()),
             "founded" => self.founding = self.founding_tried.take(),

@@ -73,6 +73,9 @@ struct Work {
     stages: u64,
     events: u64,
     acknowledged: u64,
+    compactions: u64,
+    installs: u64,
+    dropped_files: u64,
     kills: u64,
 }
 
@@ -105,6 +108,10 @@ impl Work {
         self.stages += 1;
         self.events += stage.record().events().len() as u64;
         self.acknowledged += stage.count(|change| matches!(change, Change::Mark(text) if text == "done"));
+        self.compactions += stage.count(|change| matches!(change, Change::Mark(text) if text == "compacted"));
+        let installs = |text: &str| text.starts_with("write ") && text.contains(" s");
+        self.installs += stage.count(|change| matches!(change, Change::Mark(text) if installs(text)));
+        self.dropped_files += stage.count(|change| matches!(change, Change::Unlink { path } if path.ends_with(".sst")));
         self.kills += stage.count(|change| matches!(change, Change::Fault(_)));
     }
 }
@@ -128,6 +135,9 @@ fn every_acknowledged_write_survives_a_loss_of_power_at_any_moment() {
         .at_least("recorded runs", work.stages, images / IMAGES_PER_STAGE)
         .at_least("recorded calls", work.events, images)
         .at_least("acknowledged writes", work.acknowledged, images / 4)
+        .at_least("compactions", work.compactions, images / 100)
+        .at_least("snapshots in the place of a log", work.installs, images / 100)
+        .at_least("table files dropped", work.dropped_files, images / 100)
         .at_least("killed writers", work.kills, images / 1_000)
         .count("seconds", started.elapsed().as_secs())
         .finish(reports());

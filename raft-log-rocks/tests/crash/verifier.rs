@@ -160,6 +160,10 @@ fn open_and_compare(root: &Path, history: &History, continued: bool) -> Result<(
         let writes = state.draw(&mut random, nonce);
         log.write(&writes).map_err(|error| format!("the log takes no more writes: {error}"))?;
         writes.iter().for_each(|write| state.apply(write));
+        if let Some((group, upto)) = state.draw_compaction(&mut random) {
+            log.compact(group, upto).map_err(|error| format!("the log is not compacted: {error}"))?;
+            state.compact(group, upto);
+        }
     }
     drop((log, directory));
     let directory = DataDir::open(&path, &node()).map_err(|error| format!("not opened again: {error}"))?;

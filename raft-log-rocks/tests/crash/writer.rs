@@ -6,6 +6,7 @@
 //! | `recovered <digest>` | the log was opened and holds this |
 //! | `founding <record>`, `founded` | around `accept_founding` |
 //! | `write <writes>`, `done` | around `LogStore::write` |
+//! | `compact <group> <upto>`, `compacted` | around `LogStore::compact` |
 //! | `failed <error>` | any of these has failed |
 //! | `closed` | everything was dropped in order |
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::ports::{LogStore as _, LogWrite};
 use raft_core::testing::Random;
-use raft_core::types::{ClusterId, GroupId, NodeId, NodeName};
+use raft_core::types::{ClusterId, GroupId, Index, NodeId, NodeName};
 use raft_log_rocks::{DataDir, LogOptions, RocksLog};
 
 use super::history::Start;
@@ -149,6 +150,21 @@ impl Writer {
         }
         writes.iter().for_each(|write| state.apply(write));
         self.marks.put("done");
+        self.compact(log, state)
+    }
+
+    fn compact(&mut self, log: &mut RocksLog, state: &mut State) -> Result<(), String> {
+        let Some((group, upto)) = state.draw_compaction(&mut self.random) else {
+            return Ok(());
+        };
+        self.marks.put(&format!("compact {} {}", group.0, upto.0));
+        if let Err(error) = log.compact(group, upto) {
+            self.marks.put(&format!("failed {error}"));
+            self.insist(log, &[]);
+            return Err(error.to_string());
+        }
+        state.compact(group, upto);
+        self.marks.put("compacted");
         Ok(())
     }
 
@@ -160,6 +176,9 @@ impl Writer {
                     self.marks.put("violation a write succeeded after one had failed");
                 }
             }
+        }
+        if log.compact(GroupId::FIRST, Index(1)).is_ok() {
+            self.marks.put("violation a store that had failed was compacted");
         }
         if log.recover(GroupId::FIRST).is_ok() {
             self.marks.put("violation a store that had failed was recovered in the same life");

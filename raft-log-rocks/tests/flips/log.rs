@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raft_core::membership::Configuration;
 use raft_core::ports::{LogStore as _, LogWrite, ReadError};
+use raft_core::snapshot::SnapshotMeta;
 use raft_core::testing::{Random, Report, entry};
-use raft_core::types::{Entry, EntryKind, HardState, Index, LogId, Payload};
+use raft_core::types::{Entry, EntryKind, HardState, Index, LogId, NodeId, Payload, SnapshotId, Term};
 use raft_log_rocks::{LogOptions, RocksLog};
 use rocksdb::DB;
 use tempfile::TempDir;
@@ -46,37 +48,79 @@ const READ_BYTES: u64 = 16 << 10;
 pub(crate) struct Truth {
     pub(crate) hard_state: HardState,
     pub(crate) commit: Index,
-    /// From index 1 on.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) snapshot: Option<SnapshotMeta>,
+    pub(crate) stretch: Stretch,
     /// The same after every write, so that a log that is declared to be behind can be told from one that never was.
-    history: Arc<Vec<Vec<Entry>>>,
+    history: Arc<Vec<(Option<SnapshotMeta>, Stretch)>>,
+}
+
+/// A log's entries, from the index after `base` on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) base: LogId,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Stretch {
+    fn last(&self) -> LogId {
+        self.entries.last().map_or(self.base, |entry| entry.id)
+    }
+
+    /// Drops the entries up to `upto`, which is one of them.
+    fn begin_after(&mut self, upto: u64) {
+        let gone = (upto - self.base.index.0) as usize;
+        self.base = self.entries[gone - 1].id;
+        self.entries.drain(..gone);
+    }
+
+    fn starts_with(&self, other: &Self) -> bool {
+        self.base == other.base && self.entries.starts_with(&other.entries)
+    }
 }
 
 impl Truth {
     fn last(&self) -> LogId {
-        self.entries.last().unwrap().id
+        self.stretch.last()
     }
 
-    /// Writes to the log and takes it for acknowledged.
+    /// Writes to the log and takes it for acknowledged. A snapshot is one of an entry that is there.
     fn write(&mut self, log: &mut RocksLog, write: LogWrite) {
         log.write(std::slice::from_ref(&write)).unwrap();
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         self.commit = write.commit.unwrap_or(self.commit);
-        if let Some(from) = write.truncate_from {
-            self.entries.truncate(from.0 as usize - 1);
+        if let Some(snapshot) = write.snapshot {
+            self.stretch.begin_after(snapshot.last.index.0);
+            self.snapshot = Some(snapshot);
         }
-        self.entries.extend(write.entries);
-        Arc::make_mut(&mut self.history).push(self.entries.clone());
+        if let Some(from) = write.truncate_from {
+            self.stretch.entries.retain(|entry| entry.id.index < from);
+        }
+        self.stretch.entries.extend(write.entries);
+        self.remember();
+    }
+
+    fn compact(&mut self, log: &mut RocksLog, upto: u64) {
+        log.compact(GROUP, Index(upto)).unwrap();
+        self.stretch.begin_after(upto);
+        self.remember();
+    }
+
+    fn remember(&mut self) {
+        Arc::make_mut(&mut self.history).push((self.snapshot.clone(), self.stretch.clone()));
     }
 
     /// What is wrong with a log that holds `found`. One that has declared a loss may be any that was, cut anywhere.
-    fn contradicts(&self, found: &[Entry], lost: bool) -> Option<String> {
-        if found == self.entries || (lost && self.history.iter().any(|state| state.starts_with(found))) {
+    fn contradicts(&self, snapshot: &Option<SnapshotMeta>, found: &Stretch, lost: bool) -> Option<String> {
+        let was = |(held, state): &(Option<SnapshotMeta>, Stretch)| held == snapshot && state.starts_with(found);
+        if (found == &self.stretch && snapshot == &self.snapshot) || (lost && self.history.iter().any(was)) {
             return None;
         }
-        let odd = found.iter().zip(&self.entries).find(|(found, entry)| found != entry);
-        let odd = odd.map_or_else(|| format!("{} entries", found.len()), |(found, _)| format!("entry {}", found.id));
-        Some(format!("it holds {odd}, other than was acknowledged"))
+        let pairs = found.entries.iter().zip(&self.stretch.entries);
+        let odd = pairs.into_iter().find(|(found, entry)| found != entry);
+        let odd =
+            odd.map_or_else(|| format!("{} entries", found.entries.len()), |(found, _)| format!("entry {}", found.id));
+        let base = found.base;
+        Some(format!("it begins after {base} with {snapshot:?} and holds {odd}, other than was acknowledged"))
     }
 }
 
@@ -118,11 +162,11 @@ fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen
     if recovered.commit > truth.commit || (recovered.commit < truth.commit && !hint_may_be_older) {
         return Err(format!("commit index {} where {} was written", recovered.commit, truth.commit));
     }
-    let found = match read_all(&log, last)? {
-        Ok(entries) => entries,
+    let found = match read_all(&log, recovered.base, last)? {
+        Ok(entries) => Stretch { base: recovered.base, entries },
         Err(refusal) => return named(directory, refusal),
     };
-    if let Some(wrong) = truth.contradicts(&found, lost.is_some()) {
+    if let Some(wrong) = truth.contradicts(&recovered.snapshot, &found, lost.is_some()) {
         return Err(wrong);
     }
     if let Some(write) = more.filter(|_| lost.is_none())
@@ -137,10 +181,10 @@ fn look(directory: &Path, truth: &Truth, more: Option<&LogWrite>) -> Result<Seen
     })
 }
 
-/// Reads up to `last` through a reader. The inner error named a damaged entry.
-fn read_all(log: &RocksLog, last: LogId) -> Result<Result<Vec<Entry>, String>, String> {
+/// Reads from after `base` up to `last` through a reader. The inner error named a damaged entry.
+fn read_all(log: &RocksLog, base: LogId, last: LogId) -> Result<Result<Vec<Entry>, String>, String> {
     let (reader, mut found) = (log.reader(), Vec::new());
-    let mut due = Index(1);
+    let mut due = base.index.next();
     while due <= last.index {
         let entries = match reader.read(GROUP, due, last.index, READ_BYTES) {
             Ok(entries) => entries,
@@ -150,10 +194,13 @@ fn read_all(log: &RocksLog, last: LogId) -> Result<Result<Vec<Entry>, String>, S
         due = due.plus(entries.len() as u64);
         found.extend(entries);
     }
-    match reader.read(GROUP, due, due, READ_BYTES) {
-        Err(ReadError::Missing { .. }) => Ok(Ok(found)),
-        other => Err(format!("beyond the end {last} the reader answers {other:?}")),
+    for beyond in [due, base.index] {
+        match reader.read(GROUP, beyond, beyond, READ_BYTES) {
+            Err(ReadError::Missing { .. }) => {}
+            other => return Err(format!("the log holds what comes after {base} up to {last}, and reads {other:?}")),
+        }
     }
+    Ok(Ok(found))
 }
 
 /// An error has to say where.
@@ -171,7 +218,7 @@ pub(crate) fn judge(directory: &Path, truth: &Truth) -> Result<Outcome, String> 
     let first = look(directory, truth, Some(&more))?;
     let mut after = truth.clone();
     if matches!(first, Seen::Repaired | Seen::Whole) {
-        after.entries.extend(more.entries);
+        after.stretch.entries.extend(more.entries);
     }
     let second =
         look(directory, &after, None).map_err(|wrong| format!("after {first:?}, in the next life: {wrong}"))?;
@@ -191,20 +238,33 @@ pub(crate) fn judge(directory: &Path, truth: &Truth) -> Result<Outcome, String> 
 /// A log with a history, as a kill leaves it. Its last batch is a vote alone.
 pub(crate) fn make(directory: &Path) -> (Image, Truth, Places) {
     let working = TempDir::new().unwrap();
-    let mut truth =
-        Truth { hard_state: HardState::default(), commit: Index(0), entries: Vec::new(), history: Arc::default() };
+    let mut truth = Truth {
+        hard_state: HardState::default(),
+        commit: Index(0),
+        snapshot: None,
+        stretch: Stretch::default(),
+        history: Arc::default(),
+    };
     // Small buffers, so that there are several tables.
     let options = LogOptions { write_buffer_bytes: 64 << 10, ..LogOptions::default() };
     let mut log = RocksLog::open(working.path(), options.clone()).unwrap();
     truth.write(&mut log, set(vote(3, 2)));
     for first in (1..=480).step_by(8) {
         truth.write(&mut log, LogWrite { commit: Some(Index(first - 1)), ..append(first, first + 7, 3) });
+        if first == 241 {
+            truth.compact(&mut log, 100);
+        }
     }
     drop(log);
     let mut log = RocksLog::open(working.path(), options).unwrap();
     truth.write(&mut log, LogWrite { hard_state: Some(vote(5, 1)), ..replace(475, 480, 5) });
     for first in (481..=560).step_by(4) {
         truth.write(&mut log, append(first, first + 3, 5));
+        match first {
+            505 => truth.compact(&mut log, 130),
+            529 => truth.write(&mut log, installed(160, 3)),
+            _ => {}
+        }
     }
     drop(log);
     let mut log = RocksLog::open(working.path(), LogOptions::default()).unwrap();
@@ -230,6 +290,16 @@ pub(crate) fn make(directory: &Path) -> (Image, Truth, Places) {
     newest.1.end = before_last;
     places.insert("WAL: last batch", vec![last_batch]);
     (image, truth, places)
+}
+
+/// A snapshot of an entry that the log holds.
+fn installed(index: u64, term: u64) -> LogWrite {
+    let snapshot = SnapshotMeta {
+        id: SnapshotId(u128::from(index) << 99),
+        last: LogId::new(Index(index), Term(term)),
+        configuration: Configuration::new([1, 2, 3].map(NodeId)),
+    };
+    LogWrite { group: GROUP, snapshot: Some(snapshot), ..LogWrite::default() }
 }
 
 #[test]
@@ -313,10 +383,13 @@ fn the_harness_sees_a_log_that_says_something_else_with_checksums_that_fit() {
     let (image, truth, _) = make(directory.path());
     let last = truth.last().index.0;
     type Change = fn(&DB, u64);
-    let cases: [(&str, &str, Change); 4] = [
-        ("another payload", "holds entry 7@3", |db, _| {
-            db.put_cf(db.cf_handle("entries").unwrap(), key(1, 7), entry_record(1, 7, 3, b"other")).unwrap();
+    let cases: [(&str, &str, Change); 7] = [
+        ("another payload", "holds entry 207@3", |db, _| {
+            db.put_cf(db.cf_handle("entries").unwrap(), key(1, 207), entry_record(1, 207, 3, b"other")).unwrap();
         }),
+        ("a later beginning", "begins after 161@3", |db, _| change_state(db, 59, |byte| byte + 1)),
+        ("another snapshot", "other than was acknowledged", |db, _| change_state(db, 68, |byte| byte ^ 1)),
+        ("other voters", "other than was acknowledged", |db, _| change_state(db, 125, |byte| byte + 1)),
         ("another vote", "was acknowledged", |db, _| change_state(db, 27, |byte| byte ^ 1)),
         ("an older term", "was acknowledged", |db, _| change_state(db, 19, |byte| byte - 1)),
         ("a shorter log", "nothing said of", |db, last| {
@@ -331,7 +404,7 @@ fn the_harness_sees_a_log_that_says_something_else_with_checksums_that_fit() {
         // Opened once by ourselves, so that the write-ahead log is over and evidence that agrees is written below.
         assert_eq!(judge(copy.path(), &truth), Ok(Outcome::Harmless));
         let mut truth = truth.clone();
-        truth.entries.extend(append(last + 1, last + 1, truth.hard_state.term.0).entries);
+        truth.stretch.entries.extend(append(last + 1, last + 1, truth.hard_state.term.0).entries);
         let db = raw(copy.path());
         change(&db, last + 1);
         drop(db);
@@ -358,8 +431,9 @@ fn change_state(db: &DB, at: usize, change: fn(u8) -> u8) {
     let (family, key) = (db.cf_handle("state").unwrap(), [&1_u64.to_be_bytes()[..], &[0]].concat());
     let mut record = db.get_cf(family, &key).unwrap().unwrap();
     record[at] = change(record[at]);
-    let checksum = crate::crc32c(&[&key[..], &record[..52]].concat());
-    record[52..].copy_from_slice(&checksum.to_be_bytes());
+    let covered = record.len() - 4;
+    let checksum = crate::crc32c(&[&key[..], &record[..covered]].concat());
+    record[covered..].copy_from_slice(&checksum.to_be_bytes());
     db.put_cf(family, &key, record).unwrap();
 }
 
