@@ -93,14 +93,18 @@ impl Log {
         *self = Self { base, ..Self::default() };
     }
 
-    /// The last index of a beginning after which at least `bytes` bytes and `entries` entries stay; zero when there is
-    /// none.
-    pub(crate) fn index_keeping(&self, bytes: u64, entries: u64) -> Index {
+    /// Up to where the beginning has to go so that at most `bytes` bytes and `entries` entries stay, as exactly as sizes
+    /// are known: stretches are kept or dropped as a whole.
+    pub(crate) fn index_leaving(&self, bytes: u64, entries: u64) -> Index {
         let total = self.batches.back().map_or(self.bytes_to_base, |batch| batch.bytes_to);
-        let droppable = total.saturating_sub(bytes);
-        let fits = self.batches.partition_point(|batch| batch.bytes_to <= droppable);
-        let by_bytes = fits.checked_sub(1).map_or(self.base.index, |at| self.batches[at].last);
-        by_bytes.min(Index(self.last().index.0.saturating_sub(entries)))
+        let surplus = total.saturating_sub(bytes);
+        let by_bytes = if surplus <= self.bytes_to_base {
+            self.base.index
+        } else {
+            let at = self.batches.partition_point(|batch| batch.bytes_to < surplus);
+            self.batches.get(at).map_or(self.base.index, |batch| batch.last)
+        };
+        by_bytes.max(Index(self.last().index.0.saturating_sub(entries)))
     }
 
     /// Whether the entry `id` stands here, or lies before the log's beginning: what was there is committed, and the same

@@ -32,6 +32,15 @@ struct PendingWrite {
 /// asks again, so a disk that stalls for an hour leaves no hour of answers.
 const WRITES_PENDING_MAX: usize = 4096;
 
+/// A snapshot that waits until the applier is done with what it was given: it may have to read that from the log, which
+/// will not hold it any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) from: NodeId,
+    pub(crate) term: Term,
+    pub(crate) meta: SnapshotMeta,
+}
+
 /// A snapshot on its way into the log and then the state. Nothing is applied meanwhile.
 #[derive(Clone, Debug)]
 struct Install {
@@ -70,6 +79,7 @@ pub(crate) struct Member {
     pub(crate) fenced: bool,
     /// The state is to be replaced by the next snapshot; until then nothing is applied to it.
     rebuild: bool,
+    arrived: Option<Arrived>,
     install: Option<Install>,
     durable_hard_state: HardState,
     written_commit: Index,
@@ -116,6 +126,7 @@ impl Member {
             failed: false,
             fenced: false,
             rebuild: false,
+            arrived: None,
             install: None,
             durable_hard_state: hard_state,
             written_commit: commit,
@@ -279,24 +290,45 @@ impl Member {
             }
         }
         self.commit_to(last.index);
-        self.applying_index = self.applying_index.max(last.index);
         self.proposals.forget_to(last.index);
         self.write.snapshot = Some(meta.clone());
-        self.install = Some(Install { meta, write: None });
+        if self.state_needs(last.index) {
+            self.applying_index = last.index;
+            self.install = Some(Install { meta, write: None });
+        }
     }
 
     /// Whether a snapshot that ends with `last` is wanted: it holds more than is committed here, or the state is to be
-    /// replaced whatever it holds; and nothing that was given to the applier is missing in it.
+    /// replaced whatever the log holds.
     pub(crate) fn wants_snapshot(&self, last: Index) -> bool {
-        let news = last > self.commit_index
-            || broken(Mutant::OldSnapshotInstalled)
-            || (self.rebuild && last >= self.log.base().index);
-        news && (last >= self.applying_index || broken(Mutant::OldSnapshotInstalled))
+        let for_state = self.rebuild && last >= self.log.base().index && last >= self.applying_index;
+        last > self.commit_index || for_state || broken(Mutant::OldSnapshotInstalled)
+    }
+
+    /// Whether the state has to be replaced by one that has applied `last`. A log that lost its end may need a snapshot
+    /// that the state has passed: a state never goes back.
+    fn state_needs(&self, last: Index) -> bool {
+        let rebuilds = self.rebuild && last >= self.applying_index;
+        last > self.applying_index || rebuilds || broken(Mutant::OldSnapshotInstalled)
     }
 
     /// Whether a snapshot is on its way into the state.
     pub(crate) fn is_installing(&self) -> bool {
         self.install.is_some()
+    }
+
+    /// Keeps a snapshot until the applier is done with what it has; false when that is so already.
+    pub(crate) fn waits_for_applier(&mut self, arrived: Arrived) -> bool {
+        let waits = !self.applying.is_empty() && !broken(Mutant::InstalledUnderApplier);
+        if waits {
+            self.arrived = Some(arrived);
+        }
+        waits
+    }
+
+    /// The snapshot that waited, once the applier is done.
+    pub(crate) fn take_arrived(&mut self) -> Option<Arrived> {
+        if self.applying.is_empty() { self.arrived.take() } else { None }
     }
 
     /// Once the log has the snapshot for good, the state follows.
@@ -337,11 +369,12 @@ impl Member {
         if (bytes <= bytes_max && entries <= entries_max) || self.install.is_some() {
             return;
         }
-        let durable = self.applied_durable_index.min(self.commit_index).min(self.durable_index);
+        // The store drops nothing that it does not know committed, and it learns that with the writes.
+        let durable = self.applied_durable_index.min(self.written_commit).min(self.durable_index);
         let may_go = unless(Mutant::CompactsUndurable, durable, self.applied_index.min(self.durable_index));
         let too_much = bytes > bytes_max.saturating_mul(2) || entries > entries_max.saturating_mul(2);
         let needed = if too_much || broken(Mutant::FollowersCutOff) { may_go } else { followers.min(may_go) };
-        let upto = self.log.index_keeping(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
+        let upto = self.log.index_leaving(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
         // Seldom and much: each cut costs a tombstone and a write.
         let much = bytes - self.log.bytes_after(upto.max(begin)) >= bytes_max / 16
             || upto.since(begin) >= (entries_max / 16).max(1);
@@ -369,7 +402,7 @@ impl Member {
     /// Raft Figure 2 \[F2-APPLY\].
     pub(crate) fn apply_committed(&mut self, effects: &mut Vec<Effect>) {
         // The state of a snapshot comes first, and what follows it goes on top of that.
-        let waits = self.install.is_some() || self.rebuild;
+        let waits = self.install.is_some() || self.arrived.is_some() || self.rebuild;
         if waits && !broken(Mutant::AppliedDuringInstall) {
             return;
         }

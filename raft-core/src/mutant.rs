@@ -210,6 +210,8 @@ mutants! {
         OldSnapshotInstalled,
         /// A snapshot of an older term's leader is acknowledged to it as if it led now.
         OldTermSnapshotBelieved,
+        /// The log is dropped under an applier that still has to read from it.
+        InstalledUnderApplier,
         /// Entries are applied to the old state while a snapshot is on its way into it.
         AppliedDuringInstall,
     }

@@ -9,12 +9,11 @@ use crate::event::{Event, Now};
 use crate::follower::Follower;
 use crate::invariants;
 use crate::leader::Leader;
-use crate::member::Member;
+use crate::member::{Arrived, Member};
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
-use crate::snapshot::SnapshotMeta;
 use crate::status::{PeerProgress, Role, Status};
 use crate::types::{Index, LogId, NodeId, Term, Ticket};
 
@@ -91,9 +90,12 @@ impl Raft {
             Event::StorageFailed => self.on_storage_failed(effects),
             Event::Applied { index, durable } => {
                 self.member.applied(index, durable);
+                if let Some(arrived) = self.member.take_arrived() {
+                    self.on_snapshot(arrived, effects);
+                }
                 self.compact(effects);
             }
-            Event::SnapshotReceived { from, term, meta } => self.on_snapshot(from, term, meta, effects),
+            Event::SnapshotReceived { from, term, meta } => self.on_snapshot(Arrived { from, term, meta }, effects),
             Event::Restored(last) => {
                 self.member.restored(last);
                 self.compact(effects);
@@ -109,7 +111,10 @@ impl Raft {
                 }
             }
             Event::Fenced(fenced) => self.fence(fenced, effects),
-            Event::Rebuild => self.member.rebuild(),
+            Event::Rebuild => {
+                self.member.rebuild();
+                self.stop_leading(effects);
+            }
             Event::Unreachable(peer) => {
                 if let RoleState::Leader(leader) = &mut self.role {
                     leader.on_unreachable(peer);
@@ -265,14 +270,21 @@ impl Raft {
     /// This replica's state is found to differ from the others', or not any more. Its log is sound, so it still votes.
     fn fence(&mut self, fenced: bool, effects: &mut Vec<Effect>) {
         self.member.fenced = fenced;
-        if fenced && self.role() != Role::Follower {
+        if fenced {
+            self.stop_leading(effects);
+        }
+    }
+
+    fn stop_leading(&mut self, effects: &mut Vec<Effect>) {
+        if self.role() != Role::Follower {
             self.become_follower(None, effects);
         }
     }
 
     /// A snapshot is here, from the leader of `term` as of the time when it was offered. Its term counts as a message's
     /// does. One of an older term is not believed to be this leader's word: it is offered again.
-    fn on_snapshot(&mut self, from: NodeId, term: Term, meta: SnapshotMeta, effects: &mut Vec<Effect>) {
+    fn on_snapshot(&mut self, arrived: Arrived, effects: &mut Vec<Effect>) {
+        let Arrived { from, term, ref meta } = arrived;
         let old = term < self.member.term && !broken(Mutant::OldTermSnapshotBelieved);
         if self.member.failed || old {
             return;
@@ -287,10 +299,14 @@ impl Raft {
             self.member.adopt_term(term);
             self.become_follower(Some(from), effects);
         }
-        if self.follow(from, effects)
-            && let RoleState::Follower(follower) = &mut self.role
-        {
-            follower.on_snapshot(&mut self.member, from, meta, effects);
+        if !self.follow(from, effects) {
+            return;
+        }
+        if self.member.wants_snapshot(meta.last.index) && self.member.waits_for_applier(arrived.clone()) {
+            return;
+        }
+        if let RoleState::Follower(follower) = &mut self.role {
+            follower.on_snapshot(&mut self.member, from, arrived.meta, effects);
         }
     }
 

@@ -47,6 +47,10 @@
 //! | `fail 1` | the next write of node 1 fails |
 //! | `hold 1`, `apply 1` | the state machine of node 1 waits; then applies what it was given and goes on by itself |
 //! | `flush 1` | what node 1 has applied survives a crash from now on |
+//! | `snapshot 1 3` | node 1, which was asked for it, takes a snapshot for node 3 and begins to send it |
+//! | `arrive 3`, `break 3` | the snapshot on its way to node 3 is whole there (`untold`: its sender does not learn of it); it is given up |
+//! | `want 1 3`, `rebuild 3`, `fence 3` | node 1 is asked for a snapshot for node 3; node 3 shall replace its state; the state of node 3 is found to differ |
+//! | `mark 1` | node 1 is asked for a mark |
 //! | `crash 1`, `restart 1` | the process ends: what is not durable is lost; a new one starts |
 //! | `lose 1 keep=3` | (while down) the durable log of node 1 is cut behind entry 3, and the store knows it |
 //! | `unreachable 1 2` | node 1 is told that messages to node 2 may be lost |
@@ -72,6 +76,7 @@ mod network;
 mod node;
 mod raw;
 mod show;
+mod snapshots;
 mod time;
 
 use std::collections::BTreeMap;
@@ -80,7 +85,8 @@ use std::time::Duration;
 use self::arguments::Arguments;
 use self::checks::Checks;
 use self::network::{Filter, Network};
-use self::node::{Caller, Node};
+use self::node::{Caller, Job, Node};
+use self::snapshots::Sending;
 use crate::message::PeerMessage;
 use crate::ports::LogStore;
 use crate::replica::{Answer, ApplyBatch, Input, Now, Output, Persist, Replica, read_all};
@@ -114,6 +120,9 @@ pub struct Harness {
     now: Duration,
     tickets: u64,
     checks: Checks,
+    /// Snapshots on their way, by whom they are for.
+    sending: BTreeMap<NodeId, Sending>,
+    taken: u128,
     shown: String,
 }
 
@@ -136,6 +145,7 @@ impl Harness {
             && !self.call(&name, &mut arguments)?
             && !self.disturb(&name, &mut arguments)?
             && !self.pass_time(&name, &mut arguments)?
+            && !self.snapshots(&name, &mut arguments)?
             && !self.look(&name, &mut arguments)?
         {
             return Err(format!("no command is called `{name}`").into());
@@ -298,11 +308,16 @@ impl Harness {
             Output::Apply(batch) => {
                 let waiters: String = batch.waiters.iter().map(|(_, caller)| format!(" t{}", caller.ticket)).collect();
                 self.show(format!("{id} apply {}..={}{waiters}", batch.first, batch.last));
-                self.node(id)?.batches.push_back(batch);
+                self.node(id)?.batches.push_back(Job::Apply(batch));
             }
             Output::Answer { waiter, answer } => self.answer(id, waiter, &answer)?,
             Output::Refused { from, reason } => self.show(format!("{id} refuses {from}: {reason}")),
-            Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
+            Output::Restore(meta) => {
+                self.show(format!("{id} restore {}", meta.last));
+                self.node(id)?.batches.push_back(Job::Restore(meta));
+            }
+            Output::Compact { upto } => self.compact(id, upto)?,
+            Output::SendSnapshot { to, term } => self.wanted(id, to, term)?,
         }
         Ok(())
     }
@@ -358,7 +373,11 @@ impl Harness {
     /// The state machine applies the oldest batch and answers those who wait for it.
     fn apply(&mut self, id: NodeId) -> Result<(), ScriptError> {
         let node = self.node(id)?;
-        let batch = node.batches.pop_front().ok_or_else(|| format!("nothing waits to be applied by {id}"))?;
+        let batch = match node.batches.pop_front() {
+            None => return Err(format!("nothing waits to be applied by {id}").into()),
+            Some(Job::Restore(meta)) => return self.restore(id, &meta),
+            Some(Job::Apply(batch)) => batch,
+        };
         let ApplyBatch { first, last, mut entries, waiters } = batch;
         if entries.is_empty() {
             let group = node.config.group;
@@ -379,7 +398,8 @@ impl Harness {
                 self.show(format!("t{} applied {}", caller.ticket, show::entry(&entry)));
             }
         }
-        self.step(id, Input::Applied { index: last, durable: Index::ZERO })
+        let durable = Index(self.node(id)?.flushed as u64);
+        self.step(id, Input::Applied { index: last, durable })
     }
 
     fn answer(&mut self, id: NodeId, caller: Caller, answer: &Answer) -> Result<(), ScriptError> {

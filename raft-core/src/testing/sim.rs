@@ -46,6 +46,7 @@ mod node;
 mod phases;
 mod plan;
 mod shrink;
+mod snapshots;
 mod storage;
 mod workload;
 mod world;

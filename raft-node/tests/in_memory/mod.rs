@@ -3,6 +3,7 @@
 // Each test binary uses its part of this, and a failed unwrap is a failed test.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+pub mod courier;
 mod state;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use courier::Courier;
 use raft_core::status::Role;
 use raft_core::testing::{MemDisk, MemNet, MemStateDisk};
 use raft_core::types::{Incarnation, NodeName};
@@ -36,6 +38,8 @@ pub struct Disk {
     pub state: MemStateDisk,
     pub marks: Marks,
     pub snapshots: Arc<tempfile::TempDir>,
+    /// Who carries its snapshots, when they are not to go over the network in memory.
+    pub courier: Option<Courier>,
 }
 
 impl Disk {
@@ -49,6 +53,7 @@ impl Disk {
             state: MemStateDisk::default(),
             marks: Marks::default(),
             snapshots: Arc::new(tempfile::tempdir().unwrap()),
+            courier: None,
         }
     }
 }
@@ -78,7 +83,10 @@ pub async fn try_start_as(
         marks: MarkParts { rules: Arc::new(marks.clone()), fence: marks.fence.clone() },
         state_machine: Box::new(move |_| Ok(Box::new(MarkedState::new(state.open(), &marks)))),
         snapshots: disk.snapshots.path().join("snapshots"),
-        transport: net.transport(&disk.name),
+        transport: match &disk.courier {
+            Some(courier) => courier.transport(net.transport(&disk.name)),
+            None => net.transport(&disk.name),
+        },
         config,
         metrics: Arc::new(Metrics::new()),
         stamp: Arc::new(|command, _| command),
@@ -101,7 +109,11 @@ impl Cluster {
 
     /// Starts a cluster and waits until every node is ready.
     pub async fn start_tuned(founders: &[&'static str], tune: fn(&mut NodeConfig)) -> Self {
-        let disks = founders.iter().map(|name| Disk::blank(name)).collect();
+        Self::start_on(founders.iter().map(|name| Disk::blank(name)).collect(), founders, tune).await
+    }
+
+    /// The same, on these disks.
+    pub async fn start_on(disks: Vec<Disk>, founders: &[&'static str], tune: fn(&mut NodeConfig)) -> Self {
         let mut cluster = Self { net: MemNet::new(), founders: founders.to_vec(), disks, nodes: Vec::new(), tune };
         for at in 0..founders.len() {
             let node = cluster.boot(at).await;
@@ -129,6 +141,7 @@ impl Cluster {
         for other in self.others(at) {
             self.net.cut(&self.disks[at].name, &self.disks[other].name);
         }
+        self.disks[at].courier.iter().for_each(|courier| courier.cut_off(&self.disks[at].name));
     }
 
     /// Ends [`Cluster::cut_off`].
@@ -136,6 +149,7 @@ impl Cluster {
         for other in self.others(at) {
             self.net.heal(&self.disks[at].name, &self.disks[other].name);
         }
+        self.disks[at].courier.iter().for_each(|courier| courier.heal(&self.disks[at].name));
     }
 
     pub fn others(&self, at: usize) -> impl Iterator<Item = usize> + use<> {

@@ -32,7 +32,9 @@ impl Checks {
                 self.leader_completeness(id, raft)?;
             }
         }
-        for index in (committed_before.0 + 1..=raft.commit_index().0).map(Index) {
+        // A snapshot may bring more than this log ever held.
+        let first = committed_before.next().max(raft.log_base().index).max(Index(1));
+        for index in (first.0..=raft.commit_index().0).map(Index) {
             let term = raft.term_at(index).ok_or_else(|| format!("{id} commits {index} without having it"))?;
             let known = *self.committed.entry(index).or_insert(term);
             if known != term {
@@ -45,7 +47,8 @@ impl Checks {
 
     fn leader_completeness(&self, id: NodeId, raft: &Raft) -> Result<(), ScriptError> {
         for (index, term) in &self.committed {
-            if raft.term_at(*index) != Some(*term) {
+            // What was compacted was committed, and compared then.
+            if *index >= raft.log_base().index && raft.term_at(*index) != Some(*term) {
                 let lacks = LogId::new(*index, *term);
                 return Err(format!("leader completeness: {id} leads without the committed {lacks}").into());
             }

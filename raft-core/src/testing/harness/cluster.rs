@@ -171,6 +171,8 @@ fn settings(config: &mut Config, arguments: &mut Arguments) -> Result<(), Script
             "uncommitted_bytes_max" => config.uncommitted_bytes_max = number(&value)?,
             "applying_bytes_max" => config.applying_bytes_max = number(&value)?,
             "reads_pending_max" => config.reads_pending_max = number(&value)? as usize,
+            "retain_entries_max" => config.retain_entries_max = number(&value)?,
+            "retain_bytes_max" => config.retain_bytes_max = number(&value)?,
             "cache_bytes_max" => config.cache_bytes_max = number(&value)?,
             "disk_stall_timeout" => config.disk_stall_timeout = duration(&value)?,
             "log_repair" if value == "step_back" => config.log_repair = LogRepair::StepBack,

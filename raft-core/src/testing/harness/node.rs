@@ -1,13 +1,15 @@
 //! One node of a script: the real replica, a disk, a state machine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::ScriptError;
+use super::snapshots::{Kept, keeps_suffix};
 use crate::config::Config;
 use crate::ports::{LogStore, LogWrite};
 use crate::replica::{ApplyBatch, Now, Persist, Replica};
+use crate::snapshot::SnapshotMeta;
 use crate::testing::{MemDisk, MemLog};
-use crate::types::{Entry, GroupId, HardState, Index, LogId, WriteId};
+use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term, WriteId};
 
 /// A client call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,13 @@ pub(super) struct Caller {
     pub(super) ticket: u64,
     /// What was acknowledged to any client before this call began: a read must see it.
     pub(super) must_see: Index,
+}
+
+/// What waits for the state machine.
+#[derive(Debug)]
+pub(super) enum Job {
+    Apply(ApplyBatch<Caller>),
+    Restore(SnapshotMeta),
 }
 
 /// A node with everything that it has.
@@ -31,7 +40,7 @@ pub(super) struct Node {
     pub(super) untold: Option<WriteId>,
     pub(super) disk_stalls: bool,
     pub(super) disk_fails: bool,
-    pub(super) batches: VecDeque<ApplyBatch<Caller>>,
+    pub(super) batches: VecDeque<Job>,
     pub(super) applier_stalls: bool,
     /// What the state machine has applied, in order.
     pub(super) state: Vec<Entry>,
@@ -39,6 +48,10 @@ pub(super) struct Node {
     pub(super) flushed: usize,
     /// What the store knows to have lost, for the next start.
     pub(super) lost: Option<LogId>,
+    /// For whom it was asked for a snapshot, and in which term.
+    pub(super) wanted: BTreeMap<NodeId, Term>,
+    /// The snapshot that lies on its disk.
+    pub(super) kept: Option<Kept>,
 }
 
 impl Node {
@@ -59,6 +72,8 @@ impl Node {
             state: Vec::new(),
             flushed: 0,
             lost: None,
+            wanted: BTreeMap::new(),
+            kept: None,
         };
         node.start(now)?;
         Ok(node)
@@ -85,6 +100,7 @@ impl Node {
         self.writes.clear();
         self.batches.clear();
         self.untold = None;
+        self.wanted.clear();
         self.state.truncate(self.flushed);
     }
 
@@ -95,10 +111,26 @@ impl Node {
         self.config.life += 1;
         let mut recovered = self.store.recover(GroupId::FIRST).map_err(|error| error.to_string())?;
         recovered.lost = self.lost;
+        if let Some(meta) = recovered.snapshot.clone().filter(|meta| meta.last.index.0 > self.state.len() as u64) {
+            self.restore(&meta)?;
+        }
         let applied = self.state.last().map_or(Index::ZERO, |entry| entry.id.index);
         let replica = Replica::new(self.config.clone(), recovered, applied, now);
         self.replica = Some(replica.map_err(|error| ScriptError::from(error.to_string()))?);
         Ok(())
+    }
+
+    /// Puts the state of a snapshot in the place of this one, durably.
+    pub(super) fn restore(&mut self, meta: &SnapshotMeta) -> Result<(), ScriptError> {
+        let kept = self.kept.as_ref().filter(|kept| kept.meta == *meta);
+        let kept = kept.ok_or_else(|| format!("the snapshot {} is not here", meta.last))?;
+        self.state.clone_from(&kept.state);
+        self.flushed = self.state.len();
+        Ok(())
+    }
+
+    pub(super) fn compact(&mut self, upto: Index) -> Result<(), ScriptError> {
+        self.store.compact(GroupId::FIRST, upto).map_err(|error| error.to_string().into())
     }
 
     /// Forgets the end of the durable log behind the store's back, and leaves the evidence.
@@ -119,6 +151,10 @@ impl Node {
     pub(super) fn log(&self) -> Vec<Entry> {
         let mut log = self.durable();
         for write in self.writes.iter().map(|persist| &persist.write) {
+            if let Some(meta) = &write.snapshot {
+                let keeps = keeps_suffix(&log, meta);
+                log.retain(|entry| keeps && entry.id.index > meta.last.index);
+            }
             if let Some(from) = write.truncate_from {
                 log.retain(|entry| entry.id.index < from);
             }

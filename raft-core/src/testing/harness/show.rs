@@ -100,6 +100,9 @@ pub(super) fn write(persist: &Persist) -> String {
         let vote = hard_state.vote.map_or_else(|| "none".into(), |vote| vote.to_string());
         let _ = write!(text, " term={} vote={vote}", hard_state.term);
     }
+    if let Some(meta) = &write.snapshot {
+        let _ = write!(text, " snapshot={}", meta.last);
+    }
     if let Some(from) = write.truncate_from {
         let _ = write!(text, " truncate={from}");
     }
@@ -140,6 +143,15 @@ pub(super) fn status(status: &Status, with_peers: bool) -> String {
         status.commit_index,
         status.applied_index
     );
+    if status.first_index.0 > 1 {
+        let _ = write!(text, " first={}", status.first_index);
+    }
+    for (is, word) in [(status.installing, "installing"), (status.fenced, "fenced"), (status.rebuilding, "rebuilding")]
+    {
+        if is {
+            let _ = write!(text, " {word}");
+        }
+    }
     if let Some(lost) = status.lost {
         let _ = write!(text, " lost={lost}");
     }
@@ -149,6 +161,9 @@ pub(super) fn status(status: &Status, with_peers: bool) -> String {
             "\n  {} {} match={} next={} inflight_bytes={}",
             peer.id, peer.state, peer.match_index, peer.next_index, peer.inflight_bytes
         );
+        if let Some(snapshot) = peer.snapshot {
+            let _ = write!(text, " snapshot={snapshot}");
+        }
     }
     text
 }

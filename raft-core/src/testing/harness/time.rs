@@ -142,6 +142,10 @@ impl Harness {
             _ => {
                 let node = self.node(id)?;
                 node.flushed = node.state.len();
+                let applied = Index(node.flushed as u64);
+                if node.replica.is_some() {
+                    self.step(id, Input::Applied { index: applied, durable: applied })?;
+                }
             }
         }
         Ok(true)

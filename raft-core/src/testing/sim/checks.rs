@@ -7,7 +7,7 @@ use crate::testing::sim::disk::Marks;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::Answer;
 use crate::testing::sim::network::place;
-use crate::testing::sim::node::{Node, Seen, Waiter};
+use crate::testing::sim::node::{Job, Node, Seen, Waiter};
 use crate::testing::sim::world::{What, World, small};
 use crate::types::{Entry, Index, Term};
 
@@ -19,6 +19,9 @@ impl World {
     pub(super) fn observe(&mut self, node: usize, outputs: &[Output<Waiter>]) {
         for output in outputs {
             if let Output::Persist(persist) = output {
+                if let Some(meta) = &persist.write.snapshot {
+                    self.note_install(node, meta);
+                }
                 self.log_written(node, persist.write.truncate_from, &persist.write.entries);
             }
         }
@@ -191,7 +194,7 @@ impl World {
                 peer.id
             );
         }
-        let handed: u64 = entry.applies.iter().flat_map(|batch| &batch.entries).map(Entry::size).sum();
+        let handed: u64 = entry.applies.iter().map(job_bytes).sum();
         let bound = config.applying_bytes_max + config.append_bytes_max + 20_000;
         assert!(handed <= bound, "[bounded memory] {handed} bytes wait for the applier");
         let waiting_max = 16 * self.clients.count();
@@ -368,6 +371,13 @@ impl World {
                 self.clients.took_effect(attempt, self.ghost.committed[at].tick, answer);
             }
         }
+    }
+}
+
+fn job_bytes(job: &Job) -> u64 {
+    match job {
+        Job::Apply(batch) => batch.entries.iter().map(Entry::size).sum(),
+        Job::Restore(_) => 0,
     }
 }
 

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::replica::Persist;
 use crate::runs::TermRun;
+use crate::snapshot::SnapshotMeta;
 use crate::testing::sim::machine::mix;
-use crate::types::{Entry, GroupId, HardState, Index, LogId, WriteId};
+use crate::testing::sim::snapshots::Library;
+use crate::types::{Entry, GroupId, HardState, Index, LogId, SnapshotId, Term, WriteId};
 
 /// An entry in short: the checks compare these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +67,22 @@ fn position(index: Index) -> Option<usize> {
 pub(super) struct Image {
     pub(super) hard_state: HardState,
     pub(super) commit: Index,
+    /// The entry before the first one that is here.
+    pub(super) base: LogId,
+    /// What was installed last.
+    pub(super) snapshot: Option<SnapshotMeta>,
     pub(super) entries: Vec<Entry>,
+    /// Of the whole log, what was compacted included.
     pub(super) marks: Marks,
 }
 
 impl Image {
-    fn write(&mut self, write: LogWrite) {
+    fn write(&mut self, write: LogWrite, library: &Library) {
+        if let Some(meta) = &write.snapshot {
+            self.install(meta, library);
+        }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(position(from.prev()).unwrap_or(usize::MAX));
+            self.entries.truncate(self.position(from));
         }
         self.marks.write(&write);
         self.entries.extend(write.entries);
@@ -82,6 +92,39 @@ impl Image {
         if let Some(commit) = write.commit {
             self.commit = self.commit.max(commit);
         }
+    }
+
+    /// Where in `entries` the entry at `index` stands.
+    fn position(&self, index: Index) -> usize {
+        position(Index(index.prev().since(self.base.index))).unwrap_or(usize::MAX)
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta, library: &Library) {
+        let last = meta.last;
+        if self.marks.at(last.index).is_some_and(|mark| mark.term == last.term.0) {
+            self.compact(last.index);
+        } else {
+            self.entries.clear();
+            self.base = last;
+            self.marks = library.get(meta.id).marks.clone();
+        }
+        self.commit = self.commit.max(last.index);
+        self.snapshot = Some(meta.clone());
+    }
+
+    /// Drops the beginning.
+    pub(super) fn compact(&mut self, upto: Index) {
+        if upto <= self.base.index {
+            return;
+        }
+        let term = self.marks.at(upto).expect("[contiguous log] what is compacted is there").term;
+        self.entries.drain(..self.position(upto.next()));
+        self.base = LogId::new(upto, Term(term));
+        self.commit = self.commit.max(upto);
+    }
+
+    pub(super) fn last(&self) -> LogId {
+        self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
     /// What a store says when it is opened.
@@ -100,14 +143,18 @@ impl Image {
             }
         }
         let commit = self.commit.min(self.marks.last());
-        Recovered { hard_state: self.hard_state, commit, base: LogId::ZERO, snapshot: None, runs, batches, lost }
+        let (base, snapshot) = (self.base, self.snapshot.clone());
+        Recovered { hard_state: self.hard_state, commit, base, snapshot, runs, batches, lost }
     }
 }
 
 impl LogReader for Image {
     fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
-        let begin = position(first.prev()).unwrap_or(usize::MAX);
-        let end = position(last).unwrap_or(usize::MAX).min(self.entries.len());
+        if first <= self.base.index {
+            return Err(ReadError::Missing { group, index: first });
+        }
+        let begin = self.position(first);
+        let end = self.position(last.next()).min(self.entries.len());
         let mut bytes = 0;
         let mut found = Vec::new();
         for entry in self.entries.get(begin..end.max(begin)).unwrap_or_default() {
@@ -138,6 +185,10 @@ pub(super) struct Disk {
     pub(super) queue: VecDeque<Persist>,
     pub(super) syncing: usize,
     pub(super) fault: Option<SyncFault>,
+    /// The snapshots that are whole here, in the order of their coming.
+    pub(super) snapshots: Vec<SnapshotId>,
+    /// One that is not: how many of its chunks are.
+    pub(super) staging: Option<(SnapshotId, u64)>,
     /// What its evidence knows to be missing.
     pub(super) lost: Option<LogId>,
     /// The log as it was when it was lost.
@@ -150,13 +201,13 @@ pub(super) struct Disk {
 
 impl Disk {
     /// The sync is complete: its writes are durable. Returns them for their messages, and the name of the last.
-    pub(super) fn complete(&mut self) -> (Vec<Persist>, Option<WriteId>) {
+    pub(super) fn complete(&mut self, library: &Library) -> (Vec<Persist>, Option<WriteId>) {
         let done: Vec<Persist> = self.queue.drain(..self.syncing).collect();
         self.syncing = 0;
         let last = done.last().map(|persist| persist.write.id);
         let mut done_with_messages = Vec::new();
         for Persist { write, release } in done {
-            self.durable.write(write);
+            self.durable.write(write, library);
             if !release.is_empty() {
                 done_with_messages.push(Persist { write: LogWrite::default(), release });
             }
@@ -167,9 +218,9 @@ impl Disk {
 
     /// The power goes, or the sync fails: the first `kept` unfinished writes made it to the disk, each as a whole; the
     /// others are gone. What they would have released is never said.
-    pub(super) fn crash(&mut self, kept: usize) {
+    pub(super) fn crash(&mut self, kept: usize, library: &Library) {
         for persist in self.queue.drain(..kept) {
-            self.durable.write(persist.write);
+            self.durable.write(persist.write, library);
         }
         self.queue.clear();
         self.syncing = 0;
@@ -179,14 +230,14 @@ impl Disk {
 
     /// The evidence is content once the log is at least as up to date as what was lost.
     fn look_for_lost(&mut self) {
-        let last = self.durable.entries.last().map_or(LogId::ZERO, |entry| entry.id);
+        let last = self.durable.last();
         self.lost = self.lost.filter(|lost| !last.at_least_as_up_to_date_as(*lost));
     }
 
     /// The disk is back at what it held long ago; term, vote and how far it had been are in its evidence. Returns
     /// whether anything is missing now.
     pub(super) fn forget(&mut self) -> bool {
-        let held = self.durable.entries.last().map_or(LogId::ZERO, |entry| entry.id);
+        let held = self.durable.last();
         let marks = self.durable.marks.clone();
         let hard_state = self.durable.hard_state;
         self.durable = Image { hard_state, ..self.long_ago.take().unwrap_or_default() };

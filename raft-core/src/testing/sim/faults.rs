@@ -5,7 +5,7 @@ use crate::status::Role;
 use crate::testing::sim::checks::look;
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
-use crate::testing::sim::node::Seen;
+use crate::testing::sim::node::{Job, Seen};
 use crate::testing::sim::world::{What, World, small};
 use crate::types::Index;
 
@@ -25,10 +25,11 @@ enum Fault {
     SyncError,
     LoseDisk,
     Unreachable,
+    Rebuild,
 }
 
 impl World {
-    fn weights(&self) -> [(Fault, u64); 13] {
+    fn weights(&self) -> [(Fault, u64); 14] {
         let plan = &self.plan;
         [
             (Fault::Crash, plan.crash),
@@ -44,6 +45,7 @@ impl World {
             (Fault::SyncError, plan.sync_error),
             (Fault::LoseDisk, plan.lose_disk),
             (Fault::Unreachable, plan.unreachable),
+            (Fault::Rebuild, plan.rebuild),
         ]
     }
 
@@ -115,6 +117,7 @@ impl World {
             Fault::Stall => self.nodes[victim].disk.fault = Some(SyncFault::Stall(100_000_000 + draw % 2_000_000_000)),
             Fault::SyncError => self.nodes[victim].disk.fault = Some(SyncFault::Fail),
             Fault::LoseDisk => self.lose_disk(victim, draw),
+            Fault::Rebuild => self.begin_rebuild(victim),
             Fault::Unreachable => {
                 let (node, life, peer) = (small(victim), self.nodes[victim].life, small(other));
                 if victim != other {
@@ -180,7 +183,11 @@ impl World {
         self.goals.reach_if(unsent_vote && kept > 0, Goal::DiedBetweenVoteAndGrant);
         self.goals.reach_if(candidate_died, Goal::CandidateDied);
         self.goals.reach_if(entry.seen.role == Role::Leader, Goal::LeaderDied);
-        entry.disk.crash(usize::try_from(kept).unwrap_or(0));
+        entry.disk.crash(usize::try_from(kept).unwrap_or(0), &self.library);
+        let installs = entry.applies.iter().any(|job| matches!(job, Job::Restore(_)));
+        self.goals.reach_if(installs, Goal::DiedDuringInstall);
+        let entry = &mut self.nodes[node];
+        entry.rebuilds = false;
         let forgets = std::mem::take(&mut entry.disk.forgets);
         entry.applies.clear();
         entry.applying = false;
@@ -221,6 +228,8 @@ impl World {
         entry.asked_before = entry.asked;
         let recovered = entry.disk.durable.recovered(entry.disk.lost);
         entry.machine = entry.machine_on_disk.clone();
+        self.restore_again(node, recovered.snapshot.as_ref());
+        let entry = &mut self.nodes[node];
         let last = recovered.last().index;
         self.goals.reach_if(entry.machine.applied < last, Goal::StateBehindLog);
         self.goals.reach_if(entry.machine.applied > last, Goal::StateAheadOfLog);

@@ -195,6 +195,42 @@ goals! {
     NoMajority,
     /// A node reached a majority whose members did not all reach each other.
     PartialMajority,
+    /// A log dropped its beginning.
+    LogCompacted,
+    /// A log dropped its beginning, and a crash would bring it back.
+    CompactionLost,
+    /// A snapshot was taken.
+    SnapshotTaken,
+    /// A snapshot that was there was sent.
+    SnapshotReused,
+    /// The state of a snapshot took the place of a follower's.
+    SnapshotInstalled,
+    /// A snapshot kept the entries that followed its last one.
+    SnapshotKeptSuffix,
+    /// A snapshot dropped a log that was longer and held something else.
+    SnapshotReplacedLog,
+    /// A snapshot reached beyond the log's end.
+    SnapshotExtendedLog,
+    /// A snapshot arrived that held no news.
+    SnapshotNotNeeded,
+    /// A snapshot arrived after its term was over.
+    SnapshotOfOldTerm,
+    /// A log that lost its end got a snapshot that its state had passed.
+    StateAheadOfSnapshot,
+    /// The sending of a snapshot broke.
+    TransferBroke,
+    /// It went on where it was, after a restart of the receiver.
+    TransferResumed,
+    /// A chunk arrived damaged.
+    ChunkDamaged,
+    /// A process died between the log's new beginning and the state's.
+    RestoreDoneAgain,
+    /// A process died while a snapshot was on its way into it.
+    DiedDuringInstall,
+    /// A state was replaced on request.
+    StateRebuilt,
+    /// A leader's state was found to differ.
+    LeaderFenced,
     /// Everything was healed and agreed.
     Converged,
 }

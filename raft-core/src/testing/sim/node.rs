@@ -7,6 +7,7 @@ use crate::config::{Config, LogRepair};
 use crate::event::Now;
 use crate::membership::Configuration;
 use crate::replica::{ApplyBatch, Proposal, Replica};
+use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
 use crate::testing::sim::disk::{Disk, Marks};
 use crate::testing::sim::machine::Machine;
@@ -15,6 +16,13 @@ use crate::types::{HardState, Index, NodeId, Term};
 
 /// What waits for an answer: the number of a try.
 pub(super) type Waiter = u32;
+
+/// What waits for an applier.
+#[derive(Debug)]
+pub(super) enum Job {
+    Apply(ApplyBatch<Waiter>),
+    Restore(SnapshotMeta),
+}
 
 /// A clock that runs at a rate of its own.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +58,7 @@ impl Clock {
 }
 
 /// What was seen of a replica after its last step.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) role: Role,
     pub(super) term: Term,
@@ -71,7 +79,7 @@ pub(super) struct Node {
     pub(super) log: Marks,
     /// Entries up to here were there when the process started.
     pub(super) found: Index,
-    pub(super) applies: VecDeque<ApplyBatch<Waiter>>,
+    pub(super) applies: VecDeque<Job>,
     pub(super) applying: bool,
     pub(super) machine: Machine,
     /// What a restart finds of the state machine.
@@ -102,6 +110,12 @@ pub(super) struct Node {
     pub(super) answered: (u64, Vec<u64>),
     /// Its disk forgot, and it is not known to be whole again.
     pub(super) forgot: bool,
+    /// The life in which the last chunk of a snapshot was staged.
+    pub(super) staged_in_life: u32,
+    /// Its state waits to be replaced.
+    pub(super) rebuilds: bool,
+    /// The next snapshot for it has to be taken anew.
+    pub(super) wants_fresh: bool,
 }
 
 impl Node {
@@ -135,6 +149,9 @@ impl Node {
             asked_before: 0,
             answered: (0, vec![0; usize::try_from(plan.nodes).unwrap_or(0)]),
             forgot: false,
+            staged_in_life: 0,
+            rebuilds: false,
+            wants_fresh: false,
         }
     }
 
@@ -144,6 +161,10 @@ impl Node {
         config.seed = plan.seed.wrapping_mul(31).wrapping_add(u64::from(self.life));
         config.life = u64::from(self.life);
         config.cache_bytes_max = plan.cache;
+        (config.retain_entries_max, config.retain_bytes_max) = match plan.retain {
+            0 => (u64::MAX, u64::MAX),
+            retain => (retain, retain * 60),
+        };
         if plan.step_back != 0 {
             config.log_repair = LogRepair::StepBack;
         }

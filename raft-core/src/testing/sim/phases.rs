@@ -227,7 +227,10 @@ impl World {
 
     fn reach(&self) -> Reach {
         let count = self.nodes.len();
-        let works = |node: usize| self.nodes[node].works(self.now) && self.nodes[node].disk.lost.is_none();
+        let works = |node: usize| {
+            let entry = &self.nodes[node];
+            entry.works(self.now) && entry.disk.lost.is_none() && !entry.rebuilds
+        };
         let pair = |a: usize, b: usize| a == b || !(self.network.is_cut(a, b) || self.network.is_cut(b, a));
         let majority = count / 2 + 1;
         let all_reach = |set: &u32| {
@@ -300,6 +303,7 @@ impl World {
                 && node.log.last() == last
                 && node.disk.queue.is_empty()
                 && node.disk.lost.is_none()
+                && !node.rebuilds
         };
         last > Index::ZERO && self.clients.idle() && self.nodes.iter().all(rests)
     }

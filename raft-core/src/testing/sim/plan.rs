@@ -125,6 +125,18 @@ plan! {
     tight,
     /// Bytes of entries that are kept in memory.
     cache,
+    /// Entries that a log keeps; zero: all.
+    retain,
+    /// Chunks of a snapshot.
+    chunks,
+    /// Mean time of a chunk on its way, beside the latency.
+    chunk_time,
+    /// Transfers that break at a chunk.
+    chunk_loss,
+    /// Chunks that arrive damaged.
+    chunk_damage,
+    /// Weight: a state is found to differ and is replaced.
+    rebuild,
 }
 
 /// Why a line is no plan.
@@ -201,6 +213,7 @@ impl Plan {
         plan.step_back = draw.sometimes(4, 1);
         plan.tight = draw.sometimes(2, 1);
         plan.cache = draw.sometimes(2, 600);
+        plan.draw_snapshots(&mut draw);
         plan
     }
 
@@ -238,6 +251,18 @@ impl Plan {
         self.sync_error = draw.weight();
         self.lose_disk = draw.weight();
         self.lose_disk = draw.sometimes(3, self.lose_disk);
+    }
+
+    fn draw_snapshots(&mut self, draw: &mut Draw) {
+        let retain = draw.spread(4, 512);
+        self.retain = if draw.0.below(4) == 0 { 0 } else { retain };
+        self.chunks = draw.spread(1, 16);
+        self.chunk_time = draw.spread(10, 20_000);
+        let (loss, damage) = (draw.between(1, 200), draw.between(1, 200));
+        self.chunk_loss = draw.sometimes(2, loss);
+        self.chunk_damage = draw.sometimes(2, damage);
+        let rebuild = draw.between(1, 3);
+        self.rebuild = draw.sometimes(4, rebuild);
     }
 
     fn draw_faults(&mut self, draw: &mut Draw) {

@@ -4,9 +4,10 @@ use crate::ports::LogReader;
 use crate::replica::{Answer as ReplicaAnswer, ApplyBatch, Fill, FillError, Input, read_all};
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::node::Job;
 use crate::testing::sim::node::Waiter;
 use crate::testing::sim::world::{What, World, small};
-use crate::types::{GroupId, Index, WriteId};
+use crate::types::{GroupId, WriteId};
 
 impl World {
     /// The log thread takes what waits: some of it, or all.
@@ -41,7 +42,7 @@ impl World {
             return self.sync_fails(node);
         }
         let life = entry.life;
-        let (done, last) = entry.disk.complete();
+        let (done, last) = entry.disk.complete(&self.library);
         self.tally.syncs += 1;
         for persist in done {
             for envelope in persist.release {
@@ -84,7 +85,7 @@ impl World {
         let entry = &mut self.nodes[node];
         let write = entry.disk.queue.back().map_or(WriteId(0), |persist| persist.write.id);
         let kept = if draw & 1 == 0 { 0 } else { (draw >> 8) % (entry.disk.syncing as u64 + 1) };
-        entry.disk.crash(usize::try_from(kept).unwrap_or(0));
+        entry.disk.crash(usize::try_from(kept).unwrap_or(0), &self.library);
         entry.failed = true;
         let life = entry.life;
         self.step(node, Input::Persisted { write, result: Err("EIO".to_owned()) });
@@ -113,7 +114,18 @@ impl World {
     pub(super) fn applied(&mut self, node: usize) {
         let entry = &mut self.nodes[node];
         entry.applying = false;
-        let Some(batch) = entry.applies.pop_front() else { return };
+        match entry.applies.pop_front() {
+            None => return,
+            Some(Job::Restore(meta)) => self.restore(node, &meta),
+            Some(Job::Apply(batch)) => self.apply(node, batch),
+        }
+        if self.nodes[node].replica.is_some() {
+            self.start_apply(node);
+        }
+    }
+
+    fn apply(&mut self, node: usize, batch: ApplyBatch<Waiter>) {
+        let entry = &mut self.nodes[node];
         let ApplyBatch { first, last, mut entries, waiters } = batch;
         if entries.is_empty() {
             let read = read_all(&entry.disk.durable, GroupId::FIRST, first, last);
@@ -137,10 +149,8 @@ impl World {
             entry.batches_since_flush = 0;
             entry.machine_on_disk = entry.machine.clone();
         }
-        self.step(node, Input::Applied { index: last, durable: Index::ZERO });
-        if self.nodes[node].replica.is_some() {
-            self.start_apply(node);
-        }
+        let durable = self.nodes[node].machine_on_disk.applied;
+        self.step(node, Input::Applied { index: last, durable });
     }
 
     pub(super) fn start_fill(&mut self, node: usize, fill: Fill) {

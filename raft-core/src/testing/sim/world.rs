@@ -6,13 +6,15 @@ use std::collections::BinaryHeap;
 use crate::message::{Envelope, PeerMessage};
 use crate::random::Random;
 use crate::replica::{Fill, Input, Output};
+use crate::snapshot::Transfer;
 use crate::testing::sim::clients::Clients;
 use crate::testing::sim::ghost::Ghost;
 use crate::testing::sim::goals::{Goal, Goals};
 use crate::testing::sim::network::{Arrival, Network, place};
-use crate::testing::sim::node::{Node, Waiter};
+use crate::testing::sim::node::{Job, Node, Waiter};
 use crate::testing::sim::plan::Plan;
-use crate::types::{GroupId, WriteId};
+use crate::testing::sim::snapshots::{Library, Sending};
+use crate::types::{GroupId, Term, WriteId};
 
 /// What will happen. `life` is the process life that it is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,16 @@ pub(super) enum What {
     Filled { node: u8, life: u32, slot: u32 },
     /// The commands that gathered at a node go in.
     Propose { node: u8, life: u32 },
+    /// A chunk of a snapshot arrives.
+    Chunk { slot: u32 },
+    /// A replica hears that the sending of a snapshot began.
+    Transfer { node: u8, life: u32, to: u8, how: u128 },
+    /// A replica hears how it ended: which snapshot arrived; 0 for none.
+    TransferEnded { node: u8, life: u32, to: u8, how: u128 },
+    /// A whole snapshot is given to a replica.
+    SnapshotHere { node: u8, life: u32, from: u8, term: u64, id: u128 },
+    /// A node whose state waits to be replaced asks for a snapshot.
+    AskSnapshot { node: u8, life: u32 },
     /// A node's transport says that a peer is unreachable.
     Unreachable { node: u8, life: u32, peer: u8 },
     /// A caller does its next step.
@@ -111,6 +123,8 @@ pub(super) struct World {
     pub(super) clients: Clients,
     pub(super) ghost: Ghost,
     pub(super) fills: Vec<Option<Fill>>,
+    pub(super) library: Library,
+    pub(super) sendings: Vec<Option<Sending>>,
     pub(super) tally: Tally,
     pub(super) goals: Goals,
     /// How long a caller lets a node try, in nanoseconds.
@@ -143,6 +157,8 @@ impl World {
             clients: Clients::new(plan),
             ghost: Ghost::new(count),
             fills: Vec::new(),
+            library: Library::default(),
+            sendings: Vec::new(),
             tally: Tally::default(),
             goals,
             patience: plan.patience * 1_000,
@@ -207,6 +223,19 @@ impl World {
                 let peer = self.nodes[usize::from(peer)].id;
                 self.step(node.into(), Input::Unreachable(peer));
             }
+            What::Chunk { slot } => self.chunk(slot as usize),
+            What::Transfer { node, life, to, how } if self.lives(node, life) => {
+                let transfer = if how == 0 { Transfer::Failed } else { Transfer::Began(self.last_of(how)) };
+                self.tell_transfer(node.into(), to.into(), transfer);
+            }
+            What::TransferEnded { node, life, to, how } if self.lives(node, life) => {
+                let transfer = if how == 0 { Transfer::Failed } else { Transfer::Arrived(self.last_of(how)) };
+                self.tell_transfer(node.into(), to.into(), transfer);
+            }
+            What::SnapshotHere { node, life, from, term, id } if self.lives(node, life) => {
+                self.snapshot_here(node.into(), from.into(), Term(term), id);
+            }
+            What::AskSnapshot { node, life } if self.lives(node, life) => self.ask_snapshot(node.into()),
             What::Call { client } => self.call(client as usize),
             What::GiveUp { attempt } => self.give_up(attempt),
             What::Fault => self.change_faults(),
@@ -231,6 +260,10 @@ impl World {
             | What::Applied { node, .. }
             | What::Filled { node, .. }
             | What::Propose { node, .. }
+            | What::Transfer { node, .. }
+            | What::TransferEnded { node, .. }
+            | What::SnapshotHere { node, .. }
+            | What::AskSnapshot { node, .. }
             | What::Unreachable { node, .. } => node.into(),
             _ => return None,
         };
@@ -296,11 +329,16 @@ impl World {
             Output::Send(message) => self.depart(node, message),
             Output::Fill(fill) => self.start_fill(node, fill),
             Output::Apply(batch) => {
-                self.nodes[node].applies.push_back(batch);
+                self.nodes[node].applies.push_back(Job::Apply(batch));
                 self.start_apply(node);
             }
             Output::Answer { waiter, answer } => self.answer(node, waiter, answer),
-            Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {}
+            Output::Restore(meta) => {
+                self.nodes[node].applies.push_back(Job::Restore(meta));
+                self.start_apply(node);
+            }
+            Output::Compact { upto } => self.compact(node, upto),
+            Output::SendSnapshot { to, term } => self.send_snapshot(node, to, term),
             Output::Refused { from, reason } => {
                 panic!("[no refusals] n{} refused {from}, which is correct: {reason}", node + 1)
             }
