@@ -45,6 +45,9 @@ const LINKED_WALS: &str = ";track_and_verify_wals=true";
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;
+/// Memtables in memory, the one that is written to included. A compaction flushes one before it is full, and a write must
+/// not wait for that when the one before is still on its way to the disk.
+const WRITE_BUFFERS: i32 = 3;
 /// With this much in the WAL, what pins it is flushed.
 const WAL_BYTES_MAX: u64 = 512 << 20;
 
@@ -92,6 +95,7 @@ impl Database {
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
         options.set_write_buffer_size(log.write_buffer_bytes);
+        options.set_max_write_buffer_number(WRITE_BUFFERS);
         options.set_max_background_jobs(2);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(4);

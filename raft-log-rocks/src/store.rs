@@ -32,7 +32,7 @@ pub struct LogOptions {
     /// are writes, off the writer's way.
     pub evidence_sync_interval: Duration,
     /// Bytes of entries in memory before they go to a table file. It is also about the size of a WAL file. When it is
-    /// full a second one is filled while the first is flushed; when both are full writes wait.
+    /// full another one is filled while the first is flushed; with three of them full writes wait.
     pub write_buffer_bytes: usize,
     /// Told of every completed sync, on the writer's thread, before the write is acknowledged.
     pub observer: Option<Arc<dyn SyncObserver>>,
