@@ -199,7 +199,9 @@ impl Progress {
     pub(crate) fn would_learn_from(&self, matched: Index) -> bool {
         let answers_probe = match &self.state {
             State::Probe { asked, .. } => asked.is_some_and(|asked| matched >= asked.last),
-            State::Replicate { .. } | State::Snapshot { .. } => false,
+            State::Replicate { .. } => false,
+            // It may have held so much before: then the acknowledgement of the snapshot says nothing else.
+            State::Snapshot { needs, arrived, .. } => arrived.is_some() && matched >= *needs,
         };
         answers_probe || matched > self.match_index
     }
@@ -272,11 +274,10 @@ impl Progress {
                     }
                 }
             }
-            State::Snapshot { needs, arrived, .. } => {
+            State::Snapshot { arrived, .. } => {
                 // It had the snapshot and does not show it: perhaps it was started anew before it was installed.
-                let lost = !broken(Mutant::ArrivedSnapshotForgotten)
-                    && arrived.is_some_and(|at| now >= at + install_patience)
-                    && verified < *needs;
+                let waited = arrived.is_some_and(|at| now >= at + install_patience);
+                let lost = waited && !broken(Mutant::ArrivedSnapshotForgotten);
                 if lost {
                     self.probe_from(self.match_index.next(), true);
                 }

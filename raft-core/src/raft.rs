@@ -123,6 +123,9 @@ impl Raft {
         }
         self.member.apply_committed(effects);
         self.member.seal_write(begin, effects);
+        if broken(Mutant::RestoredBeforeWrite) {
+            self.member.restore_installed(effects);
+        }
         invariants::check_step(&before, self);
     }
 
