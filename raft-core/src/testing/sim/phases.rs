@@ -277,7 +277,7 @@ impl World {
     }
 
     /// What there is to see, for a failure.
-    fn picture(&self) -> String {
+    pub(super) fn picture(&self) -> String {
         let mut picture = String::new();
         for (place, node) in self.nodes.iter().enumerate() {
             let cut: Vec<usize> =
@@ -285,10 +285,12 @@ impl World {
             let status = node.replica.as_ref().map(|replica| replica.status(node.clock.read(self.now)));
             let _ = write!(
                 picture,
-                "\n  n{}: applied {}, {} writes wait, cannot send to {cut:?}, {:?}, {status:?}",
+                "\n  n{}: applied {}, {} batches and {} writes wait, rebuilds {}, cannot send to {cut:?}, {:?}, {status:?}",
                 place + 1,
                 node.machine.applied,
+                node.applies.len(),
                 node.disk.queue.len(),
+                node.rebuilds,
                 node.disk.durable.hard_state,
             );
         }

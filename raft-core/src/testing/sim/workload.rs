@@ -119,7 +119,12 @@ impl World {
                 let read = self.clients.operations[operation as usize].want == Want::Read;
                 // A follower that is repaired entry by entry takes as long as the log is.
                 let healed = self.plan.step_back == 0 && self.healed_at.is_some_and(|first| attempt >= first);
-                assert!(!(read && healed), "[a healed cluster serves] n{} let a read wait for 10 s", node + 1);
+                assert!(
+                    !(read && healed),
+                    "[a healed cluster serves] n{} let a read wait for 10 s: {}",
+                    node + 1,
+                    self.picture()
+                );
             }
             Rejection::NotLeader | Rejection::Stopping => {}
         }
