@@ -205,7 +205,7 @@ impl Leader {
             }
         };
         // None: the logs meet before the beginning of this one. What is asked for then is a snapshot.
-        progress.probe_from(next.unwrap_or(member.log.base().index), true);
+        progress.probe_from(next.unwrap_or_else(|| member.log.base().index), true);
         replicate(member, from, progress, effects);
     }
 
@@ -265,7 +265,7 @@ impl Leader {
                 (peer.heard && member.now < peer.contact + timeout).then_some(peer.match_index)
             }
         };
-        self.progress.values().filter_map(need).min().unwrap_or(member.log.last().index)
+        self.progress.values().filter_map(need).min().unwrap_or_else(|| member.log.last().index)
     }
 
     /// What was sent to this follower may be lost: ask where it stands.

@@ -88,6 +88,7 @@ pub mod config;
 pub mod effect;
 pub mod event;
 mod follower;
+mod input;
 mod invariants;
 mod leader;
 mod log;
@@ -109,3 +110,4 @@ pub mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;
+mod view;

@@ -1,7 +1,5 @@
 //! The machine: one event in, its effects out.
 
-use std::time::Duration;
-
 use crate::candidate::{self, Candidate, Poll};
 use crate::config::{Config, ConfigError};
 use crate::effect::{Effect, Rejection};
@@ -14,8 +12,8 @@ use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
-use crate::status::{PeerProgress, Role, Status};
-use crate::types::{Index, LogId, NodeId, Term, Ticket};
+use crate::status::Role;
+use crate::types::{Index, NodeId, Term, Ticket};
 
 /// One member of one group, as a pure state machine: no clock, no I/O, no thread, no payload bytes.
 ///
@@ -510,122 +508,6 @@ impl Raft {
             leader.rounds.retain(waits);
         }
     }
-
-    /// When the next [`Event::Tick`] is wanted, on the clock of [`Now::monotonic`].
-    #[must_use]
-    pub fn deadline(&self) -> Duration {
-        let own = match &self.role {
-            RoleState::Follower(follower) => follower.election_deadline,
-            RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => candidate.election_deadline,
-            RoleState::Leader(leader) => leader.heartbeat_due,
-        };
-        match self.member.reads.repeat_at(self.member.config.heartbeat_interval) {
-            Some(repeat) => own.min(repeat),
-            None => own,
-        }
-    }
-
-    /// The entry before the first one that this log holds.
-    #[must_use]
-    pub fn log_base(&self) -> LogId {
-        self.member.log.base()
-    }
-
-    /// The term of the entry at `index`, if this log holds one there.
-    #[must_use]
-    pub fn term_at(&self, index: Index) -> Option<Term> {
-        self.member.log.term_at(index)
-    }
-
-    /// The last index of the log, durable or not.
-    #[must_use]
-    pub fn last_index(&self) -> Index {
-        self.member.log.last().index
-    }
-
-    /// Known committed.
-    #[must_use]
-    pub fn commit_index(&self) -> Index {
-        self.member.commit_index
-    }
-
-    /// Durable here.
-    #[must_use]
-    pub fn durable_index(&self) -> Index {
-        self.member.durable_index
-    }
-
-    /// Applied here.
-    #[must_use]
-    pub fn applied_index(&self) -> Index {
-        self.member.applied_index
-    }
-
-    /// The term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.member.term
-    }
-
-    /// The leader of this term, as far as this node knows.
-    #[must_use]
-    pub fn leader(&self) -> Option<NodeId> {
-        match &self.role {
-            RoleState::Leader(_) => Some(self.member.id()),
-            RoleState::Follower(follower) => follower.leader,
-            _ => None,
-        }
-    }
-
-    /// What this node is.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        match &self.role {
-            RoleState::Follower(_) => Role::Follower,
-            RoleState::PreCandidate(_) => Role::PreCandidate,
-            RoleState::Candidate(_) => Role::Candidate,
-            RoleState::Leader(_) => Role::Leader,
-        }
-    }
-
-    /// One look at everything.
-    #[must_use]
-    pub fn status(&self, now: Now) -> Status {
-        let member = &self.member;
-        let (leader_contact, broadcast_time, peers) = match &self.role {
-            RoleState::Follower(follower) => {
-                (follower.contact.map(|contact| now.monotonic.saturating_sub(contact)), None, Vec::new())
-            }
-            RoleState::Leader(leader) => {
-                (Some(Duration::ZERO), leader.broadcast_time, peer_progress(leader, now.monotonic))
-            }
-            _ => (None, None, Vec::new()),
-        };
-        Status {
-            id: member.id(),
-            role: self.role(),
-            term: member.term,
-            vote: member.vote,
-            leader: self.leader(),
-            first_index: member.log.first_index(),
-            log_bytes: member.log.bytes_after(member.log.base().index),
-            last: member.log.last(),
-            durable_index: member.durable_index,
-            commit_index: member.commit_index,
-            applied_index: member.applied_index,
-            applied_durable_index: member.applied_durable_index,
-            voters: member.config.founders.voters().to_vec(),
-            peers,
-            uncommitted_bytes: member.log.bytes_after(member.commit_index),
-            lost: member.lost,
-            installing: member.is_installing(),
-            fenced: member.fenced,
-            rebuilding: member.waits_for_rebuild(),
-            broadcast_time,
-            leader_contact,
-            counters: member.counters,
-        }
-    }
 }
 
 /// Whether a rule is broken by which this message, of an older term, would count for nothing.
@@ -636,20 +518,4 @@ fn is_believed_though_old(message: &Message) -> bool {
         Message::VoteResponse { .. } => broken(Mutant::OldVoteCounts),
         _ => false,
     }
-}
-
-fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
-    leader
-        .progress
-        .iter()
-        .map(|(id, progress)| PeerProgress {
-            id: *id,
-            match_index: progress.match_index,
-            next_index: progress.next_index,
-            state: progress.state_name(),
-            inflight_bytes: progress.inflight_bytes(),
-            snapshot: progress.snapshot_sending(),
-            last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
-        })
-        .collect()
 }

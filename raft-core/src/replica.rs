@@ -18,91 +18,13 @@ use crate::mutant::{Mutant, broken};
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::raft::Raft;
 use crate::runs::Span;
-use crate::snapshot::{SnapshotMeta, Transfer};
+use crate::snapshot::SnapshotMeta;
 use crate::status::Status;
-use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term, Ticket, WriteId};
+use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term, Ticket};
 
 pub use crate::effect::Rejection;
 pub use crate::event::Now;
-
-/// A command with the caller that waits for its answer.
-#[derive(Debug)]
-pub struct Proposal<W> {
-    /// The command.
-    pub payload: Payload,
-    /// When the caller stops waiting ([`Now::monotonic`]).
-    pub deadline: Duration,
-    /// The caller.
-    pub waiter: W,
-}
-
-/// All that can happen to a replica.
-#[derive(Debug)]
-pub enum Input<W> {
-    /// Time passed. Give one at least when [`Replica::deadline`] has come.
-    Tick,
-    /// Commands, in order.
-    Propose(Vec<Proposal<W>>),
-    /// A linearizable read: wait until this replica may serve it.
-    Read {
-        /// When the caller stops waiting.
-        deadline: Duration,
-        /// The caller.
-        waiter: W,
-    },
-    /// A message from a peer.
-    Receive(PeerMessage),
-    /// A write is durable, or failed for good.
-    Persisted {
-        /// Which.
-        write: WriteId,
-        /// `Err` stops this replica for good.
-        result: Result<(), String>,
-    },
-    /// A mark, if this replica leads: a consistent cut that every replica passes.
-    Mark(Proposal<W>),
-    /// The state machine has applied up to here.
-    Applied {
-        /// The last index.
-        index: Index,
-        /// What it has applied up to here would be there after a loss of power.
-        durable: Index,
-    },
-    /// A snapshot from the leader of `term` is here, whole, verified and durable.
-    SnapshotReceived {
-        /// Who sent it.
-        from: NodeId,
-        /// The term in which it was offered.
-        term: Term,
-        /// What it is.
-        meta: SnapshotMeta,
-    },
-    /// [`Output::Restore`] is done: the state is that of the snapshot that ends with this entry, durably.
-    Restored(LogId),
-    /// How the sending of a snapshot goes that [`Output::SendSnapshot`] asked for.
-    Transfer {
-        /// Whom it is for.
-        to: NodeId,
-        /// How it goes.
-        transfer: Transfer,
-    },
-    /// A follower shall have a snapshot though the log may hold all that it needs.
-    SnapshotWanted {
-        /// Who.
-        to: NodeId,
-    },
-    /// This replica's state differs from the others', or not any more: meanwhile it does not lead.
-    Fenced(bool),
-    /// Nothing is applied to this replica's state any more, until the next snapshot replaces it.
-    Rebuild,
-    /// What was sent to this peer may be lost.
-    Unreachable(NodeId),
-    /// A [`Fill`] could not be completed.
-    FillFailed {
-        /// Whom it was for.
-        to: NodeId,
-    },
-}
+pub use crate::input::{Input, Proposal};
 
 /// A durable batch and the messages that it lets go.
 #[derive(Debug, PartialEq, Eq)]

@@ -259,7 +259,9 @@ impl World {
     }
 
     fn forget(&mut self, node: usize) {
-        if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some()) {
+        // Nor beside one whose state is being replaced: with one that does not vote and one that does not lead, a third may
+        // be too far behind to do either.
+        if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some() || node.rebuilds) {
             return;
         }
         if self.nodes[node].disk.forget() {
