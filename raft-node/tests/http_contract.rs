@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use raft_node::config::{Layers, Settings};
-use raft_node::http::view::{ClusterView, LogView, NodeView, OutcomeView, WriteView};
+use raft_node::http::view::{ClusterView, LogView, MarkView, NodeView, OutcomeView, WriteView};
 use raft_node::http::{ProblemBody, WriteOutcome};
 use raft_node::product::Product;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -142,6 +142,72 @@ async fn a_value_is_put_read_and_deleted() {
     let gone = one.get("/v1/kv/greeting").await;
     assert_eq!(header(&gone, "raft-consistency"), "linearizable");
     problem(gone, 404, "key_not_found").await;
+    one.product.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_past_is_read_at_marks_and_revisions() {
+    let one = One::start(&[("versions.window", "200"), ("mark.interval", "1h")]).await;
+    problem(one.get("/v1/kv/k?consistency=snapshot").await, 503, "no_mark").await;
+    let first: WriteView = one.put("k", b"1", &[]).await.json().await.unwrap();
+    let made = one.call(Method::POST, "/v1/cluster/mark", &[], b"").await;
+    assert_eq!((made.status().as_u16(), header(&made, "raft-served-by")), (200, "n1"));
+    let mark: MarkView = made.json().await.unwrap();
+    assert!(mark.index > first.revision);
+    let second: WriteView = one.put("k", b"2", &[]).await.json().await.unwrap();
+
+    for target in ["consistency=snapshot".to_owned(), format!("at_mark={}", mark.index)] {
+        let read = one.get(&format!("/v1/kv/k?{target}")).await;
+        assert_eq!(header(&read, "raft-consistency"), "snapshot");
+        let index = mark.index.to_string();
+        assert_eq!((header(&read, "raft-mark"), header(&read, "raft-revision")), (index.as_str(), index.as_str()));
+        assert_eq!(header(&read, "raft-term"), mark.term.to_string());
+        assert!(header(&read, "raft-staleness-ms").parse::<u64>().is_ok() && !header(&read, "raft-token").is_empty());
+        assert_eq!(header(&read, "etag"), format!("\"{}\"", first.revision));
+        assert_eq!(read.text().await.unwrap(), "1");
+    }
+    let before = one.get(&format!("/v1/kv/k?at_revision={}", second.revision - 1)).await;
+    assert_eq!((header(&before, "raft-mark"), header(&before, "raft-staleness-ms")), ("", ""));
+    assert_eq!(header(&before, "raft-revision"), (second.revision - 1).to_string());
+    assert_eq!(before.text().await.unwrap(), "1");
+    let at = one.get(&format!("/v1/kv/k?consistency=snapshot&at_revision={}", second.revision)).await;
+    assert_eq!(at.text().await.unwrap(), "2");
+    let absent = one.get(&format!("/v1/kv/k?at_revision={}", first.revision - 1)).await;
+    assert_eq!(header(&absent, "raft-consistency"), "snapshot");
+    problem(absent, 404, "key_not_found").await;
+
+    problem(one.get("/v1/kv/k?at_revision=1000000").await, 404, "revision_not_found").await;
+    let wrong = one.get(&format!("/v1/kv/k?at_mark={}", second.revision)).await;
+    assert!(problem(wrong, 404, "mark_not_found").await.detail.contains(&mark.index.to_string()));
+    for target in ["at_mark=1&at_revision=1", "consistency=local&at_mark=1", "at_mark=0"] {
+        problem(one.get(&format!("/v1/kv/k?{target}")).await, 400, "malformed_parameter").await;
+    }
+    problem(one.get("/v1/cluster/settings?consistency=snapshot").await, 400, "malformed_parameter").await;
+
+    for _ in 0..400 {
+        assert_eq!(one.put("k", b"more", &[]).await.status(), 200);
+    }
+    let forgotten = problem(one.get(&format!("/v1/kv/k?at_revision={}", first.revision)).await, 410, "compacted").await;
+    assert!(forgotten.detail.contains("revisions"), "{}", forgotten.detail);
+    // Marks follow the window, whatever the interval: the newest one can be read.
+    tokio::time::timeout(PATIENCE, async {
+        while one.get("/v1/kv/k?consistency=snapshot").await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the newest mark can be read");
+    problem(one.get(&format!("/v1/kv/k?at_mark={}", mark.index)).await, 410, "compacted").await;
+
+    let node: NodeView = one.get("/v1/node").await.json().await.unwrap();
+    assert!(node.marks.newest > Some(mark.index) && node.marks.fenced.is_none() && !node.marks.rebuilding);
+    let log: LogView = one.get(&format!("/v1/node/log?from={}&limit=1", mark.index)).await.json().await.unwrap();
+    assert_eq!(log.entries[0].kind, "mark");
+    assert!(log.entries[0].command.as_ref().unwrap()["stamp_ms"].as_u64() > Some(0));
+    problem(one.call(Method::POST, "/v1/node/rebuild", &[], b"").await, 409, "rebuild_refused").await;
+    let forced = one.call(Method::POST, "/v1/node/rebuild?force=true", &[], b"").await;
+    assert!(problem(forced, 409, "rebuild_refused").await.detail.contains("no other member"));
+    assert!(one.ops("/metrics").await.1.contains("raft_mark_index"));
     one.product.stop().await.unwrap();
 }
 

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use in_memory::{Cluster, PATIENCE, eventually, options, put, value};
+use in_memory::courier::Courier;
+use in_memory::{Cluster, Disk, PATIENCE, eventually, options, put, value};
 use raft_core::types::{Entry, EntryKind, Index};
 use raft_node::NodeHandle;
 use raft_node::handle::{Consistency, ReadFailure, Refusal, WriteError, WriteOptions};
@@ -22,7 +23,9 @@ const NEVER: MarkPolicy = MarkPolicy { interval: Duration::from_secs(86_400), en
 
 /// A cluster that makes marks only when it is asked to.
 async fn cluster() -> Cluster {
-    let cluster = Cluster::start(&NAMES).await;
+    let courier = Courier::default();
+    let disk = |name: &&str| Disk { courier: Some(courier.clone()), ..Disk::blank(name) };
+    let cluster = Cluster::start_on(NAMES.iter().map(disk).collect(), &NAMES, |_| {}).await;
     set_policy(&cluster, NEVER);
     cluster
 }
