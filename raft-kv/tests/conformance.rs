@@ -250,7 +250,7 @@ fn child_with_faults() {
     if !faults::is_under_the_library() {
         return;
     }
-    let summary = state_machine_suite::run(&mut FaultyLab(FaultyDirectory::new())).demand_all();
+    let summary = state_machine_suite::run(&mut FaultyLab(FaultyDirectory::new("gen-"))).demand_all();
     let mut report = Report::new("suite-state-machine-rocksdb");
     for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([37, 15_000, 50, 13]) {
         report.at_least(name, count, minimum);

@@ -50,7 +50,7 @@ struct FaultyLab {
 
 impl FaultyLab {
     fn new(sync: bool) -> Self {
-        Self { directory: FaultyDirectory::new(), sync, copy: TempDir::new().unwrap() }
+        Self { directory: FaultyDirectory::new("db/"), sync, copy: TempDir::new().unwrap() }
     }
 }
 

@@ -50,6 +50,9 @@ pub(crate) struct FaultyDirectory {
     control: PathBuf,
     /// What was on the disk when the record was last begun anew; nobody had the directory open then.
     base: Disk,
+    /// How the names of RocksDB's directories in it begin. RocksDB relies on what ext4 and XFS keep: names are lost from the
+    /// end, and a file does not grow before its bytes are there.
+    database: &'static str,
     /// How many directories were made before this one; the one before it may still be in use.
     number: u64,
     cut: Option<Cut>,
@@ -67,13 +70,14 @@ struct Cut {
 
 impl FaultyDirectory {
     /// Only in a process under the library.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(database: &'static str) -> Self {
         let path = |name: &str| PathBuf::from(std::env::var_os(name).unwrap());
         let mut directory = Self {
             root: path("RAFT_DISK_ROOT"),
             record: path("RAFT_DISK_RECORD"),
             control: path("RAFT_DISK_CONTROL"),
             base: Disk::empty(),
+            database,
             number: 0,
             cut: None,
             unreadable: BTreeMap::new(),
@@ -141,6 +145,7 @@ impl FaultyDirectory {
         let latest = frames_before(cut.latest.unwrap_or(bytes.len()));
         let moment = earliest + cut.random.below((latest - earliest) as u64 + 1) as usize;
         let mut disk = self.base.clone();
+        disk.keep_order_below(&format!("{}/{}", self.name(), self.database));
         let record = Record::load(&self.record);
         record.events()[..moment].iter().for_each(|event| disk.apply(event));
         disk.image(&mut cut.random)
