@@ -33,7 +33,7 @@ impl Header {
     pub(crate) const LENGTH: usize = 41;
     const FORMAT: u8 = 2;
     /// What of it is part of the sum.
-    const SUMMED: std::ops::Range<usize> = 1..25;
+    const SUMMED: Range<usize> = 1..25;
 
     pub(crate) fn encode(&self) -> [u8; Self::LENGTH] {
         let mut out = [Self::FORMAT; Self::LENGTH];

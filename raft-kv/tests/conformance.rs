@@ -255,7 +255,7 @@ fn child_with_faults() {
     for ((name, count), minimum) in faults::counts(&summary).into_iter().zip([37, 15_000, 50, 13]) {
         report.at_least(name, count, minimum);
     }
-    report.finish(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")));
+    report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Work {
             OLD => self.old += 1,
             _ => self.new += 1,
         }
-        if self.images % AGAIN_EVERY == 0 {
+        if self.images.is_multiple_of(AGAIN_EVERY) {
             kv.restore(&directory.path().join("snapshot"), id(NEW)).unwrap();
             assert_eq!(state_of(&kv), NEW, "{what}: restored again; {}", image.story);
             self.again += 1;
