@@ -53,8 +53,8 @@ fn third_member(cluster: &TestCluster) -> Hello {
         u128::from_str_radix(&digits, 16).unwrap().to_be_bytes().to_vec()
     };
     Hello {
-        protocol_min: 1,
-        protocol_max: 1,
+        protocol_min: 2,
+        protocol_max: 2,
         cluster_name: "test".into(),
         cluster: bits(&status["cluster"]),
         id: status["id"].as_u64().unwrap(),
@@ -160,7 +160,7 @@ fn certificates_and_hellos_that_do_not_fit_are_refused_and_the_cluster_does_not_
             ("other_cluster", Hello { cluster: vec![7; 16], ..honest.clone() }),
             ("other_incarnation", Hello { incarnation: vec![7; 16], ..honest.clone() }),
             ("unknown_name", Hello { name: "n9".into(), ..honest.clone() }),
-            ("protocol_version", Hello { protocol_min: 2, protocol_max: 3, ..honest.clone() }),
+            ("protocol_version", Hello { protocol_min: 3, protocol_max: 4, ..honest.clone() }),
         ];
         for (reason, hello) in cases {
             expect_refusals(node, reason, || {

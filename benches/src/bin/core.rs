@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use raft_core::config::Config;
-use raft_core::effect::Effect;
+use raft_core::effect::{Apply, Effect};
 use raft_core::event::{Event, Now};
 use raft_core::membership::Configuration;
 use raft_core::ports::Recovered;
@@ -63,7 +63,9 @@ impl Cluster {
                     Effect::Send(envelope) => {
                         self.events.push_back((position(envelope.to), Event::Receive(envelope)));
                     }
-                    Effect::Apply(apply) => self.events.push_back((at, Event::Applied(apply.last))),
+                    Effect::Apply(Apply { last, .. }) => {
+                        self.events.push_back((at, Event::Applied { index: last, durable: last }));
+                    }
                     _ => {}
                 }
             }
