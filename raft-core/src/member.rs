@@ -361,7 +361,7 @@ impl Member {
     }
 
     /// Drops the beginning of the log once it is longer than wanted: never what the state has not made durable, and
-    /// nothing that `followers` still need, up to twice the bound. Raft §7.
+    /// nothing that `followers` still need, up to twice the bound. Raft §7 \[F13-COMPACT\].
     pub(crate) fn compact(&mut self, followers: Index, effects: &mut Vec<Effect>) {
         let (bytes_max, entries_max) = (self.config.retain_bytes_max, self.config.retain_entries_max);
         let begin = self.log.base().index;

@@ -268,9 +268,10 @@ impl World {
     /// The state of a node is found to differ: it waits for a snapshot, and leads nobody. One at a time.
     pub(super) fn begin_rebuild(&mut self, node: usize) {
         let now = self.now;
-        let busy = self.nodes.iter().any(|node| node.rebuilds);
+        // Nor beside a log that lost its end: see `forget`.
+        let busy = self.nodes.iter().any(|node| node.rebuilds || node.disk.lost.is_some());
         let entry = &mut self.nodes[node];
-        if busy || self.plan.nodes < 3 || !entry.works(now) || entry.disk.lost.is_some() {
+        if busy || self.plan.nodes < 3 || !entry.works(now) {
             return;
         }
         entry.rebuilds = true;
