@@ -16,6 +16,7 @@
 //! | log thread | an OS thread | the [`LogStore`](raft_core::ports::LogStore): one sync per batch, then the messages that rode on it |
 //! | applier | an OS thread | the [`StateMachine`](raft_core::ports::StateMachine): applies, answers the callers |
 //! | filler | an OS thread | nothing; reads entries for followers that are far behind |
+//! | snapshots | tasks, and threads that may block | their directory; takes, sends and receives them ([`snapshots`]) |
 //! | handle | the callers' tasks | nothing; forwards, waits, reads |
 //!
 //! The driver takes one event and whatever else waits, steps each with the time read after it was taken, then runs all

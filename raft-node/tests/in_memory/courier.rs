@@ -87,7 +87,7 @@ impl Courier {
 
     /// The end that this node uses.
     pub fn transport(&self, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
-        Arc::new(CourierTransport { courier: self.clone(), inner, ids: Mutex::default() })
+        Arc::new(CourierTransport { courier: self.clone(), inner, known: Mutex::default() })
     }
 
     fn is_away(post: &Post, id: NodeId) -> bool {
@@ -182,14 +182,21 @@ impl Courier {
 struct CourierTransport {
     courier: Courier,
     inner: Arc<dyn Transport>,
-    ids: Mutex<(Option<Arc<dyn Inbound>>, Option<(NodeId, NodeName)>)>,
+    known: Mutex<Known>,
+}
+
+/// What is known of the node so far.
+#[derive(Default)]
+struct Known {
+    inbound: Option<Arc<dyn Inbound>>,
+    node: Option<(NodeId, NodeName)>,
 }
 
 impl CourierTransport {
     /// Once it is known who this is, its snapshots can be delivered.
     fn register(&self) {
-        let known = self.ids.lock();
-        if let (Some(inbound), Some((id, name))) = &*known {
+        let known = self.known.lock();
+        if let (Some(inbound), Some((id, name))) = (&known.inbound, &known.node) {
             let (id, entry) = (*id, (name.clone(), inbound.clone()));
             self.courier.change(|post| post.inbounds.insert(id, entry));
         }
@@ -208,13 +215,13 @@ impl Drop for Dropped {
 #[async_trait]
 impl Transport for CourierTransport {
     async fn start(&self, inbound: Arc<dyn Inbound>) -> Result<(), String> {
-        self.ids.lock().0 = Some(inbound.clone());
+        self.known.lock().inbound = Some(inbound.clone());
         self.register();
         self.inner.start(inbound).await
     }
 
     fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>) {
-        self.ids.lock().1 = local.id.map(|id| (id, local.name.clone()));
+        self.known.lock().node = local.id.map(|id| (id, local.name.clone()));
         self.register();
         self.inner.set_peers(local, peers);
     }
@@ -245,7 +252,7 @@ impl Transport for CourierTransport {
 
     async fn stop(&self) {
         // A later life of this node may have taken its place already.
-        let inbound = self.ids.lock().0.take();
+        let inbound = self.known.lock().inbound.take();
         if let Some(inbound) = inbound {
             self.courier.change(|post| post.inbounds.retain(|_, (_, known)| !Arc::ptr_eq(known, &inbound)));
         }
