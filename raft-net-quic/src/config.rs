@@ -57,6 +57,12 @@ pub struct Limits {
     pub requests_max: usize,
     /// Connections that may be in the middle of their handshake; then new ones are refused.
     pub handshakes_max: usize,
+    /// Snapshots that may come in at a time, one of each peer at most; then further ones are refused with the reason, and
+    /// their senders try again. Each holds a few chunks in memory and a thread. 1 to 64.
+    pub snapshot_streams_max: usize,
+    /// Bytes of one chunk of a snapshot, in and out; a snapshot with a longer one is not sent, and a longer one that comes
+    /// in closes the connection. 64 KiB to 16 MiB, and within `frame_bytes_max`.
+    pub snapshot_chunk_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -70,6 +76,8 @@ impl Default for Limits {
             control_lane_messages_max: 4096,
             requests_max: 256,
             handshakes_max: 64,
+            snapshot_streams_max: 2,
+            snapshot_chunk_bytes_max: 4 << 20,
         }
     }
 }
@@ -92,6 +100,10 @@ pub struct Timing {
     pub keep_alive: Duration,
     /// A connection from which nothing came for this long is given up.
     pub idle_timeout: Duration,
+    /// A transfer of a snapshot in which nothing moves for this long is given up: no byte is taken, no chunk is read or
+    /// stored. However slow it is, a transfer that moves goes on; only the source of a chunk has to give it within this
+    /// time.
+    pub snapshot_stall_timeout: Duration,
 }
 
 impl Default for Timing {
@@ -104,6 +116,7 @@ impl Default for Timing {
             request_timeout_max: Duration::from_secs(60),
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),
+            snapshot_stall_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -153,6 +166,8 @@ impl QuicConfig {
             ("peer.control_lane_messages_max", limits.control_lane_messages_max, 1, 1 << 20),
             ("peer.requests_max", limits.requests_max, 1, 10_000),
             ("peer.handshakes_max", limits.handshakes_max, 1, 10_000),
+            ("peer.snapshot_streams_max", limits.snapshot_streams_max, 1, 64),
+            ("peer.snapshot_chunk_bytes_max", limits.snapshot_chunk_bytes_max, 64 << 10, 16 << 20),
         ];
         for (setting, value, low, high) in ranges {
             if value < low || value > high {
@@ -173,6 +188,7 @@ impl QuicConfig {
             ("peer.request_timeout_max", timing.request_timeout_max),
             ("peer.keep_alive", timing.keep_alive),
             ("peer.idle_timeout", timing.idle_timeout),
+            ("peer.snapshot_stall_timeout", timing.snapshot_stall_timeout),
         ];
         for (setting, value) in ranges {
             if value < Duration::from_millis(1) || value > hour {

@@ -7,7 +7,8 @@
 //!
 //! - appends travel in one stream, in the order of their sending;
 //! - votes, heartbeats and all answers travel in another one of higher priority, and never wait behind appends;
-//! - each request has a stream of its own.
+//! - each request has a stream of its own;
+//! - each transfer of a snapshot has a stream of its own, behind everything else.
 //!
 //! [`send`](raft_core::ports::Transport::send) puts a message in a bounded lane and returns; one task per lane writes
 //! whatever waits in one go. A full lane drops and counts, and the node is told
@@ -24,7 +25,7 @@
 //!
 //! # What to know
 //! - The transport runs on the tokio runtime that [`start`](raft_core::ports::Transport::start) is called on. It starts
-//!   tasks there, and no threads.
+//!   tasks there; and, while a snapshot travels, one of the runtime's threads that may block at either end.
 //! - Payloads that are received are views of a read buffer, which lives as long as the last of them. Who keeps single
 //!   payloads for long copies them.
 //! - Payloads are checked against their checksums as they are read, which costs nanoseconds: a fault in a sender's
@@ -39,6 +40,7 @@
 //! use bytes::Bytes;
 //! use raft_core::message::PeerMessage;
 //! use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity, Transport};
+//! use raft_core::ports::{SnapshotError, SnapshotOffer, SnapshotSink};
 //! use raft_core::types::{Incarnation, NodeId, NodeName};
 //! use raft_net_quic::{QuicConfig, QuicTransport, TlsFiles};
 //!
@@ -50,6 +52,9 @@
 //!     fn unreachable(&self, _peer: NodeId) {} // tell the Raft core
 //!     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
 //!         format!("{}, {}!", String::from_utf8_lossy(&request), from.name).into()
+//!     }
+//!     fn snapshot(&self, _offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+//!         Err(SnapshotError::Refused("a blank node has no use for it".into())) // give the place where it is stored
 //!     }
 //! }
 //!
@@ -121,6 +126,7 @@ mod refusals;
 mod request;
 mod session;
 mod shared;
+mod snapshot;
 mod socket;
 mod tls;
 mod transport;

@@ -15,6 +15,9 @@ use crate::wire::StreamKind;
 use crate::wire::close_code;
 use crate::wire::hello::Refusal;
 
+/// Snapshots that may come from one peer at a time: a second one could only be of the same state.
+pub(crate) const SNAPSHOTS_MAX: usize = 1;
+
 /// A connection that passed the handshake.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -78,6 +81,8 @@ pub(crate) struct PeerLink {
     last_error: Mutex<Option<String>>,
     /// One permit per request that may be unanswered.
     pub(crate) requests: Semaphore,
+    /// One permit per snapshot that may come from it at a time.
+    pub(crate) snapshots: Semaphore,
     /// Set when the peer is no longer one.
     pub(crate) removed: CancellationToken,
 }
@@ -94,6 +99,7 @@ impl PeerLink {
             sent_bytes: AtomicU64::new(0),
             last_error: Mutex::new(None),
             requests: Semaphore::new(limits.requests_max),
+            snapshots: Semaphore::new(SNAPSHOTS_MAX),
             removed: CancellationToken::new(),
         }
     }
@@ -194,7 +200,7 @@ impl PeerLink {
     pub(crate) fn lane(&self, kind: StreamKind) -> &Lane {
         match kind {
             StreamKind::Append => &self.append,
-            StreamKind::Control | StreamKind::Handshake | StreamKind::Request => &self.control,
+            StreamKind::Control | StreamKind::Handshake | StreamKind::Request | StreamKind::Snapshot => &self.control,
         }
     }
 

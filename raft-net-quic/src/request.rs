@@ -8,19 +8,20 @@ use prost::Message as _;
 use quinn::{RecvStream, SendStream};
 use raft_core::ports::RequestError;
 use raft_core::types::NodeName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::handshake::{self, LinkError};
 use crate::link::{PeerLink, Session};
 use crate::session::{REQUEST_PRIORITY, close_malformed};
 use crate::shared::Shared;
+use crate::snapshot;
 use crate::wire::{Frame, Malformed, PREFACE_LEN, StreamKind, close_code, control, frame_type, put_head};
 
-/// A stream that is reset when it is given up before the request is whole, so that half a request is never taken for a
-/// fault of this node.
-struct Sending {
-    stream: SendStream,
-    whole: bool,
+/// A stream that is reset when it is given up before what it carries is whole, so that half a request is never taken for
+/// a fault of this node.
+pub(crate) struct Sending {
+    pub(crate) stream: SendStream,
+    pub(crate) whole: bool,
 }
 
 impl Drop for Sending {
@@ -52,7 +53,7 @@ pub(crate) async fn ask(
         return Err(not_sent(format!("peer.requests_max requests to {to} are unanswered")));
     };
     let connect_deadline = deadline.min(now + shared.config.timing.request_connect_wait);
-    let session = connected(shared, &link, connect_deadline).await?;
+    let session = connected(shared, &link, connect_deadline).await.map_err(RequestError::NotSent)?;
     let (mut sending, mut receive) = match timeout_at(deadline, session.connection.open_bi()).await {
         Ok(Ok((stream, receive))) => (Sending { stream, whole: false }, receive),
         Ok(Err(error)) => return Err(not_sent(error.to_string())),
@@ -72,8 +73,8 @@ pub(crate) async fn ask(
     }
 }
 
-/// The connection, as soon as there is one.
-async fn connected(shared: &Shared, link: &PeerLink, deadline: Instant) -> Result<Arc<Session>, RequestError> {
+/// The connection, as soon as there is one; else why there is none.
+pub(crate) async fn connected(shared: &Shared, link: &PeerLink, deadline: Instant) -> Result<Arc<Session>, String> {
     let mut sessions = link.sessions();
     let waiting = async {
         tokio::select! {
@@ -86,7 +87,7 @@ async fn connected(shared: &Shared, link: &PeerLink, deadline: Instant) -> Resul
         Ok(Some(session)) => Ok(session),
         _ => {
             let why = link.last_error().unwrap_or_else(|| "not connected yet".into());
-            Err(not_sent(format!("no connection to {}: {why}", link.name)))
+            Err(format!("no connection to {}: {why}", link.name))
         }
     }
 }
@@ -117,22 +118,52 @@ async fn read_answer(
     }
 }
 
-/// Takes requests in. QUIC bounds how many are open.
+/// Takes requests and snapshots in. QUIC bounds how many are open.
 pub(crate) async fn accept_requests(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
     while let Ok((send, receive)) = session.connection.accept_bi().await {
         let (task, link, session) = (shared.clone(), link.clone(), session.clone());
         shared.spawn(async move {
-            let limit = task.config.timing.request_timeout_max;
             let served = async {
                 tokio::select! {
-                    served = tokio::time::timeout(limit, serve(&task, &link, &session, send, receive)) => served,
-                    () = task.stopping.cancelled() => Ok(Ok(())),
+                    served = serve_stream(&task, &link, &session, send, receive) => served,
+                    () = task.stopping.cancelled() => Ok(()),
                 }
             };
-            if let Ok(Err(LinkError::Malformed(malformed))) = served.await {
+            if let Err(LinkError::Malformed(malformed)) = served.await {
                 close_malformed(&task, &link, &session, malformed);
             }
         });
+    }
+}
+
+/// Serves what the preface of a stream says.
+async fn serve_stream(
+    shared: &Arc<Shared>,
+    link: &Arc<PeerLink>,
+    session: &Session,
+    stream: SendStream,
+    mut receive: RecvStream,
+) -> Result<(), LinkError> {
+    let limit = shared.config.timing.request_timeout_max;
+    let sending = Sending { stream, whole: false };
+    let mut preface = [0; PREFACE_LEN];
+    let Ok(read) = timeout(limit, handshake::read_preface(&mut receive, &mut preface)).await else {
+        return Ok(());
+    };
+    read?;
+    match StreamKind::from_preface(preface)? {
+        // Its time has another bound.
+        Some(StreamKind::Snapshot) => snapshot::receive::receive(shared, link, session, sending, receive).await,
+        Some(StreamKind::Request) => {
+            let served = timeout(limit, serve(shared, link, session, sending, receive)).await;
+            served.unwrap_or(Ok(()))
+        }
+        Some(_) => Err(Malformed::OutOfPlace.into()),
+        None => {
+            shared.refusals.record(&link.name, "unknown_stream", &"a stream of a kind that this build does not know");
+            let _ = receive.stop(close_code::NOT_TAKEN.into());
+            Ok(())
+        }
     }
 }
 
@@ -141,21 +172,9 @@ async fn serve(
     shared: &Arc<Shared>,
     link: &PeerLink,
     session: &Session,
-    stream: SendStream,
+    mut sending: Sending,
     mut receive: RecvStream,
 ) -> Result<(), LinkError> {
-    let mut sending = Sending { stream, whole: false };
-    let mut preface = [0; PREFACE_LEN];
-    handshake::read_preface(&mut receive, &mut preface).await?;
-    match StreamKind::from_preface(preface)? {
-        Some(StreamKind::Request) => {}
-        Some(_) => return Err(Malformed::OutOfPlace.into()),
-        None => {
-            shared.refusals.record(&link.name, "unknown_stream", &"a stream of a kind that this build does not know");
-            let _ = receive.stop(close_code::NOT_TAKEN.into());
-            return Ok(());
-        }
-    }
     let frame = handshake::read_frame(shared, &mut receive, BytesMut::new()).await?;
     let _ = sending.stream.set_priority(REQUEST_PRIORITY);
     let pieces = answer(shared, link, session, frame).await?;
@@ -186,7 +205,7 @@ async fn answer(
         return Ok(not_run("the node is not running"));
     };
     let limit = Duration::from_millis(timeout_ms).min(shared.config.timing.request_timeout_max);
-    let Ok(body) = tokio::time::timeout(limit, inbound.request(session.remote.clone(), frame.body)).await else {
+    let Ok(body) = timeout(limit, inbound.request(session.remote.clone(), frame.body)).await else {
         return Ok(None);
     };
     let pieces = encode(shared, frame_type::ANSWER, &control::Answer {}, body);

@@ -23,6 +23,7 @@ use crate::wire::{self, Frame, Malformed, PREFACE_LEN, StreamKind, close_code};
 pub(crate) const CONTROL_PRIORITY: i32 = 20;
 pub(crate) const REQUEST_PRIORITY: i32 = 10;
 const APPEND_PRIORITY: i32 = 0;
+pub(crate) const SNAPSHOT_PRIORITY: i32 = -10;
 /// Bytes of messages that a writer takes from its lane at once.
 const BATCH_BYTES: usize = 256 << 10;
 /// Pieces that a reader takes from QUIC at once.
@@ -296,7 +297,9 @@ async fn read_lane(
     let seen = match kind {
         Some(StreamKind::Control) => &taken[0],
         Some(StreamKind::Append) => &taken[1],
-        Some(StreamKind::Handshake | StreamKind::Request) => return Err(Malformed::OutOfPlace.into()),
+        Some(StreamKind::Handshake | StreamKind::Request | StreamKind::Snapshot) => {
+            return Err(Malformed::OutOfPlace.into());
+        }
         None => {
             shared.refusals.record(&link.name, "unknown_stream", &"a stream of a kind that this build does not know");
             let _ = stream.stop(close_code::NOT_TAKEN.into());

@@ -17,6 +17,8 @@ use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::ports::{Inbound, LocalIdentity, Peer};
 use raft_core::types::{NodeId, NodeName};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +38,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Streams of one direction that a peer may have open: one per lane, and room for a version that has more.
 const UNI_STREAMS_MAX: u32 = 8;
+/// Transfers of snapshots that a peer may have open, refused ones and ended ones that are not forgotten yet included.
+const SNAPSHOT_STREAMS_OPEN_MAX: u32 = 4;
 /// Bytes that may be sent before the first acknowledgement. Peers are few and near.
 const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
 /// Assumed round trip before the first is measured: decides how soon a lost first packet is sent again.
@@ -77,11 +81,14 @@ pub(crate) struct Shared {
     changing: Mutex<()>,
     running: OnceLock<Running>,
     sessions: AtomicU64,
+    /// One permit per snapshot that may come in at a time.
+    pub(crate) snapshots: Semaphore,
 }
 
 impl Shared {
     pub(crate) fn new(config: QuicConfig, credentials: Credentials) -> Self {
         Self {
+            snapshots: Semaphore::new(config.limits.snapshot_streams_max),
             config,
             credentials,
             process: random(),
@@ -155,7 +162,7 @@ impl Shared {
         transport
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             // One more for the handshake's stream, until both sides have forgotten it.
-            .max_concurrent_bidi_streams(requests.saturating_add(1).into())
+            .max_concurrent_bidi_streams(requests.saturating_add(1 + SNAPSHOT_STREAMS_OPEN_MAX).into())
             .stream_receive_window(STREAM_WINDOW.into())
             .receive_window(CONNECTION_WINDOW.into())
             .send_window(CONNECTION_WINDOW.into())
@@ -217,6 +224,11 @@ impl Shared {
         }
     }
 
+    /// Runs what blocks on a thread for it. None before the start.
+    pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+        self.running.get().map(|running| running.handle.spawn_blocking(work))
+    }
+
     /// Closes everything and waits until the port is free.
     pub(crate) async fn stop(&self) {
         self.stopping.cancel();
@@ -236,7 +248,7 @@ impl Shared {
             }
         };
         if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
-            tracing::warn!("peer.listen is still in use {STOP_WAIT:?} after the stop");
+            tracing::warn!("peer.listen, or the thread of a snapshot, is still in use {STOP_WAIT:?} after the stop");
         }
     }
 

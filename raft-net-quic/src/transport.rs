@@ -8,13 +8,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::message::{Message, PeerMessage};
-use raft_core::ports::{Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RequestError, Transport};
+use raft_core::ports::{
+    Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RequestError, SnapshotError, SnapshotOffer, SnapshotSent,
+    SnapshotSource, Transport,
+};
 use raft_core::types::{NodeId, NodeName};
 
 use crate::config::{QuicConfig, SetupError};
 use crate::request;
 use crate::session;
 use crate::shared::Shared;
+use crate::snapshot;
 use crate::tls::Credentials;
 use crate::wire::message::lane_of;
 
@@ -101,9 +105,9 @@ impl Transport for QuicTransport {
 
     async fn send_snapshot(
         &self,
-        offer: raft_core::ports::SnapshotOffer,
-        _source: Arc<dyn raft_core::ports::SnapshotSource>,
-    ) -> Result<raft_core::ports::SnapshotSent, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
+        offer: SnapshotOffer,
+        source: Arc<dyn SnapshotSource>,
+    ) -> Result<SnapshotSent, SnapshotError> {
+        snapshot::send::send(&self.shared, offer, source).await
     }
 }

@@ -3,7 +3,7 @@
 //! Each started node has one thread that hands it what arrives, votes and heartbeats before appends, and calls nothing
 //! else; so a [`Transport::send`] never calls into anybody and two nodes cannot wait for each other. Queues are bounded
 //! per sender; a full one drops, as a lane does. A request runs its handler inside the asker's own future, so any
-//! executor will do. Who may talk to whom is decided as in a real handshake, from what both sides last said with
+//! executor will do. A snapshot is carried by a thread of its own. Who may talk to whom is decided as in a real handshake, from what both sides last said with
 //! [`Transport::set_peers`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,9 +16,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::message::{Message, PeerMessage};
-use crate::ports::{Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, Transport};
+use crate::ports::{
+    Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, SnapshotError,
+    SnapshotOffer, SnapshotSent, SnapshotSource, Transport,
+};
 use crate::random::Random;
 use crate::types::{Entry, NodeId, NodeName};
+
+mod snapshots;
+
+use snapshots::Transfer;
 
 /// Messages of one sender that may wait at one receiver, appends and others apart; more are dropped.
 const LANE_MESSAGES_MAX: usize = 4096;
@@ -51,7 +58,10 @@ struct Net {
     /// Connections that are up, each under both orders of its ends.
     links: BTreeSet<(NodeName, NodeName)>,
     requests: BTreeMap<u64, Pending>,
-    /// Counts lives and requests, to tell them apart.
+    transfers: BTreeMap<u64, Transfer>,
+    /// Unless it is the default.
+    snapshot_stall_timeout: Option<Duration>,
+    /// Counts lives, requests and transfers, to tell them apart.
     made: u64,
     /// Dropped after the lock is released, since an inbound side may own a transport, whose end takes the lock.
     retired: Vec<Arc<dyn Inbound>>,
@@ -175,7 +185,8 @@ impl Hub {
         let mut net = self.lock();
         let result = change(&mut net);
         net.settle();
-        let wakers: Vec<_> = net.requests.values_mut().filter_map(|pending| pending.waker.take()).collect();
+        let mut wakers: Vec<_> = net.requests.values_mut().filter_map(|pending| pending.waker.take()).collect();
+        wakers.extend(net.transfers.values_mut().filter_map(|transfer| transfer.waker.take()));
         for node in net.nodes.values() {
             node.wake.notify_all();
         }
@@ -276,6 +287,9 @@ impl Net {
             for pending in self.requests.values_mut().filter(|it| it.from == name && it.to == peer) {
                 pending.broken = pending.broken.or(Some(why));
             }
+            for transfer in self.transfers.values_mut().filter(|it| it.from == name && it.to == peer) {
+                transfer.broken = transfer.broken.or(Some(why));
+            }
         }
     }
 
@@ -322,13 +336,16 @@ impl Net {
             pending.broken = Some("the timeout passed");
             pending.waker.take()
         });
-        expired.collect()
+        let mut expired: Vec<_> = expired.collect();
+        expired.extend(self.expire_transfers(name, now));
+        expired
     }
 
     fn until_deadline(&self, name: &NodeName) -> Duration {
         const IDLE: Duration = Duration::from_secs(3600);
         let of_node = self.requests.values().filter(|pending| pending.from == *name && pending.broken.is_none());
-        of_node.map(|pending| pending.deadline.saturating_duration_since(now())).min().unwrap_or(IDLE)
+        let deadlines = of_node.map(|pending| pending.deadline).chain(self.transfer_deadlines(name));
+        deadlines.map(|deadline| deadline.saturating_duration_since(now())).min().unwrap_or(IDLE)
     }
 }
 
@@ -567,10 +584,10 @@ impl Transport for MemTransport {
 
     async fn send_snapshot(
         &self,
-        offer: crate::ports::SnapshotOffer,
-        _source: Arc<dyn crate::ports::SnapshotSource>,
-    ) -> Result<crate::ports::SnapshotSent, crate::ports::SnapshotError> {
-        Err(crate::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
+        offer: SnapshotOffer,
+        source: Arc<dyn SnapshotSource>,
+    ) -> Result<SnapshotSent, SnapshotError> {
+        self.begin_transfer(offer, source)?.await
     }
 }
 

@@ -104,6 +104,8 @@ mod identity_cases;
 mod message_cases;
 mod recorder;
 mod request_cases;
+mod snapshot_cases;
+mod stage;
 
 use recorder::Recorder;
 
@@ -148,6 +150,14 @@ pub trait TransportLab: Send {
     fn disturb(&mut self, disturbance: Disturbance) -> bool {
         let _ = disturbance;
         false
+    }
+
+    /// How long nothing may move in a transfer of a snapshot before the transports of this lab end it. Best a second or
+    /// two: the case that needs it takes some three times as long.
+    ///
+    /// A lab that does not know returns nothing.
+    fn snapshot_stall_timeout(&mut self) -> Option<Duration> {
+        None
     }
 
     /// Ends what [`TransportLab::cut`] and [`TransportLab::disturb`] have begun.
@@ -217,6 +227,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = message_cases::cases();
     cases.extend(request_cases::cases());
     cases.extend(identity_cases::cases());
+    cases.extend(snapshot_cases::cases());
     cases.extend(fault_cases::cases());
     cases
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -14,13 +14,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::message::{Message, PeerMessage};
 use raft_core::ports::{
-    Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, Transport,
+    Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, SnapshotError,
+    SnapshotOffer, SnapshotSent, SnapshotSink, SnapshotSource, Transport,
 };
 use raft_core::testing::transport_suite::{self, Disturbance, TransportLab};
 use raft_core::testing::{MemNet, Outcome, Report};
 use raft_core::types::{ClusterId, EntryKind, NodeId, NodeName, Payload};
 
 use super::assert_refused;
+
+#[path = "transport_snapshots.rs"]
+mod snapshots;
+
+use snapshots::{FaultyInbound, Swapped};
+
+/// Of the transports in memory.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The smallest executor: one future on this thread.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -66,6 +75,7 @@ struct MemLab {
 #[async_trait]
 impl TransportLab for MemLab {
     fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
+        self.net.set_snapshot_stall_timeout(STALL_TIMEOUT);
         self.net.transport(name)
     }
 
@@ -100,6 +110,10 @@ impl TransportLab for MemLab {
         true
     }
 
+    fn snapshot_stall_timeout(&mut self) -> Option<Duration> {
+        Some(STALL_TIMEOUT)
+    }
+
     fn heal(&mut self) {
         self.net.lose(0, 1);
         self.cuts.drain(..).for_each(|(from, to)| self.net.heal(&from, &to));
@@ -111,8 +125,8 @@ fn the_transport_in_memory_passes() {
     let summary = block_on(transport_suite::run(&mut || Box::new(MemLab::default()))).demand_all();
     let work = summary.work();
     let mut report = Report::new("suite-transport-memory");
-    report.at_least("cases", summary.held().len() as u64, 22).at_least("messages", work.operations, 2_000);
-    report.at_least("cuts", work.cuts, 7).at_least("other-faults", work.faults, 4);
+    report.at_least("cases", summary.held().len() as u64, 31).at_least("messages", work.operations, 2_000);
+    report.at_least("cuts", work.cuts, 9).at_least("other-faults", work.faults, 6);
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
@@ -165,6 +179,17 @@ enum Fault {
     AnyIncarnation,
     AnyCluster,
     KeepsRemovedPeers,
+    SwapsChunks,
+    SendsAllChunks,
+    /// When a chunk is damaged.
+    StartsAgain,
+    RefusesWithoutAWord,
+    /// A transfer that was given up goes on to exist at the receiver.
+    KeepsSinks,
+    /// Until the snapshot is there.
+    HoldsMessages,
+    HangsForEver,
+    EndsWhatIsSlow,
 }
 
 /// A transport in memory with a fault in front of it.
@@ -176,6 +201,7 @@ struct Broken {
     known: Mutex<Option<(LocalIdentity, Vec<Peer>)>>,
     held: Mutex<BTreeMap<NodeId, PeerMessage>>,
     sent: AtomicU64,
+    sends_a_snapshot: AtomicBool,
 }
 
 /// The way around the network.
@@ -198,6 +224,7 @@ impl TransportLab for BrokenLab {
             true => MemNet::new(),
             false => self.net.net.clone(),
         };
+        net.set_snapshot_stall_timeout(STALL_TIMEOUT);
         Arc::new(Broken {
             fault: self.fault,
             name: name.clone(),
@@ -206,6 +233,7 @@ impl TransportLab for BrokenLab {
             known: Mutex::default(),
             held: Mutex::default(),
             sent: AtomicU64::default(),
+            sends_a_snapshot: AtomicBool::default(),
         })
     }
 
@@ -215,7 +243,13 @@ impl TransportLab for BrokenLab {
 
     /// Shorter than asked for: half the faults show only as something that never comes.
     async fn pause(&self, time: Duration) {
-        nap(time / 200).await;
+        let share = match self.fault {
+            // They show in a case that takes two seconds on a sound transport.
+            Fault::EndsWhatIsSlow => 1,
+            Fault::HangsForEver => 5,
+            _ => 200,
+        };
+        nap(time / share).await;
     }
 
     fn stall(&mut self, name: &NodeName, stalled: bool) -> bool {
@@ -228,6 +262,10 @@ impl TransportLab for BrokenLab {
 
     fn disturb(&mut self, disturbance: Disturbance) -> bool {
         self.net.disturb(disturbance)
+    }
+
+    fn snapshot_stall_timeout(&mut self) -> Option<Duration> {
+        self.net.snapshot_stall_timeout()
     }
 
     fn heal(&mut self) {
@@ -250,11 +288,8 @@ impl Inbound for Muffled {
         self.0.request(from, request).await
     }
 
-    fn snapshot(
-        &self,
-        offer: raft_core::ports::SnapshotOffer,
-    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        self.0.snapshot(offer)
     }
 }
 
@@ -274,7 +309,7 @@ impl Transport for Broken {
         self.world.lock().unwrap().insert(self.name.clone(), Arc::clone(&inbound));
         match self.fault {
             Fault::NeverTells => self.inner.start(Arc::new(Muffled(inbound))).await,
-            _ => self.inner.start(inbound).await,
+            fault => self.inner.start(Arc::new(FaultyInbound { fault, inner: inbound })).await,
         }
     }
 
@@ -313,6 +348,7 @@ impl Transport for Broken {
             Fault::Blocks if to == NodeId(3) => std::thread::park(),
             // From the middle of the flood on.
             Fault::BlocksAtAStalledPeer if to == NodeId(2) && number > 5000 => std::thread::park(),
+            Fault::HoldsMessages if self.sends_a_snapshot.load(Ordering::Acquire) => return,
             Fault::FlipsBits if is_append && number.is_multiple_of(30) => message.envelope.term.0 ^= 8,
             Fault::HandsOverRegardless => {
                 self.inbound_of(&name_of(to)).into_iter().for_each(|inbound| inbound.receive(message.clone()));
@@ -355,10 +391,23 @@ impl Transport for Broken {
 
     async fn send_snapshot(
         &self,
-        offer: raft_core::ports::SnapshotOffer,
-        _source: Arc<dyn raft_core::ports::SnapshotSource>,
-    ) -> Result<raft_core::ports::SnapshotSent, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots to {} yet", offer.to)))
+        offer: SnapshotOffer,
+        source: Arc<dyn SnapshotSource>,
+    ) -> Result<SnapshotSent, SnapshotError> {
+        if self.fault == Fault::HandsOverRegardless
+            && let Some(inbound) = self.inbound_of(&name_of(offer.to))
+        {
+            return inbound.snapshot(offer).map(|_| SnapshotSent::default());
+        }
+        let source: Arc<dyn SnapshotSource> =
+            if self.fault == Fault::SwapsChunks { Arc::new(Swapped(source)) } else { source };
+        self.sends_a_snapshot.store(true, Ordering::Release);
+        let sent = self.inner.send_snapshot(offer, source).await;
+        self.sends_a_snapshot.store(false, Ordering::Release);
+        if self.fault == Fault::HangsForEver && matches!(sent, Err(SnapshotError::Interrupted(_))) {
+            std::future::pending::<()>().await;
+        }
+        sent
     }
 }
 
@@ -382,6 +431,17 @@ fn each_broken_transport_is_refused_by_the_rule_that_it_breaks() {
         (Fault::AnyIncarnation, "another-incarnation-is-refused"),
         (Fault::AnyCluster, "another-cluster-is-refused"),
         (Fault::KeepsRemovedPeers, "set-peers-replaces"),
+        (Fault::SwapsChunks, "a-snapshot-arrives-whole"),
+        (Fault::SendsAllChunks, "only-missing-chunks-are-sent"),
+        (Fault::StartsAgain, "a-damaged-chunk-is-sent-again-alone"),
+        (Fault::RefusesWithoutAWord, "a-refused-offer-says-why"),
+        (Fault::SendsAllChunks, "a-snapshot-goes-on-where-it-was"),
+        (Fault::KeepsSinks, "a-snapshot-goes-on-where-it-was"),
+        (Fault::HoldsMessages, "messages-pass-snapshots"),
+        (Fault::HangsForEver, "a-snapshot-ends-when-nothing-moves-and-not-before"),
+        (Fault::EndsWhatIsSlow, "a-snapshot-ends-when-nothing-moves-and-not-before"),
+        (Fault::HandsOverRegardless, "snapshots-of-strangers-are-refused"),
+        (Fault::SwapsChunks, "a-snapshot-crosses-bad-links"),
         (Fault::BlocksAtAStalledPeer, "a-stalled-peer-does-not-block"),
         (Fault::NeverTells, "a-cut-is-told-and-heals"),
         (Fault::HandsOverRegardless, "a-cut-is-told-and-heals"),

@@ -3,7 +3,10 @@
 
 mod behaviour;
 mod hostile;
+mod hostile_snapshots;
 mod setup;
+mod shelf;
+mod snapshots;
 
 #[path = "../../tests/certificates/mod.rs"]
 mod certificates;
@@ -17,11 +20,14 @@ use bytes::Bytes;
 use certificates::{Authority, San, own_ip};
 use parking_lot::Mutex;
 use raft_core::message::{Envelope, Message, PeerMessage};
-use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity, Transport as _};
+use raft_core::ports::{
+    Inbound, LocalIdentity, Peer, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink, Transport as _,
+};
 use raft_core::runs::Span;
 use raft_core::types::{
     ClusterId, Entry, EntryKind, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Payload, Term,
 };
+use shelf::Shelf;
 use tokio::sync::Semaphore;
 
 use crate::{QuicConfig, QuicTransport, TlsFiles};
@@ -55,6 +61,7 @@ struct Recorder {
     unreachable: Mutex<Vec<NodeId>>,
     asked: Mutex<Vec<(RemoteIdentity, Bytes)>>,
     gate: Semaphore,
+    shelf: Arc<Shelf>,
 }
 
 impl Recorder {
@@ -64,6 +71,7 @@ impl Recorder {
             unreachable: Mutex::default(),
             asked: Mutex::default(),
             gate: Semaphore::new(0),
+            shelf: Arc::default(),
         })
     }
 
@@ -90,11 +98,8 @@ impl Inbound for Recorder {
         request
     }
 
-    fn snapshot(
-        &self,
-        offer: raft_core::ports::SnapshotOffer,
-    ) -> Result<Box<dyn raft_core::ports::SnapshotSink>, raft_core::ports::SnapshotError> {
-        Err(raft_core::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        self.shelf.begin(offer)
     }
 }
 

@@ -61,6 +61,10 @@ fn numbers_and_names_out_of_range_are_named() {
     assert_eq!(with(|config| config.cluster_name.clear()), "cluster");
     assert_eq!(with(|config| config.limits.frame_bytes_max = 10), "peer.frame_bytes_max");
     assert_eq!(with(|config| config.limits.requests_max = 0), "peer.requests_max");
+    assert_eq!(with(|config| config.limits.snapshot_streams_max = 0), "peer.snapshot_streams_max");
+    assert_eq!(with(|config| config.limits.snapshot_chunk_bytes_max = 1), "peer.snapshot_chunk_bytes_max");
+    let stall = with(|config| config.timing.snapshot_stall_timeout = Duration::ZERO);
+    assert_eq!(stall, "peer.snapshot_stall_timeout");
     assert_eq!(with(|config| config.timing.backoff_min = Duration::ZERO), "peer.backoff_min");
     assert_eq!(with(|config| config.timing.backoff_min = Duration::from_secs(1)), "peer.backoff_min");
     assert_eq!(with(|config| config.timing.keep_alive = Duration::from_secs(4)), "peer.keep_alive");

@@ -129,7 +129,7 @@ impl Batch {
 }
 
 /// [`put_head`] for any control part, so that one closure serves them all.
-trait PutHead {
+pub(super) trait PutHead {
     fn put(&self, buffer: &mut BytesMut, kind: u8, group: u64, body_len: usize, limits: &Limits) -> bool;
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (from, to, term, Message::ReadIndexResponse { number, index: index(at)? })
         }
         frame_type::HELLO | frame_type::WELCOME | frame_type::REFUSAL => return Err(Malformed::OutOfPlace),
-        frame_type::REQUEST | frame_type::ANSWER | frame_type::NOT_RUN => return Err(Malformed::OutOfPlace),
+        frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED => return Err(Malformed::OutOfPlace),
         _ => return Ok(None),
     };
     let envelope = Envelope { from: NodeId(from), to: NodeId(to), term: checked_term(term)?, message };
@@ -200,7 +200,7 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
 }
 
 /// The control part of a message that has no body.
-fn parse<M: prost::Message + Default>(frame: &Frame) -> Result<M, Malformed> {
+pub(super) fn parse<M: prost::Message + Default>(frame: &Frame) -> Result<M, Malformed> {
     if !frame.body.is_empty() {
         return Err(Malformed::UnexpectedBody);
     }
@@ -250,7 +250,7 @@ fn index(number: u64) -> Result<Index, Malformed> {
     if Index(number) >= Index::LIMIT { Err(Malformed::BeyondLimit) } else { Ok(Index(number)) }
 }
 
-fn checked_term(number: u64) -> Result<Term, Malformed> {
+pub(super) fn checked_term(number: u64) -> Result<Term, Malformed> {
     if Term(number) >= Term::LIMIT { Err(Malformed::BeyondLimit) } else { Ok(Term(number)) }
 }
 

@@ -6,6 +6,8 @@
 pub(crate) mod control;
 pub(crate) mod hello;
 pub(crate) mod message;
+pub(crate) mod reader;
+pub(crate) mod snapshot;
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,8 +21,9 @@ pub(crate) const HEADER_VERSION: u8 = 1;
 pub(crate) const HEADER_LEN: usize = 32;
 /// Bytes of a stream preface.
 pub(crate) const PREFACE_LEN: usize = 4;
-/// The oldest and the newest protocol version that this build speaks.
-pub(crate) const PROTOCOL: (u32, u32) = (1, 1);
+/// The oldest and the newest protocol version that this build speaks. Version 1 had no snapshots: a log that was
+/// compacted could not bring such a node up, so it is refused.
+pub(crate) const PROTOCOL: (u32, u32) = (2, 2);
 /// What TLS is told that we speak.
 pub(crate) const ALPN: &[u8] = b"raft/1";
 
@@ -35,6 +38,8 @@ pub(crate) enum StreamKind {
     Append = 3,
     /// One request and its answer.
     Request = 4,
+    /// One transfer of a snapshot.
+    Snapshot = 17,
 }
 
 impl StreamKind {
@@ -53,7 +58,8 @@ impl StreamKind {
         if version != HEADER_VERSION {
             return Err(Malformed::HeaderVersion);
         }
-        Ok([Self::Handshake, Self::Control, Self::Append, Self::Request].into_iter().find(|known| *known as u8 == kind))
+        let known = [Self::Handshake, Self::Control, Self::Append, Self::Request, Self::Snapshot];
+        Ok(known.into_iter().find(|known| *known as u8 == kind))
     }
 }
 
@@ -76,6 +82,14 @@ pub(crate) mod frame_type {
     pub(crate) const REQUEST: u8 = 64;
     pub(crate) const ANSWER: u8 = 65;
     pub(crate) const NOT_RUN: u8 = 66;
+    pub(crate) const SNAPSHOT_OFFER: u8 = 67;
+    pub(crate) const SNAPSHOT_WANTED: u8 = 68;
+    pub(crate) const SNAPSHOT_REFUSED: u8 = 69;
+    pub(crate) const SNAPSHOT_CHUNK: u8 = 70;
+    pub(crate) const SNAPSHOT_PROGRESS: u8 = 71;
+    pub(crate) const SNAPSHOT_AGAIN: u8 = 72;
+    pub(crate) const SNAPSHOT_DONE: u8 = 73;
+    pub(crate) const SNAPSHOT_FAILED: u8 = 74;
 }
 
 /// Codes with which a connection or a stream is closed. Part of the format.
@@ -141,6 +155,12 @@ pub(crate) enum Malformed {
     Recipient,
     #[error("a frame of this type does not belong on this stream")]
     OutOfPlace,
+    #[error("the chunks of a snapshot that are asked for are no rising ranges of its chunks, or too many")]
+    SnapshotRanges,
+    #[error("a chunk of a snapshot that was not asked for")]
+    SnapshotChunk,
+    #[error("a frame of a snapshot that does not follow the one before it")]
+    SnapshotOrder,
 }
 
 impl Malformed {
@@ -164,13 +184,17 @@ impl Malformed {
             Self::Sender => "wrong_sender",
             Self::Recipient => "wrong_recipient",
             Self::OutOfPlace => "frame_out_of_place",
+            Self::SnapshotRanges => "snapshot_ranges",
+            Self::SnapshotChunk => "snapshot_chunk",
+            Self::SnapshotOrder => "snapshot_order",
         }
     }
 
     /// Whether the connection has to be closed. A damaged payload is the fault of one entry: the frame around it is
-    /// sound, so the message is dropped and heartbeats go on.
+    /// sound, so the message is dropped and heartbeats go on. What does not fit in a transfer of a snapshot costs the
+    /// transfer.
     pub(crate) fn is_fatal(self) -> bool {
-        self != Self::PayloadChecksum
+        !matches!(self, Self::PayloadChecksum | Self::SnapshotRanges | Self::SnapshotChunk | Self::SnapshotOrder)
     }
 }
 
@@ -235,6 +259,11 @@ fn array<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
+}
+
+/// How long the frame is whose header this is.
+pub(crate) fn frame_len(head: &[u8; HEADER_LEN], limits: &Limits) -> Result<usize, Malformed> {
+    Header::decode(head, limits).map(|header| header.frame_len())
 }
 
 /// Takes the next whole frame off the front of `buffer`; `None` when more bytes are needed, which are then reserved.

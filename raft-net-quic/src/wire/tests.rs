@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use raft_core::message::{Envelope, Message, PeerMessage};
-use raft_core::ports::LocalIdentity;
+use raft_core::ports::{LocalIdentity, SnapshotOffer};
 use raft_core::runs::Span;
 use raft_core::types::{
     ClusterId, Entry, EntryKind, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Payload, Term,
@@ -10,6 +10,7 @@ use raft_core::types::{
 
 use super::hello::{self, Hello, Refusal, Reply};
 use super::message::{Batch, COPY_BYTES_MAX, decode};
+use super::snapshot::Reply as SnapshotReply;
 use super::*;
 
 fn entry(index: u64, term: u64, payload: impl Into<Bytes>) -> Entry {
@@ -186,7 +187,9 @@ fn a_type_that_is_not_known_is_no_error() {
 
 #[test]
 fn a_handshake_or_request_frame_in_a_lane_is_refused() {
-    for kind in [frame_type::HELLO, frame_type::REFUSAL, frame_type::REQUEST, frame_type::NOT_RUN] {
+    let snapshots = frame_type::SNAPSHOT_OFFER..=frame_type::SNAPSHOT_FAILED;
+    let others = [frame_type::HELLO, frame_type::REFUSAL, frame_type::REQUEST, frame_type::NOT_RUN];
+    for kind in snapshots.chain(others) {
         let bytes = frame(kind, &control::Answer {}, b"");
         assert_eq!(decode_all(&bytes, &Limits::default()).unwrap_err(), Malformed::OutOfPlace);
     }
@@ -252,6 +255,73 @@ fn a_body_where_none_belongs_is_refused() {
     assert_eq!(decode_all(&bytes, &Limits::default()).unwrap_err(), Malformed::UnexpectedBody);
 }
 
+fn offer() -> SnapshotOffer {
+    SnapshotOffer {
+        group: GroupId(7),
+        from: NodeId(1),
+        to: NodeId(2),
+        term: Term(4),
+        manifest: Bytes::from_static(b"manifest"),
+        chunks: 300,
+    }
+}
+
+fn first_frame(bytes: &[u8]) -> Frame {
+    take_frame(&mut BytesMut::from(bytes), &Limits::default()).unwrap().unwrap()
+}
+
+#[test]
+fn the_bytes_of_snapshot_frames_never_change() {
+    let limits = Limits::default();
+    let control = |bytes: &[u8]| {
+        let frame = first_frame(bytes);
+        assert_eq!(frame.group, 7);
+        (frame.kind, frame.control.to_vec(), frame.body.to_vec())
+    };
+    let offered = [&snapshot::encode_offer(&offer(), &limits).unwrap()[..], b"manifest"].concat();
+    assert_eq!(control(&offered), (67, vec![8, 1, 16, 2, 24, 4, 32, 0xac, 2], b"manifest".to_vec()));
+    let chunk = [&snapshot::encode_chunk(GroupId(7), 300, b"123456789", &limits).unwrap()[..], b"123456789"].concat();
+    assert_eq!(control(&chunk), (70, vec![8, 0xac, 2, 21, 0x83, 0x92, 0x06, 0xe3], b"123456789".to_vec()));
+    let reply = |reply: SnapshotReply| control(&reply.encode(GroupId(7), &limits));
+    let ranges = SnapshotReply::Wanted(vec![0..2, 5..300]);
+    assert_eq!(reply(ranges), (68, vec![], vec![0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 1, 44]));
+    assert_eq!(reply(SnapshotReply::Refused("no".into())), (69, vec![10, 2, b'n', b'o'], vec![]));
+    let progress = SnapshotReply::Progress { chunks: 3, bytes: 300, working: true };
+    assert_eq!(reply(progress), (71, vec![8, 3, 16, 0xac, 2, 24, 1], vec![]));
+    assert_eq!(reply(SnapshotReply::Again(vec![5, 300])), (72, vec![10, 3, 5, 0xac, 2], vec![]));
+    assert_eq!(reply(SnapshotReply::Done), (73, vec![], vec![]));
+    assert_eq!(reply(SnapshotReply::Failed("no".into())), (74, vec![10, 2, b'n', b'o'], vec![]));
+}
+
+#[test]
+fn snapshot_frames_come_back_as_they_were() {
+    let limits = Limits::default();
+    let offered = [&snapshot::encode_offer(&offer(), &limits).unwrap()[..], b"manifest"].concat();
+    assert_eq!(snapshot::decode_offer(first_frame(&offered)), Ok(offer()));
+    let bytes = Bytes::from_static(b"bytes");
+    let chunk = [&snapshot::encode_chunk(GroupId(7), 9, &bytes, &limits).unwrap()[..], &bytes].concat();
+    let expected = snapshot::Chunk { number: 9, checksum: crc32c::crc32c(&bytes), bytes };
+    assert_eq!(snapshot::decode_chunk(first_frame(&chunk)), Ok(Some(expected)));
+    // The longest that there may be, under the smallest limits.
+    let small = Limits { frame_bytes_max: 64 << 10, control_bytes_max: 16 << 10, ..limits };
+    let replies = [
+        SnapshotReply::Wanted((0..snapshot::RANGES_MAX as u32).map(|at| at * 2..at * 2 + 1).collect()),
+        SnapshotReply::Refused("no space".into()),
+        SnapshotReply::Progress { chunks: u64::MAX, bytes: u64::MAX, working: false },
+        SnapshotReply::Again(vec![u32::MAX; 100]),
+        SnapshotReply::Done,
+        SnapshotReply::Failed("broken".into()),
+    ];
+    for reply in replies {
+        let frame = first_frame(&reply.encode(GroupId(7), &small));
+        assert_eq!(SnapshotReply::decode(&frame, u32::MAX), Ok(Some(reply)));
+    }
+    // A text that is too long is cut, between two letters.
+    let frame = first_frame(&SnapshotReply::Failed("aω".repeat(1000)).encode(GroupId(7), &small));
+    let Ok(Some(SnapshotReply::Failed(text))) = SnapshotReply::decode(&frame, 0) else { panic!("{frame:?}") };
+    assert!("aω".repeat(1000).starts_with(&text) && (1020..=1024).contains(&text.len()), "{}", text.len());
+}
+
 fn local() -> LocalIdentity {
     LocalIdentity {
         name: NodeName::new("n1"),
@@ -294,15 +364,16 @@ fn a_hello_with_an_odd_identity_is_refused() {
 fn the_newest_common_version_is_spoken() {
     let hello = Hello::of(&local(), "demo", 99);
     let with = |protocol_min, protocol_max| Hello { protocol_min, protocol_max, ..hello.clone() }.common_protocol();
-    assert_eq!(with(1, 1), Ok(1));
-    assert_eq!(with(0, 9), Ok(1));
-    assert_eq!(with(2, 9), Err(Refusal::Version { min: 2, max: 9 }));
-    assert_eq!(with(0, 0), Err(Refusal::Version { min: 0, max: 0 }));
+    assert_eq!(with(2, 2), Ok(2));
+    assert_eq!(with(0, 9), Ok(2));
+    assert_eq!(with(3, 9), Err(Refusal::Version { min: 3, max: 9 }));
+    assert_eq!(with(1, 1), Err(Refusal::Version { min: 1, max: 1 }));
 }
 
 #[test]
 fn prefaces_are_checked() {
-    for kind in [StreamKind::Handshake, StreamKind::Control, StreamKind::Append, StreamKind::Request] {
+    let lanes = [StreamKind::Control, StreamKind::Append];
+    for kind in [StreamKind::Handshake, StreamKind::Request, StreamKind::Snapshot].into_iter().chain(lanes) {
         assert_eq!(StreamKind::from_preface(kind.preface()), Ok(Some(kind)));
     }
     assert_eq!(StreamKind::from_preface([0x52, 0x51, 99, 1]), Ok(None));
@@ -326,6 +397,9 @@ proptest! {
         let frame = Frame { kind, group: 1, control, body: body.into() };
         let _ = hello::decode_reply(&frame);
         let _ = Hello::decode(&frame).map(|hello| hello.identity());
+        let _ = SnapshotReply::decode(&frame, 9);
+        let _ = snapshot::decode_offer(frame.clone());
+        let _ = snapshot::decode_chunk(frame.clone());
         let _ = decode(frame, &Limits::default());
     }
 

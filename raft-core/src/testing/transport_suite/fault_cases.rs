@@ -62,14 +62,14 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 impl Bench {
-    fn can_cut(&mut self, from: &Member, to: &Member) -> bool {
+    pub(super) fn can_cut(&mut self, from: &Member, to: &Member) -> bool {
         let cut = self.lab.cut(&from.name, &to.name);
         self.work.cuts += u64::from(cut);
         self.lacks = if cut { None } else { Some("links that can be cut (`cut`, `heal`)") };
         cut
     }
 
-    fn can_disturb(&mut self) -> bool {
+    pub(super) fn can_disturb(&mut self) -> bool {
         let disturbed = self.lab.disturb(Disturbance::BAD);
         self.work.faults += u64::from(disturbed);
         self.lacks = if disturbed { None } else { Some("bad links (`disturb`, `heal`)") };

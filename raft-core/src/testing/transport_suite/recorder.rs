@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::stage::Stage;
 use crate::message::{Message, PeerMessage};
-use crate::ports::{Inbound, RemoteIdentity};
+use crate::ports::{Inbound, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink};
 use crate::types::NodeId;
 
 /// Writes down what arrives and answers requests with `answer to ` and their bytes.
@@ -16,6 +17,8 @@ use crate::types::NodeId;
 pub(super) struct Recorder {
     seen: Mutex<Seen>,
     silent: AtomicBool,
+    /// Where snapshots go.
+    pub(super) stage: Arc<Stage>,
 }
 
 #[derive(Default)]
@@ -78,10 +81,7 @@ impl Inbound for Recorder {
         Bytes::from([b"answer to ", &request[..]].concat())
     }
 
-    fn snapshot(
-        &self,
-        offer: crate::ports::SnapshotOffer,
-    ) -> Result<Box<dyn crate::ports::SnapshotSink>, crate::ports::SnapshotError> {
-        Err(crate::ports::SnapshotError::Refused(format!("no snapshots from {} yet", offer.from)))
+    fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        self.stage.begin(offer)
     }
 }
