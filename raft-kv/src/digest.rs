@@ -1,8 +1,8 @@
 //! Sums over rows: a digest of the state that costs each change the same, however large the state is.
 //!
 //! Every row has a sum of 128 bits, from BLAKE3 over all of it; the state's sums are those of its rows, added up modulo
-//! 2^128. Adding does not care for the order in which rows came, so replicas that hold the same rows have the same sums,
-//! whether they applied the log or took over a snapshot. The sum of a row is stored with it, so that it can be
+//! 2^128. Adding does not care for the order in which rows came, so replicas that hold the same rows have the same
+//! sums, whether they applied the log or took over a snapshot. The sum of a row is stored with it, so that it can be
 //! subtracted when the row goes, and nobody has to read the value for that.
 //!
 //! It finds rows that differ by accident: that two different states have the same sums by chance is as likely as

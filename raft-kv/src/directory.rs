@@ -135,8 +135,8 @@ impl StateDirectory {
         Ok(path)
     }
 
-    /// From now on the generation that was begun counts, durably. Its files have to be durable already. After an error it
-    /// is unknown which one counts.
+    /// From now on the generation that was begun counts, durably. Its files have to be durable already. After an error
+    /// it is unknown which one counts.
     pub(crate) fn publish(&mut self) -> io::Result<()> {
         // The name of the new one first.
         sync_names(&self.root)?;

@@ -33,7 +33,7 @@ impl Header {
     pub(crate) const LENGTH: usize = 41;
     const FORMAT: u8 = 2;
     /// What of it is part of the sum.
-    const SUMMED: std::ops::Range<usize> = 1..25;
+    const SUMMED: Range<usize> = 1..25;
 
     pub(crate) fn encode(&self) -> [u8; Self::LENGTH] {
         let mut out = [Self::FORMAT; Self::LENGTH];
@@ -165,7 +165,8 @@ pub(crate) enum Row {
     Supersede { key: Bytes, superseded: Index, header: Header, value: Bytes },
     /// A stretch of the log is over, in which versions of this sum were replaced.
     EndStretch { stretch: u64, sum: Sum },
-    /// The versions that were replaced in these stretches are forgotten, and those of the last one up to `Meta::oldest`.
+    /// The versions that were replaced in these stretches are forgotten, and those of the last one up to
+    /// `Meta::oldest`.
     ForgetStretches(Range<u64>),
     /// An idempotency key is remembered under this number, with this record and its sum.
     Remember { number: u64, key: Bytes, record: Bytes, sum: Sum },

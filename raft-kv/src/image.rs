@@ -1,10 +1,11 @@
 //! A state in memory as one file: what a snapshot of it holds.
 //!
 //! ```text
-//! file   "raft-kv memory 1\n" | meta length u32, meta | marks length u32, marks | row ... | 0 u8 | BLAKE3 of all before
+//! file   "raft-kv memory 1\n" | meta length u32, meta | marks length u32, marks | row ... | 0 u8 | BLAKE3 hash
 //! row    table u8 | key length u32 | key | record length u32 | record
 //! ```
-//! Tables, keys and records are those of the state on disk; a version's key is its row's key.
+//! The hash is of all before it. Tables, keys and records are those of the state on disk; a version's key is its row's
+//! key.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};

@@ -61,21 +61,20 @@
 //! [`KvReader`] answers a [`Query`] from any thread while entries are applied, and says which applied entry the answer
 //! reflects.
 //!
-//!
-//! The last [`Settings::versions_window`] entries can be read back: [`Query::GetAt`] answers with the value as it was after
-//! an earlier entry, or says which revisions can be read.
+//! The last [`Settings::versions_window`] entries can be read back: [`Query::GetAt`] answers with the value as it was
+//! after an earlier entry, or says which revisions can be read.
 //!
 //! # Marks
-//! A mark is an entry of its own kind, which the node proposes now and then. Its answer is a digest of the state, equal on
-//! all replicas that hold the same; it costs the same however large the state is, since sums over rows are kept from entry
-//! to entry. [`Query::Marks`] lists the newest marks: an index at which every replica can be read to the same effect.
-//! [`Query::Digest`] reads everything, and finds a state whose sums are not those of its rows.
+//! A mark is an entry of its own kind, which the node proposes now and then. Its answer is a digest of the state, equal
+//! on all replicas that hold the same; it costs the same however large the state is, since sums over rows are kept from
+//! entry to entry. [`Query::Marks`] lists the newest marks: an index at which every replica can be read to the same
+//! effect. [`Query::Digest`] reads everything, and finds a state whose sums are not those of its rows.
 //!
 //! # Snapshots
 //! [`StateMachine::snapshotter`](raft_core::ports::StateMachine::snapshotter) takes them while entries are applied, and
-//! [`StateMachine::restore`](raft_core::ports::StateMachine::restore) puts one in the place of the state. On disk that is a
-//! new generation beside the old one, so a crash leaves either, whole. Whoever reads goes on reading. Marks, versions and
-//! idempotency keys are part of a snapshot.
+//! [`StateMachine::restore`](raft_core::ports::StateMachine::restore) puts one in the place of the state. On disk that
+//! is a new generation beside the old one, so a crash leaves either, whole. Whoever reads goes on reading. Marks,
+//! versions and idempotency keys are part of a snapshot.
 //! ```
 //! use raft_core::ports::StateMachine;
 //! use raft_core::types::{Entry, EntryKind, Index, LogId, Payload, Term};
@@ -83,7 +82,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut kv = MemoryKv::new(Settings::default())?;
-//! let entry = |index, kind, bytes| Entry { id: LogId::new(Index(index), Term(1)), kind, payload: Payload::new(bytes) };
+//! let id = |index| LogId::new(Index(index), Term(1));
+//! let entry = |index, kind, bytes| Entry { id: id(index), kind, payload: Payload::new(bytes) };
 //! let mut answers = Vec::new();
 //! let first = entry(1, EntryKind::Command, Command::put("greeting", "hello").encode()?);
 //! let mark = entry(2, EntryKind::Mark, "for the node".into());

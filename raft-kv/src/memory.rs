@@ -378,8 +378,7 @@ mod tests {
             };
             kv.apply(&[entry], &mut Vec::new()).unwrap();
         }
-        let state = kv.machine.engine().state.read().clone();
-        state
+        kv.machine.engine().state.read().clone()
     }
 
     /// Sums and rows fit, and the digest that a mark would have.

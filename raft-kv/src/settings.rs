@@ -102,10 +102,10 @@ pub struct SettingError {
     pub greatest: u64,
 }
 
-/// What decides, on every replica alike, which commands are too large, how many idempotency keys are remembered, how far
-/// back versions can be read, and when there is a mark.
-/// The first values come with the founding of the cluster; later ones are commands in the log
-/// ([`Operation::Settings`](crate::Operation::Settings)), so that every replica changes at the same index.
+/// What decides, on every replica alike, which commands are too large, how many idempotency keys are remembered, how
+/// far back versions can be read, and when there is a mark. The first values come with the founding of the cluster;
+/// later ones are commands in the log ([`Operation::Settings`](crate::Operation::Settings)), so that every replica
+/// changes at the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Idempotency keys that are remembered. Beyond it, the key that was recorded first is forgotten.
@@ -114,8 +114,8 @@ pub struct Settings {
     pub key_bytes_max: u64,
     /// The longest value that is accepted, in bytes.
     pub value_bytes_max: u64,
-    /// Older versions of keys can be read at least this many entries behind the applied one. They are forgotten 64 entries
-    /// at a time, so up to 63 more can be read. 0 keeps none.
+    /// Older versions of keys can be read at least this many entries behind the applied one. They are forgotten 64
+    /// entries at a time, so up to 63 more can be read. 0 keeps none.
     pub versions_window: u64,
     /// The leader makes a mark this often, in milliseconds, while anything is written. The state machine only keeps it.
     pub mark_interval_ms: u64,

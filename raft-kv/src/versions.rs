@@ -1,8 +1,8 @@
 //! Older versions of keys: which are kept, how long, and where they stand.
 //!
-//! When a key is written or deleted its old record goes to the versions, under the key and the index that replaced it. At
-//! revision *r* a key had the record that was replaced first after *r*, if that was written at *r* or before; with none,
-//! the present one. Only what was replaced is there twice, and a delete needs no row of its own.
+//! When a key is written or deleted its old record goes to the versions, under the key and the index that replaced it.
+//! At revision *r* a key had the record that was replaced first after *r*, if that was written at *r* or before; with
+//! none, the present one. Only what was replaced is there twice, and a delete needs no row of its own.
 //!
 //! The log is cut into *stretches* of 64 entries. When one is over, the sum of all that was replaced in it is
 //! written down, so that the sum of the state is right again when the whole stretch is forgotten, without a look at its

@@ -1,5 +1,6 @@
-//! Disk, memory and a plain model give the same answers and hold the same state, now and as of earlier entries, whatever
-//! is asked, however it is cut into calls, wherever the disk's process ends, and whatever snapshots are restored.
+//! Disk, memory and a plain model give the same answers and hold the same state, now and as of earlier entries,
+//! whatever is asked, however it is cut into calls, wherever the disk's process ends, and whatever snapshots are
+//! restored.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -393,7 +394,8 @@ fn disk_memory_and_model_agree() {
     let mut report = Report::new("kv-property");
     report
         .at_least("runs", work.runs, runs)
-        // A run has 8 calls of 4 drafts on average. Of 14 calls one ends in a close, two in a flush, a kill and a restore.
+        // A run has 8 calls of 4 drafts on average. Of 14 calls one ends in a close, two in a flush, a kill and a
+        // restore.
         .at_least("calls", work.calls, 4 * runs)
         .at_least("entries", work.entries, 10 * runs)
         .at_least("flushes", work.flushes, runs / 2)

@@ -1,8 +1,8 @@
 //! A restore that is cut off or fails at any of its calls leaves the old state or the new one, whole.
 //!
-//! A child restores under the preload library, which records what it does to its directory. From the record the directory
-//! is rebuilt as a loss of power after every call could have left it, and as the end of the process alone leaves it.
-//! `RAFT_SEED` draws other images. The report is `restore-crashes.txt`.
+//! A child restores under the preload library, which records what it does to its directory. From the record the
+//! directory is rebuilt as a loss of power after every call could have left it, and as the end of the process alone
+//! leaves it. `RAFT_SEED` draws other images. The report is `restore-crashes.txt`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
@@ -108,7 +108,7 @@ impl Work {
             OLD => self.old += 1,
             _ => self.new += 1,
         }
-        if self.images % AGAIN_EVERY == 0 {
+        if self.images.is_multiple_of(AGAIN_EVERY) {
             kv.restore(&directory.path().join("snapshot"), id(NEW)).unwrap();
             assert_eq!(state_of(&kv), NEW, "{what}: restored again; {}", image.story);
             self.again += 1;

@@ -259,9 +259,12 @@ fn readers_and_snapshotters_stay_good_over_a_restore() {
     });
 }
 
+/// Does something to the files of a snapshot.
+type Spoil = fn(&Path);
+
 #[test]
 fn what_is_no_whole_snapshot_is_refused_and_the_state_stays() {
-    let spoilers: [(&str, fn(&Path)); 7] = [
+    let spoilers: [(&str, Spoil); 7] = [
         ("foreign", |at| fs::write(at.join("letter.txt"), "dear").unwrap()),
         ("no directory", |at| fs::remove_dir_all(at).unwrap()),
         ("empty", |at| read_all(at).keys().for_each(|name| fs::remove_file(at.join(name)).unwrap())),
