@@ -21,6 +21,22 @@ impl Bases {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied().unwrap_or_default()
     }
 
+    /// What `read` finds from `first` on, unless that is gone by the end: then the base may have moved meanwhile, what was
+    /// found may be half of what was and half of what is, and what was not found is no damage.
+    fn guard(
+        &self,
+        group: GroupId,
+        first: Index,
+        read: impl FnOnce() -> Result<Vec<Entry>, ReadError>,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let missing = Err(ReadError::Missing { group, index: first });
+        if first <= self.of(group) {
+            return missing;
+        }
+        let read = read();
+        if first <= self.of(group) { missing } else { read }
+    }
+
     /// Moves a base up. Says whether it was lower.
     pub(crate) fn raise(&self, group: GroupId, base: Index) -> bool {
         if base <= self.of(group) {
@@ -71,14 +87,10 @@ impl LogReader for RocksLogReader {
     /// A damaged entry that is not the first ends the answer before it, so that the sound ones can still be used; asked
     /// for as the first one, it is the error.
     fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
-        let missing = Err(ReadError::Missing { group, index: first });
-        if first > last || first <= self.bases.of(group) {
-            return missing;
+        if first > last {
+            return Err(ReadError::Missing { group, index: first });
         }
-        let read = self.read_held(group, first, last, bytes_max);
-        // The log may begin later by now. Then what was found may be half of what was and half of what is, and what was
-        // not found is no damage.
-        if first <= self.bases.of(group) { missing } else { read }
+        self.bases.guard(group, first, || self.read_held(group, first, last, bytes_max))
     }
 }
 
@@ -86,5 +98,31 @@ fn explain(stop: Stop, group: GroupId, index: Index) -> ReadError {
     match stop {
         Stop::Damaged(reason) => ReadError::Damaged { group, index, reason },
         Stop::Failed(reason) => ReadError::Io { reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_while_the_base_passes_it_is_missing_whatever_was_found() {
+        let group = GroupId::FIRST;
+        let missing = |index| Err(ReadError::Missing { group, index: Index(index) });
+        let bases = Bases::default();
+        assert!(bases.raise(group, Index(5)) && !bases.raise(group, Index(5)) && !bases.raise(group, Index(4)));
+        assert_eq!((bases.of(group), bases.of(GroupId(2))), (Index(5), Index::ZERO));
+        let untouched = bases.guard(group, Index(5), || panic!("read before the base"));
+        assert_eq!((untouched, bases.guard(group, Index(6), || Ok(Vec::new()))), (missing(5), Ok(Vec::new())));
+        let damaged = ReadError::Damaged { group, index: Index(7), reason: "it is missing".into() };
+        assert_eq!(bases.guard(group, Index(7), || Err(damaged.clone())), Err(damaged.clone()));
+        for found in [Ok(Vec::new()), Err(damaged)] {
+            let base = bases.of(group).next();
+            let passed = || {
+                bases.raise(group, base.next());
+                found
+            };
+            assert_eq!(bases.guard(group, base, passed), missing(base.0));
+        }
     }
 }

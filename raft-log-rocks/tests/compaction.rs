@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raft_core::membership::Configuration;
-use raft_core::ports::{LogStore as _, LogWrite, ReadError, StoreError};
+use raft_core::ports::{LogReader, LogStore as _, LogWrite, ReadError, StoreError};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::testing::{Random, Report, entry};
-use raft_core::types::{Index, LogId, NodeId, SnapshotId, Term};
+use raft_core::types::{Entry, Index, LogId, NodeId, SnapshotId, Term};
 use raft_log_rocks::{LogOptions, RocksLog};
 use tempfile::TempDir;
 
@@ -372,6 +372,77 @@ fn evidence_of_another_log_that_ends_before_this_ones_base_is_refused() {
     assert!(error.contains("EVIDENCE") && error.contains("the beginning 8@1"), "{error}");
 }
 
+/// What the writer lets its readers know of a log that changes meanwhile.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    newest: AtomicU64,
+    base: AtomicU64,
+    /// Ends of snapshots that replaced the log, and the term from there on: no answer holds an entry of before and one of
+    /// after.
+    replaced: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Shared {
+    /// Reads until it is stopped. Counts the answers, and how often the entry was gone.
+    fn read_on(&self, reader: &dyn LogReader, mut random: Random) -> (u64, u64) {
+        let (mut answers, mut missing) = (0, 0);
+        while !self.stop.load(Ordering::Acquire) {
+            let (from, to) = (self.base.load(Ordering::Acquire), self.newest.load(Ordering::Acquire));
+            // Mostly about where the log begins.
+            let near = random.below(64).min(to.saturating_sub(from));
+            let first = Index((from + near).saturating_sub(8).max(1));
+            match reader.read(GROUP, first, first.plus(1 + random.below(40)), 1 << 20) {
+                Ok(found) => {
+                    answers += 1;
+                    self.check(first, &found);
+                }
+                Err(ReadError::Missing { index, .. }) => {
+                    missing += 1;
+                    assert_eq!(index, first);
+                }
+                Err(error) => panic!("from {first}: {error}"),
+            }
+        }
+        (answers, missing)
+    }
+
+    fn check(&self, first: Index, found: &[Entry]) {
+        let expected = found.iter().map(|held| entry(held.id.index.0, held.id.term.0, 400));
+        assert!(expected.eq(found.iter().cloned()), "another entry than was written");
+        let in_order = found.iter().zip(first.0..).all(|(held, due)| held.id.index.0 == due);
+        assert!(in_order && !found.is_empty(), "from {first}: {:?}", found.first());
+        let (head, tail) = (first.0, found.last().unwrap().id.index.0);
+        for (end, term) in self.replaced.lock().unwrap().range(head..tail) {
+            let after = found[(end + 1 - head) as usize].id;
+            assert!(after.term.0 < *term, "{head} to {tail}: {after} came with a snapshot");
+        }
+    }
+
+    /// Appends, compacts, and now and then replaces the uncommitted end by a snapshot of another history.
+    fn write_on(&self, log: &mut RocksLog, rounds: u64) {
+        let (mut last, mut term) = (0, 1);
+        for round in 1..=rounds {
+            log.write(&[committed(last, append(last + 1, last + 60, term))]).unwrap();
+            last += 60;
+            self.newest.store(last, Ordering::Release);
+            if round % 5 == 0 {
+                let end = last - 20;
+                term += 1;
+                self.replaced.lock().unwrap().insert(end, term);
+                let write = LogWrite { snapshot: Some(meta(end, term)), ..append(end + 1, end + 30, term) };
+                log.write(&[write]).unwrap();
+                last = end + 30;
+                self.base.store(end, Ordering::Release);
+            } else if round % 2 == 0 {
+                let upto = last - 90;
+                log.compact(GROUP, Index(upto)).unwrap();
+                self.base.fetch_max(upto, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
 /// Readers at work while the log is compacted, truncated and replaced: an entry is the right one, or not there any more.
 #[test]
 fn whoever_reads_meanwhile_gets_the_right_entries_or_none() {
@@ -379,68 +450,16 @@ fn whoever_reads_meanwhile_gets_the_right_entries_or_none() {
     let directory = TempDir::new().unwrap();
     let options = LogOptions { write_buffer_bytes: 256 << 10, ..LogOptions::default() };
     let mut log = RocksLog::open(directory.path(), options).unwrap();
-    let (stop, newest, base) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    // Ends of snapshots that replaced the log, and the term from there on: no answer holds an entry of before and one of
-    // after.
-    let replaced: Mutex<BTreeMap<u64, u64>> = Mutex::default();
+    let shared = Shared::default();
     let (mut answers, mut missing) = (0, 0);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|number| {
-                let (reader, mut random) = (log.reader(), Random::new(number));
-                let (stop, newest, base, replaced) = (&stop, &newest, &base, &replaced);
-                scope.spawn(move || {
-                    let (mut answers, mut missing) = (0_u64, 0_u64);
-                    while !stop.load(Ordering::Acquire) {
-                        let (from, to) = (base.load(Ordering::Acquire), newest.load(Ordering::Acquire));
-                        // Mostly about where the log begins.
-                        let near = random.below(64).min(to.saturating_sub(from));
-                        let first = Index((from + near).saturating_sub(8).max(1));
-                        match reader.read(GROUP, first, first.plus(1 + random.below(40)), 1 << 20) {
-                            Ok(found) => {
-                                answers += 1;
-                                let expected = found.iter().map(|held| entry(held.id.index.0, held.id.term.0, 400));
-                                assert!(expected.eq(found.iter().cloned()), "another entry than was written");
-                                let in_order = found.iter().zip(first.0..).all(|(held, due)| held.id.index.0 == due);
-                                assert!(in_order && !found.is_empty(), "from {first}: {:?}", found.first());
-                                let (head, tail) = (first.0, found.last().unwrap().id.index.0);
-                                for (end, term) in replaced.lock().unwrap().range(head..tail) {
-                                    let after = found[(end + 1 - head) as usize].id;
-                                    assert!(after.term.0 < *term, "{head} to {tail}: {after} came with a snapshot");
-                                }
-                            }
-                            Err(ReadError::Missing { index, .. }) => {
-                                missing += 1;
-                                assert_eq!(index, first);
-                            }
-                            Err(error) => panic!("from {first}: {error}"),
-                        }
-                    }
-                    (answers, missing)
-                })
-            })
-            .collect();
-        let (mut last, mut term) = (0, 1);
-        for round in 1..=ROUNDS {
-            log.write(&[committed(last, append(last + 1, last + 60, term))]).unwrap();
-            last += 60;
-            newest.store(last, Ordering::Release);
-            if round % 5 == 0 {
-                // A log of another history takes the place of the uncommitted end.
-                let end = last - 20;
-                term += 1;
-                replaced.lock().unwrap().insert(end, term);
-                let write = LogWrite { snapshot: Some(meta(end, term)), ..append(end + 1, end + 30, term) };
-                log.write(&[write]).unwrap();
-                last = end + 30;
-                base.store(end, Ordering::Release);
-            } else if round % 2 == 0 {
-                let upto = last - 90;
-                log.compact(GROUP, Index(upto)).unwrap();
-                base.fetch_max(upto, Ordering::AcqRel);
-            }
-        }
-        stop.store(true, Ordering::Release);
+        let reading = |seed| {
+            let (reader, shared) = (log.reader(), &shared);
+            scope.spawn(move || shared.read_on(&*reader, Random::new(seed)))
+        };
+        let readers = [reading(1), reading(2)];
+        shared.write_on(&mut log, ROUNDS);
+        shared.stop.store(true, Ordering::Release);
         for reader in readers {
             let (found, gone) = reader.join().unwrap();
             answers += found;
