@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::reference::Reference;
 use super::{Bench, Case, Finish, Taken, case};
+use crate::ports::Snapshotter;
 use crate::types::{Entry, EntryKind, Index, LogId, Payload};
 
 /// Snapshots that are taken while entries are applied.
@@ -79,7 +81,8 @@ fn holds_what_it_names(bench: &mut Bench<'_>) {
     let mut machine = bench.lab.fresh();
     reference.apply(bench, &mut *machine, 0, 30);
     let mut all = vec![bench.take(&*machine)];
-    let (snapshotter, reader) = (machine.snapshotter(), machine.reader());
+    let snapshotter: Arc<dyn Snapshotter> = machine.snapshotter();
+    let reader = machine.reader();
     let places: Vec<_> = (0..BESIDE_APPLY_MAX).map(|_| bench.scratch()).collect();
     let (rule, done) = (bench.rule, AtomicBool::new(false));
     std::thread::scope(|scope| {
