@@ -50,8 +50,15 @@ impl Inbound for Follower {
                 Message::HeartbeatResponse { round, verified: Index(0), matched: Index(0) }
             }
             Message::Append { entries, .. } => Message::AppendAccepted { matched: entries.last().index },
-            Message::HeartbeatResponse { round, .. } => return drop(self.answers.send(round)),
-            Message::AppendAccepted { matched } => return drop(self.answers.send(matched.0)),
+            // Nobody listens any more when the measurement is over.
+            Message::HeartbeatResponse { round, .. } => {
+                let _ = self.answers.send(round);
+                return;
+            }
+            Message::AppendAccepted { matched } => {
+                let _ = self.answers.send(matched.0);
+                return;
+            }
             _ => return,
         };
         let envelope = Envelope { from: NodeId(self.id), to: from, term, message: answer };
