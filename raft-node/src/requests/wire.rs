@@ -1,0 +1,207 @@
+//! The messages as protobuf has them; `docs/node-requests.md` gives their numbers.
+
+use bytes::Bytes;
+
+use crate::founding::WireMember;
+use crate::snapshots::wire::WireSnapshot;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Request {
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub(super) ask: Option<Ask>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Ask {
+    #[prost(message, tag = "1")]
+    Founding(Empty),
+    #[prost(message, tag = "2")]
+    Write(Write),
+    #[prost(message, tag = "3")]
+    Outcome(Position),
+    #[prost(message, tag = "4")]
+    Report(Empty),
+    #[prost(uint64, tag = "5")]
+    ClusterWithinMillis(u64),
+    #[prost(uint64, tag = "6")]
+    MarkWithinMillis(u64),
+    #[prost(uint64, tag = "7")]
+    MarkDigest(u64),
+    #[prost(uint64, tag = "8")]
+    SnapshotOf(u64),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Empty {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Write {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) command: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub(super) timeout_millis: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Position {
+    #[prost(uint64, tag = "1")]
+    pub(super) index: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) term: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Answer {
+    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    pub(super) told: Option<Told>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Told {
+    #[prost(string, tag = "1")]
+    Failure(String),
+    #[prost(message, tag = "2")]
+    Blank(Blank),
+    #[prost(bytes = "bytes", tag = "3")]
+    Record(Bytes),
+    #[prost(message, tag = "4")]
+    Applied(Applied),
+    #[prost(message, tag = "5")]
+    NotApplied(NotApplied),
+    #[prost(message, tag = "6")]
+    Unknown(Unknown),
+    #[prost(uint32, tag = "7")]
+    Outcome(u32),
+    #[prost(message, tag = "8")]
+    Report(Report),
+    #[prost(message, tag = "9")]
+    Cluster(Cluster),
+    #[prost(message, tag = "10")]
+    MarkDigest(MarkDigest),
+    #[prost(message, tag = "11")]
+    Done(Empty),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MarkDigest {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(super) digest: Option<Bytes>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Blank {
+    #[prost(message, optional, tag = "1")]
+    pub(super) node: Option<WireMember>,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) list: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Applied {
+    #[prost(message, required, tag = "1")]
+    pub(super) id: Position,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) answer: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct NotApplied {
+    #[prost(uint32, tag = "1")]
+    pub(super) why: u32,
+    #[prost(string, tag = "2")]
+    pub(super) text: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) limit: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Unknown {
+    #[prost(uint32, tag = "1")]
+    pub(super) why: u32,
+    #[prost(string, tag = "2")]
+    pub(super) text: String,
+    #[prost(message, optional, tag = "3")]
+    pub(super) token: Option<Position>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Report {
+    #[prost(string, tag = "1")]
+    pub(super) version: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) process_id: u32,
+    #[prost(string, tag = "3")]
+    pub(super) phase: String,
+    #[prost(uint32, tag = "4")]
+    pub(super) role: u32,
+    #[prost(uint64, tag = "5")]
+    pub(super) applied_index: u64,
+    #[prost(bool, tag = "6")]
+    pub(super) unsynced: bool,
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) fenced: Option<u64>,
+    #[prost(bool, tag = "8")]
+    pub(super) rebuilding: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Cluster {
+    #[prost(string, tag = "1")]
+    pub(super) answered_by: String,
+    #[prost(string, optional, tag = "2")]
+    pub(super) not_leader_view: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(super) cluster: Option<Vec<u8>>,
+    #[prost(bool, tag = "4")]
+    pub(super) healthy: bool,
+    #[prost(string, repeated, tag = "5")]
+    pub(super) reasons: Vec<String>,
+    #[prost(uint32, tag = "6")]
+    pub(super) failure_tolerance: u32,
+    #[prost(string, optional, tag = "7")]
+    pub(super) leader: Option<String>,
+    #[prost(uint64, tag = "8")]
+    pub(super) term: u64,
+    #[prost(uint64, tag = "9")]
+    pub(super) commit_index: u64,
+    #[prost(message, required, tag = "10")]
+    pub(super) last: Position,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) members: Vec<MemberStatus>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MemberStatus {
+    #[prost(message, required, tag = "1")]
+    pub(super) member: WireMember,
+    #[prost(bool, tag = "2")]
+    pub(super) voter: bool,
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) role: Option<u32>,
+    #[prost(uint64, optional, tag = "4")]
+    pub(super) match_index: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) applied_index: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub(super) lag_entries: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) last_contact_micros: Option<u64>,
+    #[prost(string, optional, tag = "8")]
+    pub(super) version: Option<String>,
+    #[prost(uint32, optional, tag = "9")]
+    pub(super) process_id: Option<u32>,
+    #[prost(string, optional, tag = "10")]
+    pub(super) phase: Option<String>,
+    #[prost(string, optional, tag = "11")]
+    pub(super) unreachable: Option<String>,
+    #[prost(bool, optional, tag = "12")]
+    pub(super) storage_sync: Option<bool>,
+    #[prost(message, optional, tag = "13")]
+    pub(super) snapshot: Option<WireSnapshot>,
+    #[prost(uint64, optional, tag = "14")]
+    pub(super) fenced: Option<u64>,
+    #[prost(bool, tag = "15")]
+    pub(super) rebuilding: bool,
+}
