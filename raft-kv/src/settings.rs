@@ -124,14 +124,14 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// 1,000,000 idempotency keys, keys up to 8 KiB, values up to 1.5 MiB, versions of 100,000 entries, a mark every 10
+    /// 1,000,000 idempotency keys, keys up to 8 KiB, values up to 1.5 MiB, versions of 200,000 entries, a mark every 10
     /// seconds or 100,000 entries.
     fn default() -> Self {
         Self {
             idempotency_window: 1_000_000,
             key_bytes_max: 8 << 10,
             value_bytes_max: 3 << 19,
-            versions_window: 100_000,
+            versions_window: 200_000,
             mark_interval_ms: 10_000,
             mark_entries: 100_000,
         }

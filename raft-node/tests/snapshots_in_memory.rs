@@ -78,11 +78,10 @@ fn names_in(disk: &Disk) -> Vec<String> {
 }
 
 async fn caught_up(node: &NodeHandle, leader: &NodeHandle) {
-    eventually("the follower has all that the leader has", async || {
-        let (have, want) = (node.status().raft, leader.status().raft);
-        have.applied_index >= want.commit_index && want.commit_index.0 > 0
-    })
-    .await;
+    // As of now: while writes go on, a log this short may be cut again before a snapshot is there.
+    let want = leader.status().raft.commit_index;
+    assert!(want.0 > 0);
+    eventually("the follower has all that the leader had", async || node.status().raft.applied_index >= want).await;
 }
 
 fn whole_tries(courier: &Courier) -> Vec<Try> {

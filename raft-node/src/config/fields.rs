@@ -130,7 +130,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "versions.window",
         Kind::Count,
-        Some("100000"),
+        Some("200000"),
         "Entries behind the newest at which older versions of keys can be read; 0 keeps none. Replicated: the file only seeds it at founding.",
     ),
     field(
