@@ -247,10 +247,13 @@ impl Leader {
         }
     }
 
-    /// This follower is sent a snapshot whatever its log holds.
+    /// This follower is sent a snapshot whatever its log holds. Where that needs none it goes on taking entries, so that it
+    /// counts for commits meanwhile.
     pub(crate) fn send_snapshot(&mut self, member: &Member, to: NodeId, effects: &mut Vec<Effect>) {
         if let Some(progress) = self.progress.get_mut(&to) {
-            progress.needs_snapshot(member.log.base().index);
+            if progress.next_index <= member.log.base().index {
+                progress.needs_snapshot(member.log.base().index);
+            }
             effects.push(Effect::SendSnapshot { to });
         }
     }
@@ -260,7 +263,8 @@ impl Leader {
     pub(crate) fn followers_need_after(&self, member: &Member) -> Index {
         let timeout = member.config.election_timeout;
         let need = |peer: &Progress| match &peer.state {
-            State::Snapshot { sending, .. } => sending.map(|last| last.index),
+            // Before it is known which snapshot it gets, what follows the present beginning may be what it needs then.
+            State::Snapshot { needs, sending, .. } => Some(sending.map_or(*needs, |last| last.index)),
             State::Probe { .. } | State::Replicate { .. } => {
                 (peer.heard && member.now < peer.contact + timeout).then_some(peer.match_index)
             }

@@ -312,9 +312,14 @@ impl Member {
         last > self.applying_index || rebuilds || broken(Mutant::OldSnapshotInstalled)
     }
 
-    /// Whether a snapshot is on its way into the state.
+    /// Whether a snapshot is on its way into the log or the state.
     pub(crate) fn is_installing(&self) -> bool {
         self.install.is_some()
+    }
+
+    /// Whether a snapshot that was given to this node is needed here: it waits for the applier, or is being installed.
+    pub(crate) fn needs_its_snapshot(&self) -> bool {
+        self.install.is_some() || self.arrived.is_some()
     }
 
     /// Keeps a snapshot until the applier is done with what it has; false when that is so already.
@@ -373,7 +378,7 @@ impl Member {
         let durable = self.applied_durable_index.min(self.written_commit).min(self.durable_index);
         let may_go = unless(Mutant::CompactsUndurable, durable, self.applied_index.min(self.durable_index));
         let too_much = bytes > bytes_max.saturating_mul(2) || entries > entries_max.saturating_mul(2);
-        let needed = if too_much || broken(Mutant::FollowersCutOff) { may_go } else { followers.min(may_go) };
+        let needed = if too_much { may_go } else { followers.min(may_go) };
         let upto = self.log.index_leaving(bytes_max / 4 * 3, entries_max / 4 * 3).min(needed);
         // Seldom and much: each cut costs a tombstone and a write.
         let much = bytes - self.log.bytes_after(upto.max(begin)) >= bytes_max / 16
@@ -448,9 +453,11 @@ impl Member {
         !self.failed && whole && self.config.founders.is_voter(self.id())
     }
 
-    /// Whether this node may campaign: it may vote, its disk works and its state is that of the others.
+    /// Whether this node may campaign: it may vote, its disk works, and its state is that of the others and not about to
+    /// be replaced.
     pub(crate) fn may_lead(&self) -> bool {
-        self.may_vote() && !self.disk_stalls() && !self.fenced && !self.rebuild
+        let state_is_sound = !self.fenced && !self.rebuild && !self.needs_its_snapshot();
+        self.may_vote() && !self.disk_stalls() && state_is_sound
     }
 
     /// The other voters.

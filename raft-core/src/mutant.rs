@@ -220,8 +220,6 @@ mutants! {
         FailedTransferForgotten,
         /// A snapshot that arrived and was lost before it was installed is not sent again.
         ArrivedSnapshotForgotten,
-        /// The log is cut behind what a live follower still needs: it is sent snapshots for ever.
-        FollowersCutOff,
     }
     Liveness, "paper §5.2, thesis 4.2.3, 6.2, 9.6: a leader whenever a majority can talk" {
         /// A leader that hears from no quorum goes on leading: it can send, cannot hear, and keeps others from leading.

@@ -109,7 +109,7 @@ pub struct Status {
     pub uncommitted_bytes: u64,
     /// Entries up to here were lost from this disk; no vote is given until the log has reached it again.
     pub lost: Option<LogId>,
-    /// A snapshot is on its way into the log and the state.
+    /// A snapshot waits for the applier, or is on its way into the log and the state: it is needed on this disk.
     pub installing: bool,
     /// The state differs from that of the others; nothing is read from it, and this node does not lead.
     pub fenced: bool,

@@ -116,7 +116,7 @@ impl Raft {
             peers,
             uncommitted_bytes: member.log.bytes_after(member.commit_index),
             lost: member.lost,
-            installing: member.is_installing(),
+            installing: member.needs_its_snapshot(),
             fenced: member.fenced,
             rebuilding: member.waits_for_rebuild(),
             broadcast_time,

@@ -127,6 +127,14 @@ impl Loss {
     }
 }
 
+/// What was read; none when it is gone.
+fn there<T>(read: std::io::Result<T>) -> Option<T> {
+    match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read.unwrap()),
+    }
+}
+
 impl Disk {
     /// An empty root.
     pub(crate) fn empty() -> Self {
@@ -173,11 +181,14 @@ impl Disk {
         self.order_kept_below.as_ref().is_some_and(|prefix| path.starts_with(prefix))
     }
 
+    /// What is there. An older store beside the one under test may still be in use, so its files may go meanwhile.
     fn load(&mut self, directory: &Path, inode: Inode) {
-        for entry in fs::read_dir(directory).unwrap() {
+        let Some(entries) = there(fs::read_dir(directory)) else { return };
+        for entry in entries {
             let entry = entry.unwrap();
             let is_directory = entry.file_type().unwrap().is_dir();
-            let durable = if is_directory { Vec::new() } else { fs::read(entry.path()).unwrap() };
+            let content = if is_directory { Some(Vec::new()) } else { there(fs::read(entry.path())) };
+            let Some(durable) = content else { continue };
             let child = self.add(FileState { directory: is_directory, durable, changes: Vec::new() });
             self.names.insert((inode, entry.file_name().into_string().unwrap()), child);
             if is_directory {

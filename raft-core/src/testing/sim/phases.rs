@@ -258,7 +258,7 @@ impl World {
             let wait = self.about(1_000);
             self.after(wait, What::Start { node: small(node) });
         }
-        self.plan.fill_error = 0;
+        (self.plan.fill_error, self.plan.chunk_loss, self.plan.chunk_damage) = (0, 0, 0);
         let until = self.now + 500_000_000;
         self.next_until(until);
         self.clients.closing = true;
