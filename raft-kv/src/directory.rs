@@ -49,7 +49,10 @@ pub enum OpenError {
         found: String,
     },
     /// The state is not what was written.
-    #[error("the state in {path} is damaged: {reason}; remove the directory, and it is built again from the others")]
+    #[error(
+        "the state in {path} is damaged: {reason}; move the whole data directory away and let this node join as a new one, \
+         or restore it from a copy"
+    )]
     Damaged {
         /// The directory.
         path: PathBuf,

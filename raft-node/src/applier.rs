@@ -143,7 +143,7 @@ impl Applier {
     fn restore(&mut self, meta: &SnapshotMeta, shared: &Shared) -> Result<(), String> {
         installer::restore(&mut *self.machine, meta, &shared.snapshots, &shared.metrics)?;
         self.durability.restored(meta.last.index);
-        shared.marks.restored(shared, &*self.machine.reader());
+        shared.marks.replaced(shared, &*self.machine.reader());
         shared.queue.complete(Event::Restored(meta.last));
         Ok(())
     }
@@ -169,8 +169,12 @@ impl Applier {
                 return Err(ApplierError::WrongAnswers { answers: self.answers.len(), entries: entries.len() });
             }
             shared.marks.applied(shared, &entries, &self.answers);
+            // What a state answers that is known to be wrong may be wrong too.
+            let believed = !shared.marks.refuses();
             for (entry, answer) in entries.iter().zip(self.answers.drain(..)) {
                 if let Some((_, waiter)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
+                    // That a mark was made is right whatever the state is: its caller is told no more than that.
+                    let answer = Some(answer).filter(|_| believed || entry.kind == EntryKind::Mark);
                     tell(waiter, entry, answer);
                 }
             }
@@ -181,10 +185,13 @@ impl Applier {
     }
 }
 
-fn tell(waiter: Waiter, entry: &Entry, answer: Bytes) {
+/// Without an answer its end is unknown: the entry is committed, and others can say what it did.
+fn tell(waiter: Waiter, entry: &Entry, answer: Option<Bytes>) {
+    let id = entry.id;
+    let end = answer.map_or(WriteEnd::Unknown { token: id }, |answer| WriteEnd::Applied { id, answer });
     match waiter {
         // The caller may have gone away; its command is applied all the same.
-        Waiter::Write { answer: caller, .. } => drop(caller.send(WriteEnd::Applied { id: entry.id, answer })),
+        Waiter::Write { answer: caller, .. } => drop(caller.send(end)),
         other => panic!("{other:?} waits for entry {}", entry.id),
     }
 }

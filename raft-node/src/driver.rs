@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
 use raft_core::snapshot::SnapshotMeta;
-use raft_core::types::{Index, NodeId, Term};
+use raft_core::types::{Index, NodeId, SnapshotId, Term};
 
 use crate::applier::{ApplyJob, ApplyQueue};
 use crate::filler::FillQueue;
@@ -62,6 +62,8 @@ pub(crate) struct Driver {
     /// Nothing is served before this is applied.
     recovered_commit: Index,
     catching_up: bool,
+    /// The snapshot that is kept because the replica has or had it in its hands.
+    guarded: Option<SnapshotId>,
     refusals_logged: BTreeSet<(NodeId, &'static str)>,
     slow_rounds_warned: u64,
     slow_round_warned_at: Option<Instant>,
@@ -82,6 +84,7 @@ impl Driver {
             threads,
             recovered_commit,
             catching_up: false,
+            guarded: None,
             refusals_logged: BTreeSet::new(),
             slow_rounds_warned: 0,
             slow_round_warned_at: None,
@@ -147,7 +150,10 @@ impl Driver {
                 }
             }
             Event::Applied { index, durable } => self.step(Input::Applied { index, durable }),
-            Event::Restored(last) => self.step(Input::Restored(last)),
+            Event::Restored(last) => {
+                self.step(Input::Restored(last));
+                self.shared.marks.restored(&self.shared);
+            }
             Event::SnapshotReceived { from, term, meta } => self.snapshot_received(from, term, meta),
             Event::Transfer { to, transfer } => self.step(Input::Transfer { to, transfer }),
             Event::FillFailed { to } => self.step(Input::FillFailed { to }),
@@ -157,6 +163,8 @@ impl Driver {
             Event::Rebuild { begun } => {
                 self.step(Input::Fenced(true));
                 self.step(Input::Rebuild);
+                // Again: a snapshot may have come into place since it was requested.
+                self.shared.marks.begin_rebuild();
                 // Nothing beyond it was handed to the applier, and nothing will be.
                 let _ = begun.send(self.replica.raft().commit_index());
             }
@@ -175,16 +183,22 @@ impl Driver {
     /// A snapshot that the replica does not install (it has caught up, or the leader has changed) is one like any other
     /// from then on.
     fn snapshot_received(&mut self, from: NodeId, term: Term, meta: SnapshotMeta) {
-        let id = meta.id;
+        let is_guarded = self.guard(meta.id);
         // What was known here when it was offered was not sent, so it cannot be installed.
-        let status = self.replica.status(self.shared.clock.now());
-        if status.rebuilding && self.shared.snapshots.store.find(id).is_none() {
+        let is_here = is_guarded && self.shared.snapshots.store.find(meta.id).is_some();
+        if !is_here && self.replica.status(self.shared.clock.now()).rebuilding {
             return;
         }
         self.step(Input::SnapshotReceived { from, term, meta });
-        if !self.replica.status(self.shared.clock.now()).installing {
-            self.shared.snapshots.store.need_no_more(id);
+    }
+
+    /// Keeps this snapshot until the replica installs none: see [`Driver::look`]. False while another one is needed.
+    fn guard(&mut self, id: SnapshotId) -> bool {
+        let is_guarded = self.shared.snapshots.store.need(id);
+        if is_guarded {
+            self.guarded = Some(id);
         }
+        is_guarded
     }
 
     fn step(&mut self, input: Input<Waiter>) {
@@ -199,7 +213,17 @@ impl Driver {
         let for_log = |output: &mut Output<Waiter>| matches!(output, Output::Persist(_) | Output::Compact { .. });
         for output in &mut outputs.extract_if(.., for_log) {
             match output {
-                Output::Persist(persist) => self.log_jobs.push(LogJob::Persist(persist)),
+                Output::Persist(persist) => {
+                    if let Some(id) = persist.write.snapshot.as_ref().map(|meta| meta.id)
+                        && !self.guard(id)
+                    {
+                        tracing::error!(
+                            node = %self.shared.name, snapshot = %id,
+                            "the log is to name a snapshot while another one is needed; this one may be removed"
+                        );
+                    }
+                    self.log_jobs.push(LogJob::Persist(persist));
+                }
                 Output::Compact { upto } => self.log_jobs.push(LogJob::Compact(upto)),
                 _ => {}
             }
@@ -263,6 +287,12 @@ impl Driver {
         }
         if status.counters.slow_rounds > self.slow_rounds_warned {
             self.warn_slow(status.counters.slow_rounds, status.broadcast_time);
+        }
+        // Before others are told that none is being installed, and may take the next one.
+        if !status.installing
+            && let Some(id) = self.guarded.take()
+        {
+            self.shared.snapshots.store.need_no_more(id);
         }
         self.shared.publish(status);
     }

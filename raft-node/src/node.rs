@@ -154,7 +154,8 @@ impl Opened {
         let before = machine.applied();
         installer::open(&mut *machine, recovered.snapshot.as_ref(), &shared.snapshots, &shared.metrics)?;
         if machine.applied() != before {
-            shared.marks.restored(shared, &*machine.reader());
+            shared.marks.replaced(shared, &*machine.reader());
+            shared.marks.restored(shared);
         }
         let applied = machine.applied().index;
         if applied > recovered.last().index && recovered.lost.is_none() {

@@ -27,7 +27,8 @@ pub(crate) struct Journal {
     store: Arc<dyn FenceStore>,
     passed: Mutex<Passed>,
     fence: Mutex<Option<Fence>>,
-    /// Whether the state is not to be read: it is fenced or being rebuilt. One look for every read.
+    /// Whether the state is not to be read: it is fenced or being rebuilt. One look for every read. It changes, as
+    /// `rebuilding` does, only under the lock of `fence`.
     refuses: AtomicBool,
     /// Whether the state is being rebuilt on request.
     pub(super) rebuilding: watch::Sender<bool>,
@@ -246,40 +247,57 @@ impl Journal {
         tracing::error!(node = %shared.name, mark = %found.mark, members = members.join(", "), "{what}");
     }
 
-    /// The state was replaced by that of a snapshot, durably. What was known of the old one is void.
-    pub(crate) fn restored(&self, shared: &Shared, state: &dyn StateReader) {
+    /// The applier has replaced the state by that of a snapshot, durably. What was known of the old one is void. It stays
+    /// unread until the driver has told the replica too: see [`Journal::restored`].
+    pub(crate) fn replaced(&self, shared: &Shared, state: &dyn StateReader) {
         self.passed.lock().recent.clear();
         self.stand_at(state);
-        let fence = self.fence.lock().take();
-        if fence.is_some() {
-            if let Err(error) = self.store.store(None) {
-                tracing::error!(
-                    node = %shared.name, %error,
-                    "the fence cannot be taken from the disk; this node will be fenced again after a restart"
-                );
-            }
-            tracing::info!(node = %shared.name, "the state was rebuilt; the node serves reads again");
+        let fenced = self.fence.lock().is_some();
+        if fenced && let Err(error) = self.store.store(None) {
+            tracing::error!(
+                node = %shared.name, %error,
+                "the fence cannot be taken from the disk; this node will be fenced again after a restart"
+            );
         }
+    }
+
+    /// The replica knows that the state was replaced, and waits for no rebuild any more: neither does anybody else. For
+    /// the driver, in the same step, so that the two never differ.
+    pub(crate) fn restored(&self, shared: &Shared) {
+        let mut fence = self.fence.lock();
+        let was_fenced = fence.take().is_some();
         self.rebuilding.send_replace(false);
         self.refuses.store(false, Ordering::Release);
+        drop(fence);
+        if was_fenced {
+            tracing::info!(node = %shared.name, "the state was rebuilt; the node serves reads again");
+        }
         self.wake.notify_one();
     }
 
-    /// From now on the state is not read until it was replaced.
-    pub(super) fn begin_rebuild(&self) {
-        self.refuses.store(true, Ordering::Release);
+    /// From now on the state is not read until it was replaced. Said when it is requested, and again by the driver when
+    /// it tells the replica: a state that came into place between the two is replaced once more.
+    pub(crate) fn begin_rebuild(&self) {
+        let fence = self.fence.lock();
         self.rebuilding.send_replace(true);
+        self.refuses.store(true, Ordering::Release);
+        drop(fence);
+    }
+
+    /// Whether the state is not to be read, nor its answers to be believed.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Acquire)
     }
 
     /// Why the state is not to be read.
     pub(crate) fn refusal(&self) -> Option<String> {
-        if !self.refuses.load(Ordering::Acquire) {
+        if !self.refuses() {
             return None;
         }
+        let fence = self.fence.lock();
         if *self.rebuilding.borrow() {
             return Some("the state of this node is being rebuilt from a snapshot; ask another node".into());
         }
-        let fence = self.fence.lock();
         fence.as_ref().map(|fence| format!("{fence}; ask another node, and rebuild this one: POST /v1/node/rebuild"))
     }
 

@@ -21,6 +21,11 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), SnapshotError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(failed("syncing", path))
 }
 
+/// Makes what is in a file durable.
+pub(crate) fn sync_file(path: &Path) -> Result<(), SnapshotError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(failed("syncing", path))
+}
+
 /// Writes a file whole and durable, but for its name.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
     let mut file = File::create(path).map_err(failed("making", path))?;

@@ -25,8 +25,8 @@ pub(crate) fn restore(
     drop(kept);
     snapshots.taker.restored();
     // Whatever else is kept is of the state that this one has replaced.
-    snapshots.store.need_no_more(meta.id);
     snapshots.store.keep_only(meta.id);
+    snapshots.store.need_no_more(meta.id);
     Ok(())
 }
 

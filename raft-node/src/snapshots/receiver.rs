@@ -35,6 +35,25 @@ struct Receiving {
     staging: Option<Staging>,
 }
 
+impl Receiving {
+    /// What could not be synced is received anew: nobody knows what of it is on the disk.
+    fn forget_spoilt(&mut self) -> Result<(), SnapshotError> {
+        if let Some(staging) = self.staging.as_ref().filter(|staging| staging.is_spoilt()) {
+            staging.discard()?;
+            self.staging = None;
+        }
+        Ok(())
+    }
+
+    /// The same, after an error that is told already. What cannot be removed now is not used either, and is removed
+    /// before anything is taken again.
+    fn try_to_forget_spoilt(&mut self) {
+        if let Err(error) = self.forget_spoilt() {
+            tracing::warn!(%error, "what is left of a snapshot cannot be removed");
+        }
+    }
+}
+
 impl Receiver {
     /// How far it is, if something is being received.
     pub(crate) fn moving(&self) -> Option<Arc<Moving>> {
@@ -57,6 +76,9 @@ fn begin(shared: &Arc<Shared>, offer: &SnapshotOffer) -> Result<Box<dyn Snapshot
     let (id, last, total, meta) = (manifest.id, manifest.last, manifest.bytes(), manifest.meta());
     let snapshots = &shared.snapshots;
     let mut receiving = snapshots.receiver.state.lock();
+    // Once more: the one before may have been finished meanwhile.
+    none_is_installed(shared)?;
+    receiving.forget_spoilt()?;
     receiving.turn += 1;
     let held = match snapshots.store.find(id) {
         _ if known => Held::Known,
@@ -119,14 +141,24 @@ fn acceptable(shared: &Shared, offer: &SnapshotOffer) -> Result<(Manifest, bool)
     if offer.term < status.term {
         return refuse(format!("it is of term {}, this is term {}", offer.term, status.term));
     }
-    if status.installing || shared.snapshots.store.needs_one() {
-        return refuse("another one is being installed".into());
-    }
+    none_is_installed(shared)?;
     let known = manifest.last.index <= status.commit_index && !status.rebuilding;
     if !known && manifest.last.index < status.applied_index {
         return refuse(format!("it ends with {}, entry {} is applied here", manifest.last, status.applied_index));
     }
     Ok((manifest, known))
+}
+
+/// One at a time: refuses as long as one that was received is needed or on its way into the state.
+fn none_is_installed(shared: &Shared) -> Result<(), SnapshotError> {
+    if shared.snapshots.store.needs_one() || shared.view().status.installing {
+        return Err(another());
+    }
+    Ok(())
+}
+
+fn another() -> SnapshotError {
+    SnapshotError::Refused("another one is being installed".into())
 }
 
 /// What is here of a snapshot when it is offered.
@@ -161,10 +193,12 @@ impl Sink {
         if receiving.turn != self.turn {
             return Err(SnapshotError::Abandoned("it was offered again, or another one was".into()));
         }
-        match &mut receiving.staging {
-            Some(staging) if staging.id() == self.meta.id => work(staging),
-            _ => Err(SnapshotError::Abandoned("it is not being received any more".into())),
-        }
+        let Some(staging) = receiving.staging.as_mut().filter(|staging| staging.id() == self.meta.id) else {
+            return Err(SnapshotError::Abandoned("it is not being received any more".into()));
+        };
+        let worked = work(staging);
+        receiving.try_to_forget_spoilt();
+        worked
     }
 }
 
@@ -205,14 +239,19 @@ impl Sink {
         if receiving.turn != self.turn {
             return Err(SnapshotError::Abandoned("it was offered again, or another one was".into()));
         }
+        none_is_installed(&self.shared)?;
         let Some(mut staging) = receiving.staging.take_if(|staging| staging.id() == self.meta.id) else {
             return Err(SnapshotError::Abandoned("it is not being received any more".into()));
         };
         // Before it is among those that are kept, where what nobody needs is removed.
-        store.need(Some(self.meta.id));
-        if let Err(error) = staging.finish(store) {
-            store.need(None);
+        if !store.need(self.meta.id) {
             receiving.staging = Some(staging);
+            return Err(another());
+        }
+        if let Err(error) = staging.finish(store) {
+            store.need_no_more(self.meta.id);
+            receiving.staging = Some(staging);
+            receiving.try_to_forget_spoilt();
             return Err(error);
         }
         drop(receiving);
@@ -226,9 +265,18 @@ impl Sink {
     /// It was here before, for longer than anybody can vouch for it.
     fn finish_whole(&self, kept: &Kept) -> Result<(), SnapshotError> {
         let store = &self.shared.snapshots.store;
-        store.need(Some(self.meta.id));
+        let receiving = self.shared.snapshots.receiver.state.lock();
+        if receiving.turn != self.turn {
+            return Err(SnapshotError::Abandoned("it was offered again, or another one was".into()));
+        }
+        none_is_installed(&self.shared)?;
+        if !store.need(self.meta.id) {
+            return Err(another());
+        }
+        // From now on nothing else is taken.
+        drop(receiving);
         kept.verify(|_| Ok(())).inspect_err(|error| {
-            store.need(None);
+            store.need_no_more(self.meta.id);
             if let SnapshotError::Damaged { .. } = error {
                 store.set_aside(kept, error);
             }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use raft_core::ports::SnapshotError;
 use raft_core::types::SnapshotId;
 
-use super::files::{failed, free_bytes, remove, sync_directory, write_synced};
+use super::files::{failed, free_bytes, remove, sync_directory, sync_file, write_synced};
 use super::kept::{FILES, Kept, MANIFEST, read_manifest, read_place};
 use super::manifest::{Manifest, Place};
 use super::store::{INCOMING, SnapshotStore};
@@ -40,6 +40,9 @@ pub(crate) struct Staging {
     /// The file that was written last.
     open: Option<(usize, File)>,
     unsynced_bytes: u64,
+    /// A sync has failed. What it was to save may be gone from the page cache though it can still be read, and a second
+    /// sync says nothing about it: no chunk counts any more.
+    spoilt: bool,
 }
 
 impl Staging {
@@ -56,24 +59,57 @@ impl Staging {
         let held = if known { held_bytes(&directory.join(FILES)) } else { 0 };
         let (wanted, free) = (manifest.bytes().saturating_sub(held), free_bytes(store.directory())?);
         if free < wanted.saturating_add(FREE_BYTES_MIN) {
-            let keep = FREE_BYTES_MIN;
-            return Err(SnapshotError::Refused(format!(
-                "it needs {wanted} bytes of the disk, of which {free} are free and {keep} stay so: make room in the \
-                 data directory's file system"
-            )));
+            return Err(no_room(wanted, free));
         }
-        if !known {
+        // An earlier life may have ended before the manifest that is read now was synced.
+        let prepared =
+            if known { sync_file(&directory.join(MANIFEST)) } else { prepare(store.directory(), &directory, encoded) };
+        if let Err(error) = prepared {
             remove(&directory)?;
-            let files = directory.join(FILES);
-            fs::create_dir_all(&files).map_err(failed("making", &files))?;
-            write_synced(&directory.join(MANIFEST), encoded)?;
-            sync_directory(&directory)?;
-            sync_directory(store.directory())?;
+            return Err(error);
         }
         let places = manifest.places();
         let present = vec![false; places.len()];
         let looked = if known { 0 } else { places.len() };
-        Ok(Self { manifest, places, directory, present, present_bytes: 0, looked, open: None, unsynced_bytes: 0 })
+        Ok(Self {
+            manifest,
+            places,
+            directory,
+            present,
+            present_bytes: 0,
+            looked,
+            open: None,
+            unsynced_bytes: 0,
+            spoilt: false,
+        })
+    }
+
+    /// Whether a sync has failed: nothing of it is to be relied on, and it is to be discarded.
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt
+    }
+
+    /// Removes all that has been received of it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn discard(&self) -> Result<(), SnapshotError> {
+        remove(&self.directory)
+    }
+
+    fn check_sound(&self) -> Result<(), SnapshotError> {
+        if self.spoilt {
+            let id = self.manifest.id;
+            return Err(SnapshotError::Abandoned(format!(
+                "what was received of snapshot {id} could not be synced; all of it is received anew"
+            )));
+        }
+        Ok(())
+    }
+
+    fn spoilt_by<T>(&mut self, result: Result<T, SnapshotError>) -> Result<T, SnapshotError> {
+        self.spoilt |= result.is_err();
+        result
     }
 
     pub(crate) fn id(&self) -> SnapshotId {
@@ -147,8 +183,9 @@ impl Staging {
     /// Writes a chunk.
     ///
     /// # Errors
-    /// When its bytes are not those that the manifest names, or the disk fails.
+    /// When its bytes are not those that the manifest names, the disk has become full, or it fails.
     pub(crate) fn put(&mut self, number: u32, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.check_sound()?;
         let at = number as usize;
         let Some(place) = self.places.get(at).copied() else {
             let chunks = self.places.len();
@@ -162,8 +199,16 @@ impl Staging {
         let path = self.path(place.file);
         if self.open.as_ref().is_none_or(|(file, _)| *file != place.file) {
             self.sync()?;
+            self.open = None;
             let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
             self.open = Some((place.file, opened.map_err(failed("making", &path))?));
+        }
+        if self.unsynced_bytes == 0 {
+            // Others write to this disk too: the log, and the state.
+            let free = free_bytes(&self.directory)?;
+            if free < FREE_BYTES_MIN {
+                return Err(no_room(self.manifest.bytes() - self.present_bytes, free));
+            }
         }
         if let Some((_, file)) = &self.open {
             file.write_all_at(bytes, place.offset).map_err(failed("writing", &path))?;
@@ -175,10 +220,11 @@ impl Staging {
 
     fn sync(&mut self) -> Result<(), SnapshotError> {
         self.unsynced_bytes = 0;
-        match &self.open {
+        let synced = match &self.open {
             Some((file, open)) => open.sync_data().map_err(failed("syncing", &self.path(*file))),
             None => Ok(()),
-        }
+        };
+        self.spoilt_by(synced)
     }
 
     /// Makes all of it durable and one of the snapshots that are kept. Everything is read once more: what counts is
@@ -187,6 +233,7 @@ impl Staging {
     /// # Errors
     /// What is missing or damaged, by name: it is missing from then on. Or the disk fails.
     pub(crate) fn finish(&mut self, store: &SnapshotStore) -> Result<Arc<Kept>, SnapshotError> {
+        self.check_sound()?;
         if let Some(range) = self.missing().first() {
             let (id, chunks) = (self.manifest.id, self.places.len());
             return Err(SnapshotError::Refused(format!(
@@ -194,8 +241,18 @@ impl Staging {
                 range.start
             )));
         }
+        // Through the file that was written: another one may not be told what failed for this one.
+        self.sync()?;
         self.open = None;
-        let files = self.directory.join(FILES);
+        let synced = self.sync_files();
+        self.spoilt_by(synced)?;
+        self.verify()?;
+        let admitted = self.admit(store);
+        self.spoilt_by(admitted)
+    }
+
+    /// Gives the files their lengths and makes them durable, and the manifest too.
+    fn sync_files(&self) -> Result<(), SnapshotError> {
         self.remove_strangers()?;
         for (number, file) in self.manifest.files.iter().enumerate() {
             let path = self.path(number);
@@ -203,8 +260,11 @@ impl Staging {
             let opened = opened.map_err(failed("opening", &path))?;
             opened.set_len(file.length).and_then(|()| opened.sync_all()).map_err(failed("syncing", &path))?;
         }
-        self.verify()?;
-        sync_directory(&files)?;
+        sync_file(&self.directory.join(MANIFEST))
+    }
+
+    fn admit(&self, store: &SnapshotStore) -> Result<Arc<Kept>, SnapshotError> {
+        sync_directory(&self.directory.join(FILES))?;
         sync_directory(&self.directory)?;
         store.admit(&self.directory, self.manifest.id)
     }
@@ -242,6 +302,24 @@ impl Staging {
         }
         first_wrong.map_or(Ok(()), Err)
     }
+}
+
+/// Makes the directory of one of which nothing is here.
+fn prepare(store: &Path, directory: &Path, encoded: &Bytes) -> Result<(), SnapshotError> {
+    remove(directory)?;
+    let files = directory.join(FILES);
+    fs::create_dir_all(&files).map_err(failed("making", &files))?;
+    write_synced(&directory.join(MANIFEST), encoded)?;
+    sync_directory(directory)?;
+    sync_directory(store)
+}
+
+fn no_room(wanted: u64, free: u64) -> SnapshotError {
+    let keep = FREE_BYTES_MIN;
+    SnapshotError::Refused(format!(
+        "it needs {wanted} bytes of the disk, of which {free} are free and {keep} stay so: make room in the data \
+         directory's file system"
+    ))
 }
 
 /// Bytes that the files of an earlier try take.

@@ -105,8 +105,9 @@ impl SnapshotStore {
     pub(crate) fn admit(&self, from: &Path, id: SnapshotId) -> Result<Arc<Kept>, SnapshotError> {
         let place = self.place_of(id);
         fs::rename(from, &place).map_err(failed("renaming", from))?;
-        sync_directory(&self.directory)?;
-        let kept = Arc::new(Kept::open(place)?);
+        let opened = sync_directory(&self.directory).and_then(|()| Kept::open(place));
+        // Nobody knows under which name it is on the disk, so it must not be found as a whole one later.
+        let kept = Arc::new(opened.inspect_err(|_| self.throw_away(id))?);
         let mut shelf = self.shelf.lock();
         let last = kept.manifest.last.index;
         let at = shelf.kept.partition_point(|other| other.manifest.last.index <= last);
@@ -114,9 +115,10 @@ impl SnapshotStore {
         Ok(kept)
     }
 
-    /// From now on this one stays, whatever else comes; nobody else does for that reason.
-    pub(crate) fn need(&self, id: Option<SnapshotId>) {
-        self.shelf.lock().needed = id;
+    /// From now on this one stays, whatever else comes. Returns false, and changes nothing, while another one is needed.
+    #[must_use]
+    pub(crate) fn need(&self, id: SnapshotId) -> bool {
+        *self.shelf.lock().needed.get_or_insert(id) == id
     }
 
     /// Whether one is to be installed.
@@ -172,14 +174,18 @@ impl SnapshotStore {
         });
         drop(shelf);
         for id in removed {
-            // A crash in the middle must not leave a part under the name of the whole.
-            let (place, garbage) = (self.place_of(id), self.directory.join(format!("{GARBAGE}{id}")));
-            let renamed = fs::rename(&place, &garbage).map_err(failed("renaming", &place));
-            if let Err(error) = renamed.and_then(|()| remove(&garbage)) {
-                tracing::warn!(%error, "an old snapshot cannot be removed; it is tried again at the next start");
-            }
+            self.throw_away(id);
         }
         self.measure();
+    }
+
+    /// Removes one that is not on the shelf. A crash in the middle must not leave a part under the name of the whole.
+    fn throw_away(&self, id: SnapshotId) {
+        let (place, garbage) = (self.place_of(id), self.directory.join(format!("{GARBAGE}{id}")));
+        let renamed = fs::rename(&place, &garbage).map_err(failed("renaming", &place));
+        if let Err(error) = renamed.and_then(|()| remove(&garbage)) {
+            tracing::warn!(%error, "a snapshot cannot be removed; it is tried again at the next start");
+        }
     }
 
     /// Keeps this one and no other: the others may hold what was replaced by it.

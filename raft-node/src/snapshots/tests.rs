@@ -142,7 +142,10 @@ fn the_newest_is_kept_and_those_that_are_held_or_needed() {
         take(&store, number, index, some_files()).unwrap();
     }
     let held = store.find(SnapshotId(1)).unwrap();
-    store.need(Some(SnapshotId(2)));
+    assert!(store.need(SnapshotId(2)));
+    // One at a time; that one as often as anybody says so.
+    assert!(!store.need(SnapshotId(3)));
+    assert!(store.need(SnapshotId(2)));
     store.collect();
     assert_eq!(names(&store).len(), 3);
     drop(held);
