@@ -38,10 +38,13 @@ const LEVEL_BASE_BYTES: u64 = 512 << 20;
 ///
 /// What is read from a WAL at open is written to a table and synced at once: after a sync that failed, the WAL may have
 /// come from a page cache that no disk backs.
+///
+/// `track_and_verify_wals` stays off. A WAL file that is written again is cut to its end when it is closed, which nothing
+/// syncs; after a loss of power it may have its old length. With that setting RocksDB takes the longer file for damage
+/// and drops the WAL files after it, whose batches were synced and acknowledged. That none is missing the batches'
+/// sequence tells, and our evidence.
 const SETTINGS: &str = "max_bgerror_resume_count=0;memtable_protection_bytes_per_key=8;\
     block_protection_bytes_per_key=8;paranoid_file_checks=true;avoid_flush_during_recovery=false";
-/// Notes in each WAL file how the one before it ended, and refuses a database whose WAL files do not fit together.
-const LINKED_WALS: &str = ";track_and_verify_wals=true";
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;
@@ -68,9 +71,8 @@ impl Database {
         path.join("CURRENT").exists()
     }
 
-    /// Opens the database at `path`, or makes it. With `in_use` something may have been acknowledged from it. A database
-    /// whose making was cut short has no WAL file yet; RocksDB would refuse it for ever, though nothing can be missing.
-    pub(crate) fn open(path: &Path, log: &LogOptions, in_use: bool) -> Result<Self, StoreError> {
+    /// Opens the database at `path`, or makes it.
+    pub(crate) fn open(path: &Path, log: &LogOptions) -> Result<Self, StoreError> {
         let failed = |error: rocksdb::Error| match error.kind() {
             rocksdb::ErrorKind::Corruption => StoreError::Damaged {
                 place: path.display().to_string(),
@@ -80,9 +82,7 @@ impl Database {
         };
         refuse_endless(path)?;
         // First of all, and on fresh options: what it returns has forgotten what must outlive it.
-        let linked = if in_use || !Self::exists(path) { LINKED_WALS } else { "" };
-        let settings = format!("{SETTINGS}{linked}");
-        let mut options = Options::default().get_options_from_string(settings).map_err(failed)?;
+        let mut options = Options::default().get_options_from_string(SETTINGS).map_err(failed)?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_paranoid_checks(true);

@@ -134,8 +134,7 @@ impl RocksLog {
         let directory = directory.as_ref();
         small_file::create_directory(directory)?;
         small_file::create_directory(&database_path(directory))?;
-        // The evidence is made before anything is acknowledged.
-        let database = Database::open(&database_path(directory), &options, Evidence::exists(directory))?;
+        let database = Database::open(&database_path(directory), &options)?;
         // Also refuses keys of a newer format.
         let groups = database.groups()?;
         if !Evidence::exists(directory) {
