@@ -27,7 +27,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// try, and the last sync. After that the transfer ends as one that stands still.
 const WORK_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long an offer waits for the end of an earlier one, whose sender may have given it up a moment ago.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
+const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a word to a sender that takes nothing more is tried.
 const LAST_WORD_WAIT: Duration = Duration::from_millis(100);
 
@@ -48,9 +48,8 @@ pub(crate) async fn receive(
         return refuse(shared, &mut sending, text).await;
     };
     // Before the offer is read, so that no more than one manifest of a peer is in memory.
-    let wait = TURN_WAIT_MAX.min(timeout / 2);
     let turns = async { (link.snapshots.acquire().await, shared.snapshots.acquire().await) };
-    let Ok(_turns) = tokio::time::timeout(wait, turns).await else {
+    let Ok(_turns) = tokio::time::timeout(TURN_WAIT_MAX, turns).await else {
         let text = "peer.snapshot_streams_max snapshots, or one of this node, are coming in already";
         shared.refusals.record(&link.name, "too_many_snapshots", &text);
         return refuse(shared, &mut sending, text).await;
