@@ -61,7 +61,7 @@
 //!                 inputs.push_back(Input::Persisted { write: persist.write.id, result: Ok(()) });
 //!             }
 //!             Output::Apply(batch) => {
-//!                 inputs.push_back(Input::Applied { index: batch.last });
+//!                 inputs.push_back(Input::Applied { index: batch.last, durable: batch.last });
 //!                 applied.extend(batch.waiters);
 //!             }
 //!             _ => {}
