@@ -256,8 +256,10 @@ impl State {
     }
 
     fn forget_up_to(&mut self, oldest: Index) {
-        while let Some((_, row)) = self.superseded.pop_front_if(|(superseded, _)| *superseded <= oldest) {
-            self.versions.remove(&row);
+        while self.superseded.front().is_some_and(|(superseded, _)| *superseded <= oldest) {
+            if let Some((_, row)) = self.superseded.pop_front() {
+                self.versions.remove(&row);
+            }
         }
     }
 

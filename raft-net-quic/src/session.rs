@@ -162,7 +162,7 @@ async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) 
         _ => None,
     };
     let closed_here = matches!(error, ConnectionError::LocallyClosed);
-    let was_current = link.unregister(&session, refused.clone().or((!closed_here).then(|| error.to_string())));
+    let was_current = link.unregister(&session, refused.clone().or_else(|| (!closed_here).then(|| error.to_string())));
     if let Some(text) = refused {
         shared.refusals.record(&link.name, "refused_by_peer", &text);
     }

@@ -150,7 +150,7 @@ async fn a_chunk_that_does_not_fit_its_checksum_is_asked_for_again_and_what_is_u
     let connection = admitted(&Stranger::new(&files).unwrap(), &one).await;
     let (mut send, mut receive) = open(&connection, &offer_bytes(&offer(3, 1, 3))).await;
     let mut buffer = BytesMut::new();
-    assert_eq!(read_reply(&mut receive, &mut buffer).await, Some(Reply::Wanted(vec![0..3])));
+    assert_eq!(read_reply(&mut receive, &mut buffer).await, Some(Reply::Wanted(std::iter::once(0..3).collect())));
     let unknown = frame(99, b"of a later version");
     send.write_all(&[chunk_bytes(2, CHUNK), unknown, damaged_bytes(0), chunk_bytes(1, b"")].concat()).await.unwrap();
     assert_eq!(read_reply(&mut receive, &mut buffer).await, Some(Reply::Again(vec![0])));
