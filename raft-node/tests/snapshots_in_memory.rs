@@ -59,6 +59,22 @@ async fn cut_past(cluster: &Cluster, leader: usize, away: usize) {
     .await;
 }
 
+/// Cuts a follower off, and leaves it behind what the leader's log still holds. Gives the leader and the follower.
+async fn one_falls_behind(cluster: &Cluster) -> (usize, usize) {
+    let (leader, away) = (cluster.leader().await, cluster.follower().await);
+    put_large(&cluster.nodes[leader], "early", VALUES).await;
+    cluster.cut_off(away);
+    cut_past(cluster, leader, away).await;
+    (leader, away)
+}
+
+/// Brings a follower back, whose snapshot stops after so many chunks.
+async fn stop_after(cluster: &Cluster, courier: &Courier, away: usize, chunks: usize) {
+    courier.hold_after(chunks);
+    cluster.heal(away);
+    eventually("the snapshot stops", async || courier.tries().iter().any(|one| one.sent == chunks)).await;
+}
+
 async fn digest(node: &NodeHandle) -> Bytes {
     node.read(Bytes::from_static(b"digest"), Consistency::Linearizable, PATIENCE).await.unwrap().bytes
 }
@@ -91,10 +107,7 @@ fn whole_tries(courier: &Courier) -> Vec<Try> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_was_away_for_long_is_brought_up_by_a_snapshot_while_writes_go_on() {
     let (cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (writer, stopped) = (cluster.nodes[leader].clone(), stop.clone());
     let writing = tokio::spawn(async move {
@@ -124,13 +137,8 @@ async fn a_follower_that_was_away_for_long_is_brought_up_by_a_snapshot_while_wri
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_is_started_anew_in_the_middle_goes_on_where_it_was() {
     let (mut cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
-    courier.hold_after(3);
-    cluster.heal(away);
-    eventually("three chunks are here", async || courier.tries().iter().any(|one| one.sent == 3)).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
+    stop_after(&cluster, &courier, away, 3).await;
     let seen = cluster.nodes[away].status().snapshots.receiving.unwrap();
     assert!(seen.done_bytes >= 3 << 20 && seen.done_bytes < seen.total_bytes, "{seen:?}");
     let view = cluster.nodes[leader].cluster_status(PATIENCE).await;
@@ -154,13 +162,8 @@ async fn a_receiver_that_is_started_anew_in_the_middle_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_goes_in_the_middle_is_followed_by_one_that_sends_its_own() {
     let (cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
-    courier.hold_after(2);
-    cluster.heal(away);
-    eventually("two chunks are here", async || courier.tries().iter().any(|one| one.sent == 2)).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
+    stop_after(&cluster, &courier, away, 2).await;
     cluster.cut_off(leader);
     let third = (0..3).find(|at| *at != leader && *at != away).unwrap();
     eventually("another leads", async || cluster.nodes[third].status().raft.role == Role::Leader).await;
@@ -178,10 +181,7 @@ async fn a_leader_that_goes_in_the_middle_is_followed_by_one_that_sends_its_own(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_not_sent_and_another_one_is_taken() {
     let (cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
     let node = &cluster.nodes[leader];
     let kept = node.take_snapshot(PATIENCE).await.unwrap();
     assert_eq!(node.take_snapshot(PATIENCE).await.unwrap(), kept, "nothing was applied since");
@@ -211,10 +211,7 @@ fn flip_in_the_middle(disk: &Disk, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunk_that_arrives_damaged_is_sent_again_alone() {
     let (cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
     courier.damage_next();
     cluster.heal(away);
     caught_up(&cluster.nodes[away], &cluster.nodes[leader]).await;
@@ -226,10 +223,7 @@ async fn a_chunk_that_arrives_damaged_is_sent_again_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_could_not_follow_the_log_is_restored_at_the_next_start() {
     let (mut cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
     cluster.disks[away].state.inject(DiskFault::SyncFails);
     cluster.heal(away);
     let failure = cluster.nodes[away].finished().await.unwrap_err();
@@ -254,10 +248,7 @@ async fn a_state_that_could_not_follow_the_log_is_restored_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_owes_a_damaged_snapshot_to_its_state_says_so_and_stops() {
     let (mut cluster, _courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
     cluster.disks[away].state.inject(DiskFault::SyncFails);
     cluster.heal(away);
     cluster.nodes[away].finished().await.unwrap_err();
@@ -355,13 +346,8 @@ async fn transfers_take_turns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_tell_of_snapshots() {
     let (cluster, courier) = start(short_log).await;
-    let (leader, away) = (cluster.leader().await, cluster.follower().await);
-    put_large(&cluster.nodes[leader], "early", VALUES).await;
-    cluster.cut_off(away);
-    cut_past(&cluster, leader, away).await;
-    courier.hold_after(3);
-    cluster.heal(away);
-    eventually("three chunks are here", async || courier.tries().iter().any(|one| one.sent == 3)).await;
+    let (leader, away) = one_falls_behind(&cluster).await;
+    stop_after(&cluster, &courier, away, 3).await;
     for (at, direction) in [(leader, "send"), (away, "receive")] {
         let text = cluster.nodes[at].metrics_text();
         let line = format!("raft_snapshot_progress_ratio{{direction=\"{direction}\"}} 0.");
