@@ -232,8 +232,9 @@ fn readers_and_snapshotters_stay_good_over_a_restore() {
         std::thread::scope(|scope| {
             let reader = &subject.reader;
             let reads = scope.spawn(|| {
+                // However late this thread comes to run, it reads.
                 let mut reads = 0_u64;
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) || reads == 0 {
                     let (value, applied) = reader.get(b"key-7").unwrap();
                     assert!(value.is_none_or(|value| value.revision <= applied.index));
                     let (digest, applied) = reader.digest().unwrap();
