@@ -109,13 +109,16 @@ fn a_writer_killed_at_any_call_leaves_a_directory_that_the_next_one_goes_on_with
 
 #[test]
 fn a_sync_that_fails_ends_the_store_and_costs_nothing_acknowledged_whichever_it_is() {
-    let syncs = count(|change| matches!(change, Change::SyncStart { .. }));
-    let (mut images, mut late) = (0, 0);
-    for nth in 1..=syncs {
+    let (mut syncs, mut images, mut late) = (0, 0, 0);
+    // How many there are differs by a few from run to run: the background's fall together or do not.
+    for nth in 1.. {
         let plan = format!("anysync:*:{nth}:eio");
         let stage = Stage::new(format!("plan {plan}"), nth);
         run_twice(&stage, &plan, true);
-        assert!(stage.happened(), "{plan}: there is no such sync");
+        if !stage.happened() {
+            break;
+        }
+        syncs = nth;
         // A sync of the log itself fails the very write that waits for it. One in the background shows with the next
         // write or soon; until then each batch has a sync of its own.
         let of_the_log = stage.count(|change| matches!(change, Change::Fault(text) if text.ends_with(".log"))) > 0;
