@@ -248,7 +248,7 @@ async fn a_state_that_could_not_follow_the_log_is_restored_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_owes_a_damaged_snapshot_to_its_state_says_so_and_stops() {
     let (mut cluster, _courier) = start(short_log).await;
-    let (leader, away) = one_falls_behind(&cluster).await;
+    let (_leader, away) = one_falls_behind(&cluster).await;
     cluster.disks[away].state.inject(DiskFault::SyncFails);
     cluster.heal(away);
     cluster.nodes[away].finished().await.unwrap_err();
