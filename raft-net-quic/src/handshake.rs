@@ -100,6 +100,52 @@ impl From<quinn::WriteError> for LinkError {
 /// Connects to `link` once.
 pub(crate) async fn dial(shared: &Arc<Shared>, link: &Arc<PeerLink>, attempt: usize) -> Result<(), LinkError> {
     let expected = link.expectation();
+    let session = connect(shared, link, &expected, attempt, false).await?;
+    match register(shared, link, &session, &expected) {
+        Ok(()) => {
+            session::run(shared, link, &session);
+            Ok(())
+        }
+        // The other side has connected meanwhile.
+        Err(Refusal::Duplicate) => {
+            session::retire_unused(shared, link, session);
+            Ok(())
+        }
+        Err(refusal) => Err(give_up(&session, refusal)),
+    }
+}
+
+/// Makes a connection to `link` for one snapshot. Whoever asks for it closes it.
+pub(crate) async fn dial_bulk(
+    shared: &Arc<Shared>,
+    link: &Arc<PeerLink>,
+    attempt: usize,
+) -> Result<Arc<Session>, LinkError> {
+    let expected = link.expectation();
+    let session = connect(shared, link, &expected, attempt, true).await?;
+    match link.register_bulk(&session, &expected) {
+        Ok(()) => {
+            session::run_bulk(shared, link, &session);
+            Ok(session)
+        }
+        Err(refusal) => Err(give_up(&session, refusal)),
+    }
+}
+
+fn give_up(session: &Session, refusal: Refusal) -> LinkError {
+    let error = LinkError::from(refusal);
+    error.close(&session.connection);
+    error
+}
+
+/// Dials, and speaks the dialer's half of the handshake.
+async fn connect(
+    shared: &Arc<Shared>,
+    link: &PeerLink,
+    expected: &Expectation,
+    attempt: usize,
+    bulk: bool,
+) -> Result<Arc<Session>, LinkError> {
     let limit = shared.config.timing.connect_timeout;
     let connecting = async {
         let address = session::resolve(shared, &expected.peer.address, attempt).await?;
@@ -107,33 +153,22 @@ pub(crate) async fn dial(shared: &Arc<Shared>, link: &Arc<PeerLink>, attempt: us
         Ok::<_, LinkError>(connecting.await?)
     };
     let connection = within(limit, connecting).await?;
-    let outcome = within(limit, introduce(shared, link, &expected, &connection)).await;
-    match outcome {
-        Ok(Some(session)) => {
-            session::run(shared, link, &session);
-            Ok(())
-        }
-        // The other side has connected meanwhile.
-        Ok(None) => Ok(()),
-        Err(error) => {
-            error.close(&connection);
-            Err(error)
-        }
-    }
+    let session = within(limit, introduce(shared, link, expected, &connection, bulk)).await;
+    session.inspect_err(|error| error.close(&connection))
 }
 
-/// The dialer's half of the handshake. None when another connection is in use by now.
 async fn introduce(
     shared: &Arc<Shared>,
-    link: &Arc<PeerLink>,
+    link: &PeerLink,
     expected: &Expectation,
     connection: &Connection,
-) -> Result<Option<Arc<Session>>, LinkError> {
+    bulk: bool,
+) -> Result<Arc<Session>, LinkError> {
     let cluster_name = &shared.config.cluster_name;
     tls::check_name(connection, cluster_name, &link.name, &expected.peer.address)?;
     let limits = &shared.config.limits;
     let (mut send, mut receive) = connection.open_bi().await?;
-    let hello = Hello::of(&expected.local, cluster_name, shared.process);
+    let hello = Hello { bulk, ..Hello::of(&expected.local, cluster_name, shared.process) };
     send.write_all(&StreamKind::Handshake.preface()).await?;
     send.write_all(&hello.encode_hello(limits)).await?;
     let _ = send.finish();
@@ -143,15 +178,7 @@ async fn introduce(
         Reply::Refused { reason, text } => return Err(LinkError::RefusedByPeer { reason, text }),
     };
     let remote = judge(shared, expected, &welcome)?;
-    let session = make_session(shared, expected, connection, remote, &welcome, true);
-    match register(shared, link, &session, expected) {
-        Ok(()) => Ok(Some(session)),
-        Err(Refusal::Duplicate) => {
-            session::retire_unused(shared, link, session);
-            Ok(None)
-        }
-        Err(refusal) => Err(refusal.into()),
-    }
+    Ok(make_session(shared, expected, connection, remote, &welcome, true))
 }
 
 /// Makes the session the one that is used, and ends the one before it.
@@ -204,7 +231,11 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection, from: &std::net:
         Ok((link, session, answer)) => {
             // Its tasks run from here on: when the dialer is gone before its answer, they see the end of the connection
             // and take it off the link again.
-            session::run(shared, &link, &session);
+            if hello.bulk {
+                session::run_bulk(shared, &link, &session);
+            } else {
+                session::run(shared, &link, &session);
+            }
             send.write_all(&answer).await?;
             let _ = send.finish();
             Ok(())
@@ -245,7 +276,11 @@ fn admit(
     let session = make_session(shared, &expected, connection, remote, hello, false);
     let mut answer = Hello::of(&expected.local, &shared.config.cluster_name, shared.process);
     answer.protocol = hello.common_protocol()?;
-    register(shared, &link, &session, &expected)?;
+    if hello.bulk {
+        link.register_bulk(&session, &expected)?;
+    } else {
+        register(shared, &link, &session, &expected)?;
+    }
     Ok((link, session, answer.encode_welcome(&shared.config.limits)))
 }
 

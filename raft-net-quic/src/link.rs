@@ -17,6 +17,8 @@ use crate::wire::hello::Refusal;
 
 /// Snapshots that may come from one peer at a time: a second one could only be of the same state.
 pub(crate) const SNAPSHOTS_MAX: usize = 1;
+/// Connections for snapshots between two nodes, both directions together. Those that have ended are noticed late.
+const BULK_MAX: usize = 4;
 
 /// A connection that passed the handshake.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub(crate) struct PeerLink {
     pub(crate) name: NodeName,
     expectation: Mutex<Expectation>,
     session: watch::Sender<Option<Arc<Session>>>,
+    /// The connections that carry a snapshot each. Raft messages never travel on them.
+    bulk: Mutex<Vec<Arc<Session>>>,
     control: Lane,
     append: Lane,
     /// The session whose messages are delivered. Held while a batch is delivered, so that nothing of an earlier
@@ -93,6 +97,7 @@ impl PeerLink {
             name: peer.name.clone(),
             expectation: Mutex::new(Expectation { local, peer, epoch: 0 }),
             session: watch::Sender::new(None),
+            bulk: Mutex::default(),
             control: Lane::new(limits.control_lane_messages_max, usize::MAX),
             append: Lane::new(limits.append_lane_messages_max, limits.append_lane_bytes_max),
             gate: Mutex::new(0),
@@ -128,11 +133,40 @@ impl PeerLink {
         self.close_session(close_code::PEERS_CHANGED, "this node is no peer any more");
     }
 
-    /// Closes the connection of the moment. Its end is noticed as any other's.
+    /// Closes the connections of the moment. Their end is noticed as any other's.
     pub(crate) fn close_session(&self, code: u32, reason: &str) {
         if let Some(session) = self.session.borrow().as_ref() {
             session.close(code, reason);
         }
+        for session in self.bulk.lock().iter() {
+            session.close(code, reason);
+        }
+    }
+
+    /// Takes `session` as one that carries a snapshot. Those of an earlier life of the other process are dead, whatever
+    /// QUIC still thinks of them.
+    pub(crate) fn register_bulk(&self, session: &Arc<Session>, expected: &Expectation) -> Result<(), Refusal> {
+        let expectation = self.expectation.lock();
+        if expectation.epoch != expected.epoch || self.removed.is_cancelled() {
+            return Err(Refusal::NotReady);
+        }
+        let mut bulk = self.bulk.lock();
+        bulk.retain(|before| {
+            if before.process != session.process {
+                before.close(close_code::REPLACED, "the other process has ended");
+            }
+            before.connection.close_reason().is_none()
+        });
+        if bulk.len() >= BULK_MAX {
+            return Err(Refusal::Duplicate);
+        }
+        bulk.push(session.clone());
+        Ok(())
+    }
+
+    /// Forgets a connection that carried a snapshot.
+    pub(crate) fn unregister_bulk(&self, session: &Session) {
+        self.bulk.lock().retain(|kept| kept.number != session.number);
     }
 
     /// Makes `session` the connection of this link.

@@ -151,6 +151,19 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Sess
     shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
 }
 
+/// Starts the tasks of a connection for a snapshot: it carries no Raft messages.
+pub(crate) fn run_bulk(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Session>) {
+    tracing::debug!(peer = %link.name, address = %session.connection.remote_address(), "connected for a snapshot");
+    let (watched_link, watched) = (link.clone(), session.clone());
+    shared.spawn(async move {
+        let error = watched.connection.closed().await;
+        watched.over.cancel();
+        watched_link.unregister_bulk(&watched);
+        tracing::debug!(peer = %watched_link.name, %error, "the connection for a snapshot has ended");
+    });
+    shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
+}
+
 /// Waits for the end of the connection and cleans up after it.
 async fn watch(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
     let error = session.connection.closed().await;

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use super::{AGAIN_MAX, CHUNKS_AHEAD, Motion};
 use crate::config::Limits;
-use crate::handshake::LinkError;
+use crate::handshake::{self, LinkError};
 use crate::link::{PeerLink, Session};
 use crate::request::{Sending, connected};
 use crate::session::{SNAPSHOT_PRIORITY, close_malformed};
 use crate::shared::Shared;
 use crate::wire::reader::FrameReader;
 use crate::wire::snapshot::{self, Reply};
-use crate::wire::{Malformed, StreamKind};
+use crate::wire::{Malformed, StreamKind, close_code};
 
 /// Orders that wait for the reading thread; then no more is heard of the receiver until it takes one.
 const ORDERS_MAX: usize = 64;
@@ -67,13 +67,54 @@ pub(crate) async fn send(
             ends.local
         )));
     }
+    let way = Way::to(shared, &link, session).await;
     let motion = Motion::default();
     let timeout = timing.snapshot_stall_timeout;
     tokio::select! {
-        sent = transfer(shared, &link, &session, offer, source, &motion) => sent,
+        sent = transfer(shared, &link, &way.session, offer, source, &motion) => sent,
         () = motion.stalled(timeout) => Err(interrupted(format!("nothing moved for {timeout:?}"))),
-        () = session.over.cancelled() => Err(interrupted(format!("the connection to {} has ended", link.name))),
+        () = way.session.over.cancelled() => Err(interrupted(format!("the connection to {} has ended", link.name))),
         () = shared.stopping.cancelled() => Err(interrupted("this node stops")),
+    }
+}
+
+/// The connection that a snapshot travels on.
+struct Way {
+    session: Arc<Session>,
+    /// Whether it is for this transfer alone, and ends with it.
+    own: bool,
+}
+
+impl Way {
+    /// A connection of its own, so that nothing else waits behind its megabytes. A peer that cannot be dialed from here
+    /// is served on the connection that it dialed itself: slower for both, and better than no snapshot.
+    async fn to(shared: &Arc<Shared>, link: &Arc<PeerLink>, main: Arc<Session>) -> Self {
+        let dialed = tokio::select! {
+            dialed = handshake::dial_bulk(shared, link, 0) => dialed,
+            () = main.over.cancelled() => return Self { session: main, own: false },
+            () = shared.stopping.cancelled() => return Self { session: main, own: false },
+        };
+        match dialed {
+            Ok(session) if session.raft == main.raft => Self { session, own: true },
+            // Who is who has changed meanwhile; the old connection is about to end.
+            Ok(session) => {
+                session.close(close_code::TRANSFER_OVER, "it is not needed");
+                Self { session: main, own: false }
+            }
+            Err(error) => {
+                let text = format!("no connection for the snapshot alone ({error}): it goes with all else");
+                shared.refusals.record(&link.name, "snapshot_connection", &text);
+                Self { session: main, own: false }
+            }
+        }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if self.own {
+            self.session.close(close_code::TRANSFER_OVER, "the transfer is over");
+        }
     }
 }
 

@@ -59,8 +59,7 @@ fn honest() -> Hello {
 /// Two members that know a third one, and that third one's certificate.
 pub(super) async fn cluster(authority: &Authority) -> (Node, Node, TlsFiles) {
     let (one, two) = pair(authority).await;
-    // The third has not told where it listens: nobody can dial it.
-    let third = peer(3, free_address());
+    let third = peer(3, nowhere());
     one.transport.set_peers(member(1), vec![peer(2, two.address), third.clone()]);
     two.transport.set_peers(member(2), vec![peer(1, one.address), third]);
     one.reaches(&two).await;

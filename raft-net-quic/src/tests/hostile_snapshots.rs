@@ -215,6 +215,35 @@ async fn a_blank_node_offers_in_vain() {
     assert!(connection.close_reason().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_for_snapshots_are_bounded_and_those_of_a_dead_process_make_room() {
+    let authority = Authority::new();
+    let (one, two, files) = cluster(&authority).await;
+    let stranger = Stranger::new(&files).unwrap();
+    let hello = |process| Hello { bulk: true, ..Hello::of(&member(3), CLUSTER, process) };
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        let connection = stranger.connect(one.address).await;
+        let reply = greet(&connection, &hello(1)).await;
+        assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
+        taken.push(connection);
+    }
+    let reply = greet(&stranger.connect(one.address).await, &hello(1)).await;
+    assert!(matches!(&reply, HelloReply::Refused { reason, .. } if reason == "duplicate"), "{reply:?}");
+    let next = stranger.connect(one.address).await;
+    let reply = greet(&next, &hello(2)).await;
+    assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
+    for connection in taken {
+        connection.closed().await;
+    }
+    // It is a connection for snapshots and no other: the node is not connected by it.
+    assert!(!one.is_connected(3));
+    let (_send, mut receive) = open(&next, &offer_bytes(&offer(3, 1, 3))).await;
+    let asked = read_reply(&mut receive, &mut BytesMut::new()).await;
+    assert_eq!(asked, Some(Reply::Wanted(std::iter::once(0..3).collect())));
+    undisturbed(&one, &two).await;
+}
+
 /// Has `one` send a snapshot of so many chunks to the stranger, which answers with these bytes at once, and reads no
 /// more than the offer.
 async fn answered(
@@ -324,7 +353,7 @@ async fn a_receiver_that_reads_nothing_ends_by_the_stall_timeout() {
         config.timing.snapshot_stall_timeout = timeout;
     })
     .await;
-    one.transport.set_peers(member(1), vec![peer(3, free_address())]);
+    one.transport.set_peers(member(1), vec![peer(3, nowhere())]);
     let connection = admitted(&Stranger::new(&authority.node(CLUSTER, "n3")).unwrap(), &one).await;
     // It repeats itself, which is no progress.
     let progress = reply(&Reply::Progress { chunks: 0, bytes: 0, working: false }).repeat(100);

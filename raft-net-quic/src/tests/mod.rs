@@ -55,6 +55,11 @@ fn free_address() -> SocketAddr {
     SocketAddr::new(own_ip(), 7082)
 }
 
+/// What a node that has not told where it listens is known by: nobody can dial it.
+fn nowhere() -> SocketAddr {
+    any_port()
+}
+
 /// Remembers what it is given. Requests starting with `w` wait until the gate has a permit; others are echoed.
 struct Recorder {
     received: Mutex<Vec<PeerMessage>>,

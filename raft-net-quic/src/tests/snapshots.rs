@@ -46,6 +46,54 @@ async fn more_gaps_than_one_frame_holds_are_filled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_travels_on_a_connection_of_its_own_that_ends_with_it() {
+    let authority = Authority::new();
+    let (one, two) = pair(&authority).await;
+    let connections = |count| move |node: &Node| node.transport.open_connections() == count;
+    let source = Chunks::new(4, 1000);
+    for ends_well in [true, false] {
+        two.inbound.shelf.change(|state| {
+            state.chunks.clear();
+            state.blocks_put = true;
+        });
+        let watching = async {
+            until("the first chunk", || two.inbound.shelf.state().open == 1).await;
+            assert!([&one, &two].into_iter().all(connections(2)));
+            if ends_well {
+                two.inbound.shelf.change(|state| state.blocks_put = false);
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            sent = send(&one, &two, 4, &source) => assert_eq!(sent.unwrap().chunks, 4),
+            // It is given up.
+            () = watching => two.inbound.shelf.change(|state| state.blocks_put = false),
+        }
+        until("the end of the second connection", || [&one, &two].into_iter().all(connections(1))).await;
+        until("the sink to be dropped", || two.inbound.shelf.state().open == 0).await;
+    }
+    assert!(one.is_connected(2) && two.is_connected(1));
+    assert_eq!(one.refusals("snapshot_connection"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_peers_ends_the_connection_of_a_snapshot_too() {
+    let authority = Authority::new();
+    let (one, two) = pair(&authority).await;
+    two.inbound.shelf.change(|state| state.blocks_put = true);
+    let source = Chunks::new(64, 1 << 20);
+    let changing = async {
+        until("the transfer to begin", || two.inbound.shelf.state().open == 1).await;
+        let elsewhere = Peer { incarnation: Some(Incarnation(9)), ..peer(1, one.address) };
+        two.transport.set_peers(member(2), vec![elsewhere]);
+        two.inbound.shelf.change(|state| state.blocks_put = false);
+    };
+    let (sent, ()) = tokio::join!(send(&one, &two, 64, &source), changing);
+    assert!(matches!(sent, Err(SnapshotError::Interrupted(_))), "{sent:?}");
+    until("all connections to end", || two.transport.open_connections() == 0 && !one.is_connected(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_breaks_a_limit_is_named_at_the_sender() {
     let authority = Authority::new();
     let (one, two) = pair_with(&authority, |config| config.limits.snapshot_chunk_bytes_max = 100_000).await;

@@ -11,7 +11,7 @@ use crate::config::Limits;
 /// Longest name that is taken from a peer, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
-/// Who speaks. Sent by the dialer as HELLO and by the acceptor as WELCOME. Tags 10 to 19 are reserved.
+/// Who speaks. Sent by the dialer as HELLO and by the acceptor as WELCOME. Tags 10 to 14 and 16 to 19 are reserved.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Hello {
     #[prost(uint32, tag = "1")]
@@ -37,6 +37,9 @@ pub(crate) struct Hello {
     /// Only in WELCOME: the version that both speak from here on.
     #[prost(uint32, tag = "9")]
     pub(crate) protocol: u32,
+    /// Only in HELLO: the connection is for a snapshot, beside the one that the two nodes use for all else.
+    #[prost(bool, tag = "15")]
+    pub(crate) bulk: bool,
 }
 
 /// Why a connection is not wanted. Sent instead of WELCOME.
@@ -129,6 +132,7 @@ impl Hello {
             incarnation: Bytes::copy_from_slice(&local.incarnation.0.to_be_bytes()),
             process,
             protocol: 0,
+            bulk: false,
         }
     }
 

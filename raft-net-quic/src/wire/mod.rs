@@ -110,6 +110,8 @@ pub(crate) mod close_code {
     pub(crate) const NOT_TAKEN: u32 = 6;
     /// Streams only: whoever wrote or read it has given up.
     pub(crate) const GIVEN_UP: u32 = 7;
+    /// The snapshot that the connection was made for has ended, well or not.
+    pub(crate) const TRANSFER_OVER: u32 = 8;
 
     /// Whether a connection was closed because its other end does not want it.
     pub(crate) fn is_refusal(code: quinn::VarInt) -> bool {
