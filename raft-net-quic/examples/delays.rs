@@ -218,10 +218,9 @@ async fn compare(title: &str, faults: Option<UdpFaults>) {
         relay.set_all(faults);
     }
     println!("{title}");
-    for (case, transfer) in [
-        ("no snapshot", None),
-        ("a snapshot", Some((pair.transports[0].clone(), pair.ids, pair.received.clone()))),
-    ] {
+    for (case, transfer) in
+        [("no snapshot", None), ("a snapshot", Some((pair.transports[0].clone(), pair.ids, pair.received.clone())))]
+    {
         let running = transfer.map(|(transport, ids, received)| {
             (tokio::spawn(Pair::send_for_ever(transport, ids)), received.load(Ordering::Relaxed), received)
         });

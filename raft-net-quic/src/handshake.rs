@@ -149,7 +149,7 @@ async fn connect(
     let limit = shared.config.timing.connect_timeout;
     let connecting = async {
         let address = session::resolve(shared, &expected.peer.address, attempt).await?;
-        let connecting = shared.connect(address)?;
+        let connecting = shared.connect(address, bulk)?;
         Ok::<_, LinkError>(connecting.await?)
     };
     let connection = within(limit, connecting).await?;
@@ -178,7 +178,7 @@ async fn introduce(
         Reply::Refused { reason, text } => return Err(LinkError::RefusedByPeer { reason, text }),
     };
     let remote = judge(shared, expected, &welcome)?;
-    Ok(make_session(shared, expected, connection, remote, &welcome, true))
+    Ok(make_session(shared, expected, connection, remote, &welcome, Dialed::Here { bulk }))
 }
 
 /// Makes the session the one that is used, and ends the one before it.
@@ -273,7 +273,7 @@ fn admit(
     let expected = link.expectation();
     tls::check_name(connection, &shared.config.cluster_name, &name, &expected.peer.address)?;
     let remote = judge(shared, &expected, hello)?;
-    let session = make_session(shared, &expected, connection, remote, hello, false);
+    let session = make_session(shared, &expected, connection, remote, hello, Dialed::There { bulk: hello.bulk });
     let mut answer = Hello::of(&expected.local, &shared.config.cluster_name, shared.process);
     answer.protocol = hello.common_protocol()?;
     if hello.bulk {
@@ -329,14 +329,25 @@ fn judge(shared: &Shared, expected: &Expectation, hello: &Hello) -> Result<Remot
     Ok(remote)
 }
 
+/// Which side made a connection, and whether for a snapshot.
+#[derive(Clone, Copy)]
+enum Dialed {
+    Here { bulk: bool },
+    There { bulk: bool },
+}
+
 fn make_session(
     shared: &Shared,
     expected: &Expectation,
     connection: &Connection,
     remote: RemoteIdentity,
     hello: &Hello,
-    dialed_here: bool,
+    dialed: Dialed,
 ) -> Arc<Session> {
+    let (dialed_here, bulk) = match dialed {
+        Dialed::Here { bulk } => (true, bulk),
+        Dialed::There { bulk } => (false, bulk),
+    };
     let local = &expected.local;
     let one_cluster = local.cluster.is_some() && local.cluster == remote.cluster;
     let known = remote.id.filter(|id| one_cluster && expected.peer.id == Some(*id));
@@ -348,6 +359,7 @@ fn make_session(
         remote,
         process: hello.process,
         raft,
+        bulk,
         over: CancellationToken::new(),
     })
 }

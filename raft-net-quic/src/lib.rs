@@ -118,6 +118,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod config;
 mod handshake;
 mod lane;

@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) dialed_by_lesser: bool,
     /// The ids at both ends when Raft messages may travel here: both are of one cluster and know each other's id.
     pub(crate) raft: Option<RaftEnds>,
+    /// Whether it is for a snapshot: then it has threads of its own.
+    pub(crate) bulk: bool,
     /// Ends the tasks of the session.
     pub(crate) over: CancellationToken,
 }

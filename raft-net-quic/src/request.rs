@@ -121,8 +121,9 @@ async fn read_answer(
 /// Takes requests and snapshots in. QUIC bounds how many are open.
 pub(crate) async fn accept_requests(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
     while let Ok((send, receive)) = session.connection.accept_bi().await {
-        let (task, link, session) = (shared.clone(), link.clone(), session.clone());
-        shared.spawn(async move {
+        let (task, link, served_on) = (shared.clone(), link.clone(), session.clone());
+        shared.spawn_on(&session, async move {
+            let session = served_on;
             let served = async {
                 tokio::select! {
                     served = serve_stream(&task, &link, &session, send, receive) => served,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::ports::{Inbound, LocalIdentity, Peer};
@@ -22,9 +23,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk::{self, Bulk};
 use crate::config::{QuicConfig, SetupError};
 use crate::handshake::LinkError;
-use crate::link::PeerLink;
+use crate::link::{PeerLink, Session};
 use crate::refusals::Refusals;
 use crate::session;
 use crate::socket::{self, WatchedSocket};
@@ -46,6 +48,9 @@ const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
 const INITIAL_RTT: Duration = Duration::from_millis(25);
 /// Packets of connections that wait to be accepted, in bytes, each and together.
 const INCOMING_BYTES_MAX: (u64, u64) = (64 << 10, 4 << 20);
+/// Longest datagram that is taken and tried on each path: what a frame of 9,000 bytes holds beside IPv6 and UDP. Paths
+/// that carry less, as most do, are found out by probes whose loss costs nothing (RFC 8899).
+const DATAGRAM_BYTES_MAX: u16 = 9000 - 40 - 8;
 /// How long a stop waits for the last packets, and for the port to be free again.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -65,6 +70,8 @@ struct Running {
     socket: Weak<dyn AsyncUdpSocket>,
     inbound: Arc<dyn Inbound>,
     client: quinn::ClientConfig,
+    bulk_client: quinn::ClientConfig,
+    bulk: Bulk,
 }
 
 /// See the module.
@@ -112,6 +119,9 @@ impl Shared {
         let handle = Handle::current();
         let mut client = quinn::ClientConfig::new(self.credentials.client.clone());
         client.transport_config(self.transport_config());
+        let mut bulk_client = client.clone();
+        bulk_client.initial_dst_cid_provider(Arc::new(bulk::marked_id));
+        let bulk = Bulk::start().map_err(|error| unusable(&error))?;
         let running = Running {
             local_address: endpoint.local_addr().map_err(|error| unusable(&error))?,
             handle,
@@ -119,6 +129,8 @@ impl Shared {
             socket: Arc::downgrade(&socket),
             inbound,
             client,
+            bulk_client,
+            bulk,
         };
         let running = self.running.get_or_init(|| running);
         running.handle.spawn(self.tasks.track_future(session::accept_connections(self.clone(), endpoint)));
@@ -133,6 +145,13 @@ impl Shared {
         let key = credentials.connection_id_key;
         let mut config = EndpointConfig::new(Arc::new(credentials.reset_key.clone()));
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+        config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(|error| {
+            SetupError::new(
+                "peer.listen",
+                format!("cannot take datagrams of {DATAGRAM_BYTES_MAX} bytes: {error}"),
+                "report it",
+            )
+        })?;
         // With the fixed bit always set, garbage can be told from QUIC.
         config.grease_quic_bit(false);
         let mut server = quinn::ServerConfig::with_crypto(credentials.server.clone());
@@ -158,8 +177,11 @@ impl Shared {
         let idle_ms = u32::try_from(timing.idle_timeout.as_millis()).unwrap_or(u32::MAX);
         // The config bounds requests_max to 10,000.
         let requests = u32::try_from(self.config.limits.requests_max).unwrap_or(u32::MAX);
+        let mut probes = MtuDiscoveryConfig::default();
+        probes.upper_bound(DATAGRAM_BYTES_MAX);
         let mut transport = TransportConfig::default();
         transport
+            .mtu_discovery_config(Some(probes))
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             // One more for the handshake's stream, until both sides have forgotten it.
             .max_concurrent_bidi_streams(requests.saturating_add(1 + SNAPSHOT_STREAMS_OPEN_MAX).into())
@@ -224,9 +246,22 @@ impl Shared {
         }
     }
 
-    /// Runs what blocks on a thread for it. None before the start.
+    /// Starts a task of a connection, on the threads that serve it.
+    pub(crate) fn spawn_on(&self, session: &Session, task: impl Future<Output = ()> + Send + 'static) {
+        if session.bulk { drop(self.spawn_bulk(task)) } else { self.spawn(task) }
+    }
+
+    /// Starts a task on the threads for snapshots. None before the start.
+    pub(crate) fn spawn_bulk<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<JoinHandle<T>> {
+        self.running.get().map(|running| running.bulk.handle().spawn(self.tasks.track_future(task)))
+    }
+
+    /// Runs what blocks on a thread for snapshots. None before the start.
     pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-        self.running.get().map(|running| running.handle.spawn_blocking(work))
+        self.running.get().map(|running| running.bulk.handle().spawn_blocking(work))
     }
 
     /// Closes everything and waits until the port is free.
@@ -262,12 +297,14 @@ impl Shared {
         }
     }
 
-    pub(crate) fn connect(&self, address: SocketAddr) -> Result<quinn::Connecting, LinkError> {
+    /// Dials. The threads of the runtime that it is called on serve the connection.
+    pub(crate) fn connect(&self, address: SocketAddr, bulk: bool) -> Result<quinn::Connecting, LinkError> {
         let gone = || LinkError::Unreachable("the transport is not running".into());
         let running = self.running.get().ok_or_else(gone)?;
         let endpoint = running.endpoint.lock().clone().ok_or_else(gone)?;
+        let client = if bulk { &running.bulk_client } else { &running.client };
         endpoint
-            .connect_with(running.client.clone(), address, SERVER_NAME)
+            .connect_with(client.clone(), address, SERVER_NAME)
             .map_err(|error| LinkError::Unreachable(error.to_string()))
     }
 

@@ -10,6 +10,7 @@ use raft_core::ports::{SnapshotError, SnapshotOffer, SnapshotSent, SnapshotSourc
 use raft_core::types::GroupId;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{AGAIN_MAX, CHUNKS_AHEAD, Motion};
 use crate::config::Limits;
@@ -67,11 +68,24 @@ pub(crate) async fn send(
             ends.local
         )));
     }
-    let way = Way::to(shared, &link, session).await;
+    let sending = send_over(shared.clone(), link, session, offer, source);
+    let task = shared.spawn_bulk(sending).ok_or_else(|| interrupted("the transport is not running"))?;
+    // Whoever gives the transfer up drops this.
+    AbortOnDropHandle::new(task).await.unwrap_or_else(|error| Err(interrupted(error)))
+}
+
+async fn send_over(
+    shared: Arc<Shared>,
+    link: Arc<PeerLink>,
+    main: Arc<Session>,
+    offer: SnapshotOffer,
+    source: Arc<dyn SnapshotSource>,
+) -> Result<SnapshotSent, SnapshotError> {
+    let way = Way::to(&shared, &link, main).await;
     let motion = Motion::default();
-    let timeout = timing.snapshot_stall_timeout;
+    let timeout = shared.config.timing.snapshot_stall_timeout;
     tokio::select! {
-        sent = transfer(shared, &link, &way.session, offer, source, &motion) => sent,
+        sent = transfer(&shared, &link, &way.session, offer, source, &motion) => sent,
         () = motion.stalled(timeout) => Err(interrupted(format!("nothing moved for {timeout:?}"))),
         () = way.session.over.cancelled() => Err(interrupted(format!("the connection to {} has ended", link.name))),
         () = shared.stopping.cancelled() => Err(interrupted("this node stops")),
