@@ -26,6 +26,9 @@ const SCAN_READAHEAD_BYTES: usize = 2 << 20;
 /// A level-1 file's compression begins here: what lives that long is read by nobody but a follower far behind.
 const COMPRESSED_FROM_LEVEL: usize = 2;
 const LEVELS: usize = 7;
+/// New files go to the disk little by little. Else a sync of the log may find a mountain before it: ext4 writes the data
+/// of other new files first.
+const FILE_BYTES_PER_SYNC: u64 = 1 << 20;
 /// Files of level 0 that are moved down, by name alone as long as their keys do not overlap. Level 0 is where files
 /// cannot be dropped, so nothing stays there.
 const LEVEL_0_FILES: i32 = 1;
@@ -97,6 +100,7 @@ impl Database {
         options.set_write_buffer_size(log.write_buffer_bytes);
         options.set_max_write_buffer_number(WRITE_BUFFERS);
         options.set_max_background_jobs(2);
+        options.set_bytes_per_sync(FILE_BYTES_PER_SYNC);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);

@@ -1,8 +1,8 @@
 //! The database of one generation: how it is opened and what is read from it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -41,6 +41,11 @@ pub(super) const FAMILIES: [&str; 4] = [META, KEYS, IDEMPOTENCY, VERSIONS];
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of blocks of files that are kept in memory for reads.
 const BLOCK_CACHE_BYTES_MAX: usize = 64 << 20;
+/// One for all states of a process: while a snapshot takes the place of a state both are open.
+static BLOCK_CACHE: OnceLock<Cache> = OnceLock::new();
+/// New files go to the disk little by little. Else a sync of the log beside it may find a mountain before it: ext4 writes
+/// the data of other new files first.
+const FILE_BYTES_PER_SYNC: u64 = 1 << 20;
 /// RocksDB's own diary: kept files and their size.
 const DIARY_FILES_MAX: usize = 2;
 const DIARY_BYTES_MAX: usize = 4 << 20;
@@ -50,18 +55,19 @@ fn database_options() -> Options {
     // A flush takes all column families up to one write, so that no crash can part a key from its applied index.
     options.set_atomic_flush(true);
     options.set_db_write_buffer_size(WRITE_BUFFER_BYTES_MAX);
+    options.set_bytes_per_sync(FILE_BYTES_PER_SYNC);
     options.set_keep_log_file_num(DIARY_FILES_MAX);
     options.set_max_log_file_size(DIARY_BYTES_MAX);
     options
 }
 
 fn families(horizon: &Arc<AtomicU64>) -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES_MAX);
+    let cache = BLOCK_CACHE.get_or_init(|| Cache::new_lru_cache(BLOCK_CACHE_BYTES_MAX));
     FAMILIES
         .into_iter()
         .map(|name| {
             let (mut options, mut table) = (Options::default(), BlockBasedOptions::default());
-            table.set_block_cache(&cache);
+            table.set_block_cache(cache);
             table.set_cache_index_and_filter_blocks(true);
             table.set_pin_l0_filter_and_index_blocks_in_cache(true);
             // With a checksum over the footer, and checksums of blocks that tell where they belong.
