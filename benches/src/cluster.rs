@@ -57,12 +57,7 @@ impl Cluster {
     /// Resident memory of each node, in bytes.
     #[must_use]
     pub fn resident_bytes(&self) -> Vec<u64> {
-        let page = rustix::param::page_size() as u64;
-        let resident = |pid: u32| {
-            let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-            Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * page)
-        };
-        self.pids().into_iter().filter_map(resident).collect()
+        self.pids().into_iter().filter_map(memory_of).map(|(resident, _)| resident).collect()
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -98,7 +93,16 @@ pub fn cpu_of(pid: u32) -> Option<Duration> {
     Some(Duration::from_millis(10 * fields.iter().sum::<u64>()))
 }
 
+/// Resident bytes of a process, and how many of them are not pages of files.
+pub(crate) fn memory_of(pid: u32) -> Option<(u64, u64)> {
+    let page = rustix::param::page_size() as u64;
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut fields = statm.split(' ').skip(1).map_while(|field| field.parse::<u64>().ok());
+    let (resident, of_files) = (fields.next()?, fields.next()?);
+    Some((resident * page, resident.saturating_sub(of_files) * page))
+}
+
 /// Where to measure: a directory on a real disk, since fsync costs nothing on tmpfs.
-fn data_dir() -> &'static Path {
+pub(crate) fn data_dir() -> &'static Path {
     Path::new("/var/tmp")
 }

@@ -11,3 +11,5 @@
 
 pub mod cluster;
 pub mod http;
+pub mod load;
+pub mod nodes;
