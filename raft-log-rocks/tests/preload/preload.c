@@ -14,6 +14,8 @@
  *   RAFT_DISK_CONTROL   File whose text replaces the plan whenever the file changes. Replace it by a rename.
  *   RAFT_DISK_SYNC      `record`: syncs are recorded as made and not really made. What is durable is read off the
  *                       record alone, so this only saves time.
+ *   RAFT_DISK_HIDE      If set, all of these are taken out of the environment, for a process that refuses what it does
+ *                       not know.
  *
  * A plan is rules joined by `;`. A rule is `kind:pattern:nth:action`.
  *   kind     open create write truncate sync dirsync rename unlink mkdir rmdir link, or any of these; anysync for both
@@ -373,6 +375,14 @@ __attribute__((constructor)) static void begin(void) {
         if (record < 0) record = fd;
         else syscall(SYS_close, fd);
         if (record < 0) give_up("the record cannot be opened", text);
+    }
+    if (getenv("RAFT_DISK_HIDE")) {
+        const char *names[] = {"ROOT", "RECORD", "MARKS", "PLAN", "CONTROL", "SYNC", "HIDE"};
+        for (size_t at = 0; at < sizeof names / sizeof *names; at++) {
+            char name[32];
+            snprintf(name, sizeof name, "RAFT_DISK_%s", names[at]);
+            unsetenv(name);
+        }
     }
     active = 1;
     put_frame(0, (struct frame){.length = (uint32_t)root_length, .kind = FRAME_LIFE}, root);

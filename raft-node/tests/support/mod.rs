@@ -182,10 +182,16 @@ impl TestCluster {
 impl TestNode {
     /// Starts its process.
     pub fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    /// Starts its process with what `change` makes of its command.
+    pub fn start_with(&mut self, change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let stderr = std::fs::File::options().create(true).append(true).open(&self.stderr).unwrap();
         let mut command = command(BINARY);
         command.args(&self.args).stdout(Stdio::null()).stderr(stderr);
+        change(&mut command);
         self.child = Some(command.spawn().unwrap());
     }
 
