@@ -21,30 +21,51 @@ pub struct Puts {
     pub prefix: &'static str,
     /// How many keys there are.
     pub keys: u64,
-    /// Bytes of each value.
+    /// Bytes of each value, about; a multiple of 24.
     pub value_bytes: usize,
+    /// Puts in one request: 1, or more for a batch that is one entry of the log.
+    pub batch: u64,
 }
 
 impl Puts {
-    /// The request that puts the key number `nth`, counted around. Values differ, and do not compress.
+    /// The request number `nth`. Values differ, and do not compress.
     #[must_use]
     pub fn request(&self, host: &str, nth: u64) -> Vec<u8> {
-        // Spreads neighbours over the keys.
-        let key = nth.wrapping_mul(2_654_435_761) % self.keys;
-        let mut state = nth.wrapping_add(1);
-        let value: Vec<u8> = std::iter::repeat_with(|| {
-            // xorshift64: the bytes must not repeat within a block of a table.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        })
-        .take(self.value_bytes.div_ceil(8))
-        .flatten()
-        .take(self.value_bytes)
-        .collect();
-        put_request(host, &format!("{}{key:07}", self.prefix), &value)
+        if self.batch == 1 {
+            let value: Vec<u8> = random_bytes(nth).take(self.value_bytes).collect();
+            return put_request(host, &format!("{}{:07}", self.prefix, self.key(nth)), &value);
+        }
+        let operations: Vec<String> = (nth * self.batch..(nth + 1) * self.batch)
+            .map(|put| {
+                // Text of this alphabet, of a multiple of four characters, is base64 as it is.
+                let letter = |byte: u8| char::from(BASE64[usize::from(byte % 64)]);
+                let value: String = random_bytes(put).take(self.value_bytes / 3 * 4).map(letter).collect();
+                format!(r#"{{"op":"put","key":"{:08}","value":"{value}"}}"#, self.key(put))
+            })
+            .collect();
+        let body = format!(r#"{{"operations":[{}]}}"#, operations.join(","));
+        let head = format!("POST /v1/kv/batch HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head, body].concat().into_bytes()
     }
+
+    /// Spreads neighbours over the keys.
+    fn key(&self, nth: u64) -> u64 {
+        nth.wrapping_mul(2_654_435_761) % self.keys
+    }
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Bytes that do not repeat within a block of a table: xorshift64.
+fn random_bytes(seed: u64) -> impl Iterator<Item = u8> {
+    let mut state = seed.wrapping_add(1);
+    std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
 }
 
 /// What a load saw.

@@ -14,7 +14,7 @@ use raft_benches::load::{Puts, Seen, closed_loop, open_loop};
 use raft_benches::nodes::{Node, Nodes};
 
 /// The load that is measured.
-const LOAD: Puts = Puts { prefix: "load-", keys: 100_000, value_bytes: 256 };
+const LOAD: Puts = Puts { prefix: "load-", keys: 100_000, value_bytes: 256, batch: 1 };
 const FILL_VALUE_BYTES: usize = 64 << 10;
 const PEAK_CLIENTS: usize = 64;
 const PEAK_TIME: Duration = Duration::from_secs(10);
@@ -117,8 +117,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[allow(clippy::print_stdout, reason = "a report is what this program is for")]
 async fn measure(megabytes: u64, pairs: u64, byte_rate: &str) -> io::Result<()> {
-    let fill =
-        Puts { prefix: "fill-", keys: (megabytes << 20) / FILL_VALUE_BYTES as u64, value_bytes: FILL_VALUE_BYTES };
+    let keys = (megabytes << 20) / FILL_VALUE_BYTES as u64;
+    let fill = Puts { prefix: "fill-", keys, value_bytes: FILL_VALUE_BYTES, batch: 1 };
     // Older versions of the values would make the state larger with every run.
     let flags = ["--versions-window", "0", "--snapshot-max-bytes-per-second", byte_rate];
     let mut nodes = Nodes::start(3, &flags).await?;

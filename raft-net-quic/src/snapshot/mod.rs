@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Chunks that wait between the disk and the network; then the faster of the two waits.
-const CHUNKS_AHEAD: usize = 2;
+const CHUNKS_AHEAD: usize = 4;
 /// Chunks of one transfer that may be sent once more; then it ends, since something is broken that sending does not mend.
 const AGAIN_MAX: u64 = 1024;
 /// Looks at a transfer within its stall timeout.

@@ -21,7 +21,7 @@ use super::store::{INCOMING, SnapshotStore};
 
 /// Bytes that are written before they are synced: the disk gets them little by little, so that the log's own syncs
 /// never wait for a mountain of them.
-const SYNC_BYTES: u64 = 2 << 20;
+const SYNC_BYTES: u64 = 4 << 20;
 /// What is left free on the disk when a snapshot is taken in.
 const FREE_BYTES_MIN: u64 = 64 << 20;
 
