@@ -8,9 +8,11 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use raft_core::ports::RemoteIdentity;
 use tokio_util::sync::CancellationToken;
 
+use crate::bulk;
 use crate::link::{Expectation, PeerLink, RaftEnds, Session};
 use crate::session;
 use crate::shared::Shared;
+use crate::snapshot::receive;
 use crate::tls;
 use crate::wire::hello::{self, Hello, Refusal, Reply};
 use crate::wire::{self, Frame, Malformed, PREFACE_LEN, StreamKind, close_code};
@@ -199,12 +201,13 @@ fn register(
 pub(crate) async fn accept(shared: &Arc<Shared>, incoming: quinn::Incoming) {
     let from = incoming.remote_address().ip();
     let limit = shared.config.timing.connect_timeout;
-    let connecting = async { Ok(incoming.accept()?.await?) };
+    let marked = bulk::is_marked(&incoming.orig_dst_cid());
+    let connecting = async { Ok(shared.accept(incoming, marked)?.await?) };
     let connection = match within(limit, connecting).await {
         Ok(connection) => connection,
         Err(error) => return report_stranger(shared, &from, &error),
     };
-    if let Err(error) = within(limit, welcome(shared, &connection, &from)).await {
+    if let Err(error) = within(limit, welcome(shared, &connection, &from, marked)).await {
         report_stranger(shared, &from, &error);
         error.close(&connection);
     }
@@ -218,7 +221,12 @@ fn report_stranger(shared: &Shared, from: &std::net::IpAddr, error: &LinkError) 
 }
 
 /// The acceptor's half of the handshake.
-async fn welcome(shared: &Arc<Shared>, connection: &Connection, from: &std::net::IpAddr) -> Result<(), LinkError> {
+async fn welcome(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    from: &std::net::IpAddr,
+    marked: bool,
+) -> Result<(), LinkError> {
     let (mut send, mut receive) = connection.accept_bi().await?;
     let mut preface = [0; PREFACE_LEN];
     read_preface(&mut receive, &mut preface).await?;
@@ -227,12 +235,16 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection, from: &std::net:
     }
     let frame = read_frame(shared, &mut receive, BytesMut::new()).await?;
     let hello = Hello::decode(&frame)?;
+    if hello.bulk != marked {
+        return Err(Malformed::OutOfPlace.into());
+    }
     match admit(shared, connection, &hello) {
         Ok((link, session, answer)) => {
             // Its tasks run from here on: when the dialer is gone before its answer, they see the end of the connection
             // and take it off the link again.
             if hello.bulk {
                 session::run_bulk(shared, &link, &session);
+                shared.spawn_on(&session, receive::serve_connection(shared.clone(), link, session.clone()));
             } else {
                 session::run(shared, &link, &session);
             }

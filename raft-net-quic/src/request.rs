@@ -121,9 +121,8 @@ async fn read_answer(
 /// Takes requests and snapshots in. QUIC bounds how many are open.
 pub(crate) async fn accept_requests(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
     while let Ok((send, receive)) = session.connection.accept_bi().await {
-        let (task, link, served_on) = (shared.clone(), link.clone(), session.clone());
-        shared.spawn_on(&session, async move {
-            let session = served_on;
+        let (task, link, session) = (shared.clone(), link.clone(), session.clone());
+        shared.spawn(async move {
             let served = async {
                 tokio::select! {
                     served = serve_stream(&task, &link, &session, send, receive) => served,
@@ -138,7 +137,7 @@ pub(crate) async fn accept_requests(shared: Arc<Shared>, link: Arc<PeerLink>, se
 }
 
 /// Serves what the preface of a stream says.
-async fn serve_stream(
+pub(crate) async fn serve_stream(
     shared: &Arc<Shared>,
     link: &Arc<PeerLink>,
     session: &Session,
@@ -155,7 +154,7 @@ async fn serve_stream(
     match StreamKind::from_preface(preface)? {
         // Its time has another bound.
         Some(StreamKind::Snapshot) => snapshot::receive::receive(shared, link, session, sending, receive).await,
-        Some(StreamKind::Request) => {
+        Some(StreamKind::Request) if !session.bulk => {
             let served = timeout(limit, serve(shared, link, session, sending, receive)).await;
             served.unwrap_or(Ok(()))
         }

@@ -11,7 +11,6 @@ use raft_core::message::PeerMessage;
 use raft_core::types::NodeId;
 use tokio::sync::Semaphore;
 
-use crate::bulk;
 use crate::handshake::{self, LinkError};
 use crate::lane::{Pushed, Taken};
 use crate::link::{PeerLink, RaftEnds, Session};
@@ -55,13 +54,10 @@ pub(crate) async fn accept_connections(shared: Arc<Shared>, endpoint: quinn::End
             continue;
         }
         let task = shared.clone();
-        let is_bulk = bulk::is_marked(&incoming.orig_dst_cid());
-        // QUIC serves a connection on the threads that accept it.
-        let accepting = async move {
+        shared.spawn(async move {
             handshake::accept(&task, incoming).await;
             drop(permit);
-        };
-        if is_bulk { drop(shared.spawn_bulk(accepting)) } else { shared.spawn(accepting) }
+        });
     }
 }
 
@@ -155,17 +151,16 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Sess
     shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
 }
 
-/// Starts the tasks of a connection for a snapshot: it carries no Raft messages.
+/// Watches a connection for a snapshot: it carries no Raft messages.
 pub(crate) fn run_bulk(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Session>) {
     tracing::debug!(peer = %link.name, address = %session.connection.remote_address(), "connected for a snapshot");
     let (watched_link, watched) = (link.clone(), session.clone());
-    shared.spawn_on(session, async move {
+    shared.spawn(async move {
         let error = watched.connection.closed().await;
         watched.over.cancel();
         watched_link.unregister_bulk(&watched);
         tracing::debug!(peer = %watched_link.name, %error, "the connection for a snapshot has ended");
     });
-    shared.spawn_on(session, request::accept_requests(shared.clone(), link.clone(), session.clone()));
 }
 
 /// Waits for the end of the connection and cleans up after it.

@@ -11,8 +11,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _, TokioRuntime,
-    TransportConfig, VarInt,
+    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::ports::{Inbound, LocalIdentity, Peer};
@@ -48,9 +47,6 @@ const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
 const INITIAL_RTT: Duration = Duration::from_millis(25);
 /// Packets of connections that wait to be accepted, in bytes, each and together.
 const INCOMING_BYTES_MAX: (u64, u64) = (64 << 10, 4 << 20);
-/// Longest datagram that is taken and tried on each path: what a frame of 9,000 bytes holds beside IPv6 and UDP. Paths
-/// that carry less, as most do, are found out by probes whose loss costs nothing (RFC 8899).
-const DATAGRAM_BYTES_MAX: u16 = 9000 - 40 - 8;
 /// How long a stop waits for the last packets, and for the port to be free again.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -145,13 +141,6 @@ impl Shared {
         let key = credentials.connection_id_key;
         let mut config = EndpointConfig::new(Arc::new(credentials.reset_key.clone()));
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
-        config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(|error| {
-            SetupError::new(
-                "peer.listen",
-                format!("cannot take datagrams of {DATAGRAM_BYTES_MAX} bytes: {error}"),
-                "report it",
-            )
-        })?;
         // With the fixed bit always set, garbage can be told from QUIC.
         config.grease_quic_bit(false);
         let mut server = quinn::ServerConfig::with_crypto(credentials.server.clone());
@@ -177,11 +166,8 @@ impl Shared {
         let idle_ms = u32::try_from(timing.idle_timeout.as_millis()).unwrap_or(u32::MAX);
         // The config bounds requests_max to 10,000.
         let requests = u32::try_from(self.config.limits.requests_max).unwrap_or(u32::MAX);
-        let mut probes = MtuDiscoveryConfig::default();
-        probes.upper_bound(DATAGRAM_BYTES_MAX);
         let mut transport = TransportConfig::default();
         transport
-            .mtu_discovery_config(Some(probes))
             .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
             // One more for the handshake's stream, until both sides have forgotten it.
             .max_concurrent_bidi_streams(requests.saturating_add(1 + SNAPSHOT_STREAMS_OPEN_MAX).into())
@@ -246,17 +232,21 @@ impl Shared {
         }
     }
 
-    /// Starts a task of a connection, on the threads that serve it.
-    pub(crate) fn spawn_on(&self, session: &Session, task: impl Future<Output = ()> + Send + 'static) {
-        if session.bulk { drop(self.spawn_bulk(task)) } else { self.spawn(task) }
+    /// Takes a connection in, as [`Shared::connect`] makes one.
+    pub(crate) fn accept(&self, incoming: quinn::Incoming, bulk: bool) -> Result<quinn::Connecting, LinkError> {
+        let _served_by = self.running.get().filter(|_| bulk).map(|running| running.bulk.handle().enter());
+        Ok(incoming.accept()?)
     }
 
-    /// Starts a task on the threads for snapshots. None before the start.
-    pub(crate) fn spawn_bulk<T: Send + 'static>(
+    /// Starts a task on the threads that serve this connection. None before the start.
+    pub(crate) fn spawn_on<T: Send + 'static>(
         &self,
+        session: &Session,
         task: impl Future<Output = T> + Send + 'static,
     ) -> Option<JoinHandle<T>> {
-        self.running.get().map(|running| running.bulk.handle().spawn(self.tasks.track_future(task)))
+        let running = self.running.get()?;
+        let handle = if session.bulk { running.bulk.handle() } else { &running.handle };
+        Some(handle.spawn(self.tasks.track_future(task)))
     }
 
     /// Runs what blocks on a thread for snapshots. None before the start.
@@ -297,12 +287,14 @@ impl Shared {
         }
     }
 
-    /// Dials. The threads of the runtime that it is called on serve the connection.
+    /// Dials. A connection for a snapshot is served by the threads for these, but the call itself, which holds a lock that
+    /// all of QUIC needs, is made on this one.
     pub(crate) fn connect(&self, address: SocketAddr, bulk: bool) -> Result<quinn::Connecting, LinkError> {
         let gone = || LinkError::Unreachable("the transport is not running".into());
         let running = self.running.get().ok_or_else(gone)?;
         let endpoint = running.endpoint.lock().clone().ok_or_else(gone)?;
         let client = if bulk { &running.bulk_client } else { &running.client };
+        let _served_by = bulk.then(|| running.bulk.handle().enter());
         endpoint
             .connect_with(client.clone(), address, SERVER_NAME)
             .map_err(|error| LinkError::Unreachable(error.to_string()))

@@ -14,12 +14,12 @@ use super::staging::{Told, store};
 use super::{CHUNKS_AHEAD, Motion, STALL_LOOKS};
 use crate::handshake::LinkError;
 use crate::link::{PeerLink, Session};
-use crate::request::Sending;
-use crate::session::REQUEST_PRIORITY;
+use crate::request::{self, Sending};
+use crate::session::{REQUEST_PRIORITY, close_malformed};
 use crate::shared::Shared;
-use crate::wire::Malformed;
 use crate::wire::reader::FrameReader;
 use crate::wire::snapshot::{self, Chunk, Reply};
+use crate::wire::{Malformed, close_code};
 
 /// How often the sender hears how far the receiver is, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,8 +28,31 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const WORK_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long an offer waits for the end of an earlier one, whose sender may have given it up a moment ago.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a sender may take to close the connection that it made, once it has heard the last word.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// How long a word to a sender that takes nothing more is tried.
 const LAST_WORD_WAIT: Duration = Duration::from_millis(100);
+
+/// Serves a connection that was made for one transfer, and does not stay without it.
+pub(crate) async fn serve_connection(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Session>) {
+    let begin_within = shared.config.timing.snapshot_stall_timeout;
+    let serving = async {
+        let opened = tokio::time::timeout(begin_within, session.connection.accept_bi()).await;
+        let Ok(Ok((stream, receive))) = opened else { return Ok(()) };
+        let served = request::serve_stream(&shared, &link, &session, stream, receive).await;
+        // Its sender closes it once it has heard the last word.
+        let _ = tokio::time::timeout(CLOSE_WAIT, session.connection.closed()).await;
+        served
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = shared.stopping.cancelled() => Ok(()),
+    };
+    match served {
+        Err(LinkError::Malformed(malformed)) => close_malformed(&shared, &link, &session, malformed),
+        _ => session.close(close_code::TRANSFER_OVER, "the transfer is over"),
+    }
+}
 
 /// Serves the stream of one transfer.
 pub(crate) async fn receive(

@@ -26,6 +26,9 @@ use crate::wire::{Malformed, StreamKind, close_code};
 /// Orders that wait for the reading thread; then no more is heard of the receiver until it takes one.
 const ORDERS_MAX: usize = 64;
 
+/// Attempts to make a connection for a snapshot; then it goes over the one in use.
+const DIALS_MAX: usize = 3;
+
 /// A chunk as it is written: its head and its bytes.
 type Piece = Result<[Bytes; 2], SnapshotError>;
 
@@ -68,8 +71,10 @@ pub(crate) async fn send(
             ends.local
         )));
     }
-    let sending = send_over(shared.clone(), link, session, offer, source);
-    let task = shared.spawn_bulk(sending).ok_or_else(|| interrupted("the transport is not running"))?;
+    let way = Way::to(shared, &link, session).await?;
+    let served_by = way.session.clone();
+    let sending = send_over(shared.clone(), link, way, offer, source);
+    let task = shared.spawn_on(&served_by, sending).ok_or_else(|| interrupted("the transport is not running"))?;
     // Whoever gives the transfer up drops this.
     AbortOnDropHandle::new(task).await.unwrap_or_else(|error| Err(interrupted(error)))
 }
@@ -77,11 +82,10 @@ pub(crate) async fn send(
 async fn send_over(
     shared: Arc<Shared>,
     link: Arc<PeerLink>,
-    main: Arc<Session>,
+    way: Way,
     offer: SnapshotOffer,
     source: Arc<dyn SnapshotSource>,
 ) -> Result<SnapshotSent, SnapshotError> {
-    let way = Way::to(&shared, &link, main).await;
     let motion = Motion::default();
     let timeout = shared.config.timing.snapshot_stall_timeout;
     tokio::select! {
@@ -102,23 +106,30 @@ struct Way {
 impl Way {
     /// A connection of its own, so that nothing else waits behind its megabytes. A peer that cannot be dialed from here
     /// is served on the connection that it dialed itself: slower for both, and better than no snapshot.
-    async fn to(shared: &Arc<Shared>, link: &Arc<PeerLink>, main: Arc<Session>) -> Self {
-        let dialed = tokio::select! {
-            dialed = handshake::dial_bulk(shared, link, 0) => dialed,
-            () = main.over.cancelled() => return Self { session: main, own: false },
-            () = shared.stopping.cancelled() => return Self { session: main, own: false },
-        };
-        match dialed {
-            Ok(session) if session.raft == main.raft => Self { session, own: true },
-            // Who is who has changed meanwhile; the old connection is about to end.
-            Ok(session) => {
-                session.close(close_code::TRANSFER_OVER, "it is not needed");
-                Self { session: main, own: false }
-            }
-            Err(error) => {
-                let text = format!("no connection for the snapshot alone ({error}): it goes with all else");
-                shared.refusals.record(&link.name, "snapshot_connection", &text);
-                Self { session: main, own: false }
+    ///
+    /// Whoever can be dialed and says no is asked again later: what made it say so ends.
+    async fn to(shared: &Arc<Shared>, link: &Arc<PeerLink>, main: Arc<Session>) -> Result<Self, SnapshotError> {
+        let mut attempt = 0;
+        loop {
+            let dialed = tokio::select! {
+                dialed = handshake::dial_bulk(shared, link, attempt) => dialed,
+                () = main.over.cancelled() => return Err(interrupted("the connection has ended")),
+                () = shared.stopping.cancelled() => return Err(interrupted("this node stops")),
+            };
+            attempt += 1;
+            match dialed {
+                Ok(session) if session.raft == main.raft => return Ok(Self { session, own: true }),
+                Ok(session) => {
+                    session.close(close_code::TRANSFER_OVER, "it is not needed");
+                    return Err(interrupted("who is who has changed meanwhile"));
+                }
+                Err(LinkError::Unreachable(_)) if attempt < DIALS_MAX => {}
+                Err(error @ LinkError::Unreachable(_)) => {
+                    let text = format!("no connection for the snapshot alone ({error}): it goes with all else");
+                    shared.refusals.record(&link.name, "snapshot_connection", &text);
+                    return Ok(Self { session: main, own: false });
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }

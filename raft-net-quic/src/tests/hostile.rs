@@ -26,6 +26,13 @@ impl Stranger {
     pub(super) async fn connect(&self, to: SocketAddr) -> Connection {
         self.endpoint.connect_with(self.client.clone(), to, SERVER_NAME).unwrap().await.unwrap()
     }
+
+    /// A connection whose first packet says that it is for a snapshot.
+    pub(super) async fn connect_marked(&self, to: SocketAddr) -> Connection {
+        let mut client = self.client.clone();
+        client.initial_dst_cid_provider(Arc::new(crate::bulk::marked_id));
+        self.endpoint.connect_with(client, to, SERVER_NAME).unwrap().await.unwrap()
+    }
 }
 
 async fn write_bi(connection: &Connection, bytes: &[u8]) -> RecvStream {

@@ -223,14 +223,14 @@ async fn connections_for_snapshots_are_bounded_and_those_of_a_dead_process_make_
     let hello = |process| Hello { bulk: true, ..Hello::of(&member(3), CLUSTER, process) };
     let mut taken = Vec::new();
     for _ in 0..4 {
-        let connection = stranger.connect(one.address).await;
+        let connection = stranger.connect_marked(one.address).await;
         let reply = greet(&connection, &hello(1)).await;
         assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
         taken.push(connection);
     }
-    let reply = greet(&stranger.connect(one.address).await, &hello(1)).await;
+    let reply = greet(&stranger.connect_marked(one.address).await, &hello(1)).await;
     assert!(matches!(&reply, HelloReply::Refused { reason, .. } if reason == "duplicate"), "{reply:?}");
-    let next = stranger.connect(one.address).await;
+    let next = stranger.connect_marked(one.address).await;
     let reply = greet(&next, &hello(2)).await;
     assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
     for connection in taken {
@@ -242,6 +242,47 @@ async fn connections_for_snapshots_are_bounded_and_those_of_a_dead_process_make_
     let asked = read_reply(&mut receive, &mut BytesMut::new()).await;
     assert_eq!(asked, Some(Reply::Wanted(std::iter::once(0..3).collect())));
     undisturbed(&one, &two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_for_a_snapshot_carries_nothing_else_and_does_not_wait_for_ever() {
+    let authority = Authority::new();
+    let one = Node::start_at(1, authority.node(CLUSTER, "n1"), any_port(), |config| {
+        config.timing.snapshot_stall_timeout = Duration::from_secs(1);
+    })
+    .await;
+    one.transport.set_peers(member(1), vec![peer(3, nowhere())]);
+    let stranger = Stranger::new(&authority.node(CLUSTER, "n3")).unwrap();
+    let bulk = Hello { bulk: true, ..Hello::of(&member(3), CLUSTER, 1) };
+    // A request, a lane in the place of the stream, and nothing at all.
+    let request = StreamKind::Request.preface();
+    let control = StreamKind::Control.preface();
+    for (refusals, bytes) in [(1, Some(&request)), (2, Some(&control)), (2, None)] {
+        let connection = stranger.connect_marked(one.address).await;
+        let reply = greet(&connection, &bulk).await;
+        assert!(matches!(reply, HelloReply::Welcome(_)), "{reply:?}");
+        let opened = match bytes {
+            Some(bytes) => Some(open(&connection, bytes).await),
+            None => None,
+        };
+        connection.closed().await;
+        drop(opened);
+        until("the refusal", || one.refusals("frame_out_of_place") == refusals).await;
+    }
+    // The mark and the word have to fit.
+    let connection = stranger.connect(one.address).await;
+    connection_closes_at(&connection, &bulk).await;
+    let connection = stranger.connect_marked(one.address).await;
+    connection_closes_at(&connection, &Hello::of(&member(3), CLUSTER, 1)).await;
+    until("the refusals", || one.refusals("frame_out_of_place") == 4).await;
+}
+
+/// Says hello, and is not answered but closed.
+async fn connection_closes_at(connection: &Connection, hello: &Hello) {
+    let bytes = [&StreamKind::Handshake.preface()[..], &hello.encode_hello(&limits())].concat();
+    let _streams = open(connection, &bytes).await;
+    let closed = connection.closed().await;
+    assert!(matches!(closed, quinn::ConnectionError::ApplicationClosed(_)), "{closed}");
 }
 
 /// Has `one` send a snapshot of so many chunks to the stranger, which answers with these bytes at once, and reads no

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig};
+use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -21,7 +21,6 @@ use crate::{CHUNK_BYTES, Outcome};
 /// As in `raft-net-quic`.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
-const DATAGRAM_BYTES_MAX: u16 = 8952;
 const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Pieces that are read at once.
@@ -37,11 +36,8 @@ pub(crate) struct BarePair {
 fn transport() -> Arc<TransportConfig> {
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_CONGESTION_WINDOW);
-    let mut probes = MtuDiscoveryConfig::default();
-    probes.upper_bound(DATAGRAM_BYTES_MAX);
     let mut transport = TransportConfig::default();
     transport
-        .mtu_discovery_config(Some(probes))
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
         .send_window(CONNECTION_WINDOW.into())
@@ -84,9 +80,8 @@ impl BarePair {
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
         client.transport_config(transport());
         let endpoint = |server| {
-            let mut config = EndpointConfig::default();
-            config.max_udp_payload_size(DATAGRAM_BYTES_MAX)?;
-            Endpoint::new(config, server, socket()?, Arc::new(TokioRuntime)).map_err(Box::<dyn std::error::Error>::from)
+            Endpoint::new(EndpointConfig::default(), server, socket()?, Arc::new(TokioRuntime))
+                .map_err(Box::<dyn std::error::Error>::from)
         };
         let endpoints = [endpoint(None)?, endpoint(Some(server))?];
         let connecting = endpoints[0].connect_with(client, endpoints[1].local_addr()?, "bare.invalid")?;
