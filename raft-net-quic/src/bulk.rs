@@ -14,8 +14,8 @@ use crate::shared::random;
 /// Added to the threads' nice value: about a tenth of the weight of a thread of normal priority.
 const NICENESS: i32 = if cfg!(test) { 0 } else { 10 };
 /// How the first packet of a connection for a snapshot says so, in the connection id that its dialer draws: before any
-/// word of the handshake, the acceptor has to choose the threads that decrypt it. It proves nothing, and
-/// must fit what HELLO says later.
+/// word of the handshake, the acceptor has to choose the threads that decrypt it. It proves nothing, and must fit what
+/// HELLO says later.
 const MARK: [u8; 8] = *b"raftbulk";
 
 /// A runtime whose threads are of low priority, those for what blocks too.

@@ -1,6 +1,6 @@
 //! The network between members, over QUIC: [`QuicTransport`] implements [`raft_core::ports::Transport`].
 //!
-//! There is one connection per pair of nodes, always with mutual TLS 1.3. A certificate must chain to the configured
+//! There is one connection per pair of nodes, and one for each snapshot that travels, always with mutual TLS 1.3. A certificate must chain to the configured
 //! authority and name the node that it is used by: with the URI `raft://<cluster>/<node>`, or with a DNS name equal to
 //! the host of the node's address. The first stream carries a handshake, in which each side says who it is and refuses
 //! whoever does not fit, with a reason that both log. After that:
@@ -8,7 +8,7 @@
 //! - appends travel in one stream, in the order of their sending;
 //! - votes, heartbeats and all answers travel in another one of higher priority, and never wait behind appends;
 //! - each request has a stream of its own;
-//! - each transfer of a snapshot has a stream of its own, behind everything else.
+//! - each transfer of a snapshot has a connection of its own, served by threads of low priority.
 //!
 //! [`send`](raft_core::ports::Transport::send) puts a message in a bounded lane and returns; one task per lane writes
 //! whatever waits in one go. A full lane drops and counts, and the node is told
@@ -24,8 +24,9 @@
 //! reason and logged once per peer and reason. `docs/wire.md` describes every byte.
 //!
 //! # What to know
-//! - The transport runs on the tokio runtime that [`start`](raft_core::ports::Transport::start) is called on. It starts
-//!   tasks there; and, while a snapshot travels, one of the runtime's threads that may block at either end.
+//! - The transport runs on the tokio runtime that [`start`](raft_core::ports::Transport::start) is called on, and starts
+//!   tasks there. For snapshots it has a runtime of its own (`raft-bulk`): one thread, and one more that may block while
+//!   a snapshot travels. On Linux they are niced by 10.
 //! - Payloads that are received are views of a read buffer, which lives as long as the last of them. Who keeps single
 //!   payloads for long copies them.
 //! - Payloads are checked against their checksums as they are read, which costs nanoseconds: a fault in a sender's

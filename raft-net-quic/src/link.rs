@@ -194,6 +194,9 @@ impl PeerLink {
         {
             return Err(Refusal::Duplicate);
         }
+        for bulk in self.bulk.lock().iter().filter(|bulk| bulk.process != session.process) {
+            bulk.close(close_code::REPLACED, "the other process has ended");
+        }
         *self.gate.lock() = session.number;
         if session.raft.is_some() {
             self.control.open(session.number);

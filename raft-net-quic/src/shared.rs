@@ -117,7 +117,10 @@ impl Shared {
         client.transport_config(self.transport_config());
         let mut bulk_client = client.clone();
         bulk_client.initial_dst_cid_provider(Arc::new(bulk::marked_id));
-        let bulk = Bulk::start().map_err(|error| unusable(&error))?;
+        let bulk = Bulk::start().map_err(|error| {
+            let problem = format!("cannot be served: no thread for snapshots can be started ({error})");
+            SetupError::new("peer.listen", problem, "let the process have more threads (ulimit -u, pids.max)")
+        })?;
         let running = Running {
             local_address: endpoint.local_addr().map_err(|error| unusable(&error))?,
             handle,
