@@ -48,12 +48,12 @@ async fn put_large(node: &NodeHandle, name: &str, values: usize) {
 
 /// Writes until the log does not hold any more what this follower lacks.
 async fn cut_past(cluster: &Cluster, leader: usize, away: usize) {
-    let has = cluster.nodes[away].status().raft.last.index;
     let node = &cluster.nodes[leader];
     let mut number = 0;
     eventually("the log is cut past the follower", async || {
         number += 1;
         put(node, "filler", &number.to_string()).await.unwrap();
+        let has = cluster.nodes[away].status().raft.last.index;
         node.status().raft.first_index > has.next()
     })
     .await;
@@ -63,6 +63,8 @@ async fn cut_past(cluster: &Cluster, leader: usize, away: usize) {
 async fn one_falls_behind(cluster: &Cluster) -> (usize, usize) {
     let (leader, away) = (cluster.leader().await, cluster.follower().await);
     put_large(&cluster.nodes[leader], "early", VALUES).await;
+    // What is on its way already would arrive after the cut, and more than its status says would be there.
+    caught_up(&cluster.nodes[away], &cluster.nodes[leader]).await;
     cluster.cut_off(away);
     cut_past(cluster, leader, away).await;
     (leader, away)
