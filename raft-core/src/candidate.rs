@@ -67,7 +67,7 @@ impl Candidate {
 
     /// Counts an answer; only voters count, and each once.
     pub(crate) fn on_answer(&mut self, member: &Member, from: NodeId, granted: bool) -> Poll {
-        if member.config.founders.is_voter(from) {
+        if member.configuration().is_voter(from) {
             if granted {
                 let news = self.granted.insert(from);
                 if !news && broken(Mutant::SameVoterCountsAgain) {
@@ -80,14 +80,21 @@ impl Candidate {
         self.poll(member)
     }
 
-    /// How the poll stands. Raft Figure 2 \[F2-CAND-WIN\].
+    /// How the poll stands: a node that does not vote itself wins by the votes of others alone. Raft Figure 2, §6
+    /// \[F2-CAND-WIN\] \[R6-JOINT-QUORUMS\].
     pub(crate) fn poll(&self, member: &Member) -> Poll {
-        let founders = &member.config.founders;
-        // The own vote is one of them, and counts once it is durable: the others' may come sooner.
+        let configuration = member.configuration();
+        // The own vote is durable before it counts, and before it wins: the others' may come sooner.
         let own_vote = self.granted.contains(&member.id()) || broken(Mutant::OwnVoteBeforeWrite);
-        if self.granted.len() >= founders.quorum() && own_vote {
+        let counted = |id: NodeId| self.granted.contains(&id);
+        let won = if broken(Mutant::SameVoterCountsAgain) {
+            self.granted.len() >= configuration.quorum()
+        } else {
+            configuration.is_quorum(counted)
+        };
+        if won && own_vote {
             Poll::Won
-        } else if self.refused.len() > founders.voters().len() - founders.quorum() {
+        } else if configuration.is_blocked(|id| self.refused.contains(&id)) {
             Poll::Lost
         } else {
             Poll::Open

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::membership::Configuration;
+use crate::membership::{Configuration, MEMBERS_MAX};
 use crate::types::{GroupId, NodeId};
 
 /// How a leader finds the point up to which a follower's log equals its own. Raft §5.3.
@@ -61,6 +61,14 @@ pub struct Config {
     pub retain_bytes_max: u64,
     /// Entries that the log keeps, likewise.
     pub retain_entries_max: u64,
+    /// Members that a change may lead to, old and new, voters and learners; then it is refused. 1 to
+    /// [`MEMBERS_MAX`](crate::membership::MEMBERS_MAX).
+    pub members_max: usize,
+    /// A learner that lacks at most this many entries of the leader's log has caught up ...
+    pub catch_up_entries_max: u64,
+    /// ... once that has been so for this long. Short makes changes fast; too short makes a voter of one that falls back
+    /// as soon as somebody writes. Up to 10 minutes.
+    pub catch_up_time: Duration,
     /// A leader whose oldest write has not been durable for this long steps down: its disk stalls.
     pub disk_stall_timeout: Duration,
 }
@@ -102,6 +110,9 @@ impl Config {
             cache_bytes_max: 16 << 20,
             retain_bytes_max: 192 << 20,
             retain_entries_max: 1_000_000,
+            members_max: 64,
+            catch_up_entries_max: 2_000,
+            catch_up_time: Duration::from_millis(500),
             disk_stall_timeout: 2 * election_timeout,
         }
     }
@@ -134,7 +145,17 @@ impl Config {
                 "set at least the election timeout",
             );
         }
+        let members = self.members_max;
+        if members > MEMBERS_MAX {
+            return refuse("members_max", format!("is {members}"), "set at most 1024, the most that a configuration has");
+        }
+        let time = self.catch_up_time;
+        if time > Duration::from_secs(600) {
+            return refuse("catch_up_time", format!("is {time:?}"), "set at most 10m, or no learner is promoted in time");
+        }
         for (field, value) in [
+            ("members_max", members as u64),
+            ("catch_up_entries_max", self.catch_up_entries_max),
             ("append_bytes_max", self.append_bytes_max),
             ("append_entries_max", self.append_entries_max),
             ("inflight_appends_max", self.inflight_appends_max as u64),

@@ -1,5 +1,8 @@
 //! All that a core can ask for.
 
+use std::sync::Arc;
+
+use crate::membership::{ChangeRefusal, Configuration};
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
 use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
@@ -42,6 +45,44 @@ pub enum Effect {
         ticket: Ticket,
         /// What the state must have applied.
         index: Index,
+    },
+    /// A change of the members was begun: its first entry is in this step's write.
+    ChangeBegun {
+        /// Who asked for it.
+        ticket: Ticket,
+        /// The entry.
+        entry: LogId,
+    },
+    /// A change of the members is through.
+    Changed {
+        /// Who asked for it.
+        ticket: Ticket,
+        /// The committed entry that ended it.
+        index: Index,
+    },
+    /// A change of the members is not made, or was cancelled.
+    ChangeRefused {
+        /// Who asked for it.
+        ticket: Ticket,
+        /// Why.
+        why: ChangeRefusal,
+    },
+    /// This node leads no more, and the change goes on or does not.
+    ChangeUnknown {
+        /// Who asked for it.
+        ticket: Ticket,
+    },
+    /// Another configuration is in force, or the one in force is committed now.
+    Configuration {
+        /// The one in force.
+        configuration: Arc<Configuration>,
+        /// Whether it is committed, as far as this node knows.
+        committed: bool,
+    },
+    /// This node is no member any more: the configuration of this committed entry leaves it out. Said once.
+    Removed {
+        /// The entry.
+        configuration: Index,
     },
     /// A peer sent what no correct peer sends; it was dropped.
     Refused {
@@ -100,6 +141,11 @@ pub enum Source {
     },
     /// The commands (or the mark) of the event that was just stepped, from the first on.
     Proposed {
+        /// The term.
+        term: Term,
+    },
+    /// The configuration that is in force now.
+    Configuration {
         /// The term.
         term: Term,
     },

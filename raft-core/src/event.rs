@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::membership::Change;
 use crate::message::Envelope;
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::types::{Index, LogId, NodeId, Term, Ticket, WriteId};
@@ -27,6 +28,13 @@ pub enum Event {
         count: u64,
         /// Sum of [`Entry::size`](crate::types::Entry::size).
         bytes: u64,
+    },
+    /// Somebody wants other members.
+    ChangeMembership {
+        /// Who.
+        ticket: Ticket,
+        /// What.
+        change: Change,
     },
     /// Somebody wants to read linearizably.
     Read {

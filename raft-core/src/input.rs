@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::membership::Change;
 use crate::message::PeerMessage;
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::types::{Index, LogId, NodeId, Payload, Term, WriteId};
@@ -24,6 +25,22 @@ pub enum Input<W> {
     Tick,
     /// Commands, in order.
     Propose(Vec<Proposal<W>>),
+    /// Other members, if this replica leads. The answer is [`Answer::Changed`] once the change is through,
+    /// [`Answer::ChangeRefused`] when nothing is done or it was cancelled, and [`Answer::Unknown`] with the change's first
+    /// entry when the deadline or the end of this leadership comes first: it goes on, see [`Status::configuration`].
+    ///
+    /// [`Answer::Changed`]: crate::replica::Answer::Changed
+    /// [`Answer::ChangeRefused`]: crate::replica::Answer::ChangeRefused
+    /// [`Answer::Unknown`]: crate::replica::Answer::Unknown
+    /// [`Status::configuration`]: crate::status::Status::configuration
+    ChangeMembership {
+        /// What is wanted.
+        change: Change,
+        /// When the caller stops waiting. Catching up may take long.
+        deadline: Duration,
+        /// The caller.
+        waiter: W,
+    },
     /// A linearizable read: wait until this replica may serve it.
     Read {
         /// When the caller stops waiting.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::changes::Pending;
 use crate::config::LogRepair;
 use crate::effect::{Effect, Rejection, Source};
 use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
 use crate::progress::{Progress, State, Window};
-use crate::quorum::reached_by_quorum;
 use crate::reads::{Reader, Rounds};
 use crate::snapshot::Transfer;
 use crate::types::{Entry, Index, LogId, NodeId, Ticket};
@@ -20,7 +20,11 @@ pub(crate) struct Leader {
     pub(crate) progress: BTreeMap<NodeId, Progress>,
     pub(crate) rounds: Rounds,
     /// The no-op of this term: reads and everything that rests on "committed in my term" wait for it.
-    first_of_term: Index,
+    pub(crate) first_of_term: Index,
+    /// Callers who wait for a change of the members.
+    pub(crate) changes: Vec<Pending>,
+    /// Until when those who left are told so.
+    pub(crate) parting_until: Option<Duration>,
     pub(crate) heartbeat_due: Duration,
     pub(crate) broadcast_time: Option<Duration>,
 }
@@ -36,7 +40,8 @@ impl Leader {
             member.truncate(member.commit_index.next());
         }
         let last = member.log.last().index;
-        let progress = member.peers().into_iter().map(|peer| (peer, Progress::new(last, member.now))).collect();
+        let audience = member.configurations.audience(member.commit_index).into_iter().filter(|peer| *peer != member.id());
+        let progress = audience.map(|peer| (peer, Progress::new(last, member.now))).collect();
         let term = member.term;
         if !broken(Mutant::NoopLeftOut) {
             member.append_own(1, Entry::OVERHEAD, Source::Noop { term });
@@ -45,6 +50,8 @@ impl Leader {
             progress,
             rounds: Rounds::default(),
             first_of_term: last.next(),
+            changes: Vec::new(),
+            parting_until: None,
             heartbeat_due: member.now,
             broadcast_time: None,
         };
@@ -95,8 +102,13 @@ impl Leader {
     /// Returns whether to go on leading. Thesis 6.2 \[TH-CHECKQUORUM\].
     pub(crate) fn tick(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> bool {
         let timeout = member.config.election_timeout;
-        let heard = self.progress.values().filter(|peer| member.now < peer.contact + timeout).count();
-        if heard + 1 < member.config.founders.quorum() && !broken(Mutant::QuorumUnchecked) {
+        let now = member.now;
+        let heard_since: Vec<NodeId> =
+            self.progress.iter().filter(|(_, peer)| now < peer.contact + timeout).map(|(id, _)| *id).collect();
+        let own = member.id();
+        let heard = |id: NodeId| id == own || heard_since.contains(&id);
+        let enough = member.configuration().is_quorum(heard) || self.leave_towards_old(member, heard, effects);
+        if !enough && !broken(Mutant::QuorumUnchecked) {
             member.counters.check_quorum_step_downs += 1;
             return false;
         }
@@ -112,7 +124,7 @@ impl Leader {
     }
 
     /// Sends a numbered round of heartbeats. Raft Figure 2 \[F2-LEADER-HEARTBEAT\].
-    fn send_round(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+    pub(crate) fn send_round(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         self.heartbeat_due = member.now + member.config.heartbeat_interval;
         let round = self.rounds.begin(member.now);
         for (peer, progress) in &self.progress {
@@ -123,7 +135,8 @@ impl Leader {
                 member.say(*peer, Message::Heartbeat { commit, round }, Index::ZERO, effects);
             }
         }
-        if self.progress.is_empty() {
+        let own = member.id();
+        if member.configuration().is_quorum(|id| id == own) {
             self.rounds.confirm(round, member.now);
         }
     }
@@ -283,13 +296,15 @@ impl Leader {
     /// Raft §5.4.2, Figure 8 \[F2-LEADER-COMMIT\].
     pub(crate) fn advance_commit(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         let held = |peer: &Progress| unless(Mutant::SentCountsAsHeld, peer.match_index, peer.next_index.prev());
-        let mut durable: Vec<Index> = self.progress.values().map(held).collect();
         // The own disk is one of the quorum, in parallel with the others. Thesis 10.2.1 [TH-DISK-PARALLEL]
-        durable.push(unless(Mutant::OwnEntriesBeforeWrite, member.durable_index, member.log.last().index));
-        if broken(Mutant::LeaderCountsTwice) {
-            durable.push(member.durable_index);
-        }
-        let reached = reached_by_quorum(&mut durable, member.config.founders.quorum());
+        let own = unless(Mutant::OwnEntriesBeforeWrite, member.durable_index, member.log.last().index);
+        let id = member.id();
+        let configuration = member.configuration();
+        // A leader that is to leave does not count itself. Raft §6 [R6-LEADER-LEAVES]
+        let stranger = !configuration.is_voter(id) && broken(Mutant::RemovedLeaderCounts);
+        let once_more = (stranger || broken(Mutant::LeaderCountsTwice)).then_some(member.durable_index);
+        let durable = |peer| if peer == id { own } else { self.progress.get(&peer).map_or(Index::ZERO, held) };
+        let reached = configuration.reached_with(once_more, durable);
         let of_this_term = member.log.term_at(reached) == Some(member.term);
         if reached > member.commit_index && (of_this_term || broken(Mutant::OldTermCommittedByCounting)) {
             let opens_reads = member.commit_index < self.first_of_term;
@@ -302,9 +317,9 @@ impl Leader {
 
     /// Notes which rounds a quorum has answered; the leader's own answer counts.
     fn advance_rounds(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        let mut answered: Vec<u64> = self.progress.values().map(|peer| peer.answered_round).collect();
-        answered.push(self.rounds.sent);
-        let confirmed = reached_by_quorum(&mut answered, member.config.founders.quorum());
+        let (own, sent) = (member.id(), self.rounds.sent);
+        let answered = |id| if id == own { sent } else { self.progress.get(&id).map_or(0, |peer| peer.answered_round) };
+        let confirmed = member.configuration().reached(answered);
         if let Some(took) = self.rounds.confirm(confirmed, member.now) {
             self.broadcast_time = Some(took);
             // Raft §5.6: broadcast time << election timeout.

@@ -84,7 +84,9 @@
 
 mod cache;
 mod candidate;
+mod changes;
 pub mod config;
+mod configurations;
 pub mod effect;
 pub mod event;
 mod follower;

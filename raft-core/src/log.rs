@@ -263,7 +263,7 @@ impl Log {
             runs.push(TermRun { term: run.term, last: run.last.min(last) });
             index = run.last.next();
         }
-        Span { prev, runs, bytes }
+        Span { prev, runs, bytes, configurations: Vec::new() }
     }
 
     /// An upper bound of the bytes of all entries after `index`.

@@ -1,11 +1,14 @@
 //! What is true of a node whatever its role: its term and vote, its log, what is durable, committed and applied.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::configurations::Configurations;
 use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
 use crate::log::Log;
+use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
@@ -15,7 +18,7 @@ use crate::reads::FollowerReads;
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
 use crate::status::Counters;
-use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
+use crate::types::{Entry, HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
 
 /// A write that was asked for and is not known durable.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,11 @@ pub(crate) struct Member {
     pub(crate) term: Term,
     pub(crate) vote: Option<NodeId>,
     pub(crate) log: Log,
+    pub(crate) configurations: Configurations,
+    /// The committed configuration that leaves this node out.
+    pub(crate) removed: Option<Index>,
+    /// The version of the configurations that was told of last, and whether it was committed.
+    told_of: (u64, bool),
     pub(crate) commit_index: Index,
     pub(crate) durable_index: Index,
     pub(crate) applied_index: Index,
@@ -91,7 +99,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(config: Config, recovered: Recovered, applied: Index, now: Duration) -> Self {
-        let Recovered { hard_state, commit, base, snapshot: _, runs, batches, lost } = recovered;
+        let Recovered { hard_state, commit, base, snapshot: _, runs, batches, configurations, lost } = recovered;
         let log = Log::recovered(base, runs, batches);
         let last = log.last().index;
         let forgets_term = broken(Mutant::TermForgottenAtRestart);
@@ -109,6 +117,9 @@ impl Member {
             term: if forgets_term { log.last().term } else { hard_state.term },
             vote: if forgets_vote { None } else { hard_state.vote },
             log,
+            configurations: Configurations::recovered(config.founders.clone(), configurations),
+            removed: None,
+            told_of: (0, true),
             commit_index,
             durable_index: last,
             applied_index: applied,
@@ -196,9 +207,25 @@ impl Member {
         self.note_append(Append { first, last: self.log.last().index, source });
     }
 
+    /// Appends a configuration, which is in force from now on.
+    pub(crate) fn append_configuration(&mut self, configuration: Configuration) {
+        assert_eq!(configuration.index(), self.log.last().index.next(), "a configuration of another entry");
+        let (term, size) = (self.term, Entry::OVERHEAD + configuration.encode().len() as u64);
+        self.configurations.append(Arc::new(configuration));
+        self.append_own(1, size, Source::Configuration { term });
+    }
+
+    /// Whether this step has appended nothing yet: a step appends once.
+    pub(crate) fn may_append(&self) -> bool {
+        self.write.append.is_none()
+    }
+
     /// Appends the entries of a leader's message from `first` on; what conflicts with them was dropped before.
     pub(crate) fn append_received(&mut self, span: &Span, first: Index) {
         self.log.append_span(span, first);
+        for configuration in span.configurations.iter().filter(|configuration| configuration.index() >= first) {
+            self.configurations.append(Arc::clone(configuration));
+        }
         self.note_append(Append { first, last: self.log.last().index, source: Source::Received });
     }
 
@@ -212,6 +239,8 @@ impl Member {
         assert!(from > self.commit_index, "truncation at {from} would drop what is committed ({})", self.commit_index);
         assert!(self.write.append.is_none(), "truncation after an append in one step");
         self.log.truncate(from);
+        // Thesis 4.1 [R6-ON-APPEND]
+        self.configurations.truncate(from);
         self.durable_index = self.durable_index.min(from.prev());
         for pending in &mut self.pending {
             pending.last = pending.last.min(unless(Mutant::LateWriteCountsForOthers, from.prev(), pending.last));
@@ -275,7 +304,9 @@ impl Member {
     pub(crate) fn install(&mut self, meta: SnapshotMeta) {
         assert!(self.install.is_none(), "a snapshot over another one that is not in place yet");
         let (last, committed) = (meta.last, self.commit_index);
-        if self.log.term_at(last.index) == Some(last.term) && !broken(Mutant::SnapshotDropsSuffix) {
+        let keeps = self.log.term_at(last.index) == Some(last.term) && !broken(Mutant::SnapshotDropsSuffix);
+        self.configurations.install(&meta.configuration, last.index, keeps);
+        if keeps {
             self.log.compact_to(last.index);
         } else {
             assert!(
@@ -385,6 +416,7 @@ impl Member {
             || upto.since(begin) >= (entries_max / 16).max(1);
         if upto > begin && much {
             self.log.compact_to(upto);
+            self.configurations.compact(upto);
             effects.push(Effect::Compact { upto });
         }
     }
@@ -447,23 +479,77 @@ impl Member {
         self.now + timeout + Duration::from_nanos(self.random.below(unless(Mutant::TimeoutsAreEqual, spread, 0)))
     }
 
-    /// Whether this node may be elected and may vote: a voter whose memory is whole.
+    /// Whether this node may vote: its memory is whole. Whether it is a voter is known to those who ask: this log may not
+    /// say so yet. Thesis 4.2.1, 4.2.2 \[R6-OTHERS-VOTERS\]
     pub(crate) fn may_vote(&self) -> bool {
         let whole = self.lost.is_none() || broken(Mutant::LostLogVotes);
-        !self.failed && whole && self.config.founders.is_voter(self.id())
+        let learner = !self.configurations.in_force().is_voter(self.id()) && broken(Mutant::LearnerRefusesVote);
+        !self.failed && whole && !learner
+    }
+
+    /// The configuration that decides now.
+    pub(crate) fn configuration(&self) -> &Arc<Configuration> {
+        self.configurations.deciding(self.commit_index)
+    }
+
+    /// Whether the configuration in force leaves this node out, and is committed.
+    pub(crate) fn is_left_out(&self) -> bool {
+        let in_force = self.configurations.in_force();
+        self.configurations.is_committed(self.commit_index) && in_force.was_removed(self.id())
+    }
+
+    /// A committed configuration leaves this node out: its own log says so, or a member.
+    pub(crate) fn note_removal(&mut self, configuration: Index, effects: &mut Vec<Effect>) {
+        if self.removed.is_none() {
+            self.removed = Some(configuration);
+            effects.push(Effect::Removed { configuration });
+        }
+    }
+
+    /// Tells a node that was removed that it was, if it is known here. Thesis 4.2.3 \[R6-REMOVED\]
+    pub(crate) fn tells_removed(&mut self, node: NodeId, effects: &mut Vec<Effect>) -> bool {
+        let committed = self.configurations.at(self.commit_index);
+        let removed = committed.was_removed(node) && !broken(Mutant::RemovalNotTold);
+        if removed {
+            let configuration = committed.index();
+            self.say(node, Message::Removed { configuration }, Index::ZERO, effects);
+        }
+        removed
+    }
+
+    /// Tells of the configuration in force, when it is another one, or committed, since it was told of last.
+    pub(crate) fn tell_configuration(&mut self, effects: &mut Vec<Effect>) {
+        let committed = self.configurations.is_committed(self.commit_index);
+        let now = (self.configurations.version(), committed);
+        if self.told_of != now {
+            self.told_of = now;
+            let configuration = Arc::clone(self.configurations.in_force());
+            effects.push(Effect::Configuration { configuration, committed });
+        }
+        if self.removed.is_none() && self.is_left_out() {
+            self.note_removal(self.configurations.in_force().index(), effects);
+        }
     }
 
     /// Whether this node may campaign: it may vote, its disk works, and its state is that of the others and not about to
     /// be replaced.
     pub(crate) fn may_lead(&self) -> bool {
         let state_is_sound = !self.fenced && !self.rebuild && !self.needs_its_snapshot();
-        self.may_vote() && !self.disk_stalls() && state_is_sound
+        let counts = self.configurations.may_campaign(self.id(), self.commit_index);
+        let learner = self.configurations.in_force().contains(self.id()) && broken(Mutant::LearnerCampaigns);
+        let member = self.removed.is_none() && (counts || learner);
+        self.may_vote() && member && !self.disk_stalls() && state_is_sound
     }
 
-    /// The other voters.
+    /// The other voters, of both sets while the configuration is joint.
     pub(crate) fn peers(&self) -> Vec<NodeId> {
         let own = self.id();
-        self.config.founders.voters().iter().copied().filter(|peer| *peer != own).collect()
+        let configuration = self.configuration();
+        let mut peers = [configuration.voters(), configuration.outgoing()].concat();
+        peers.sort_unstable();
+        peers.dedup();
+        peers.retain(|peer| *peer != own);
+        peers
     }
 
     /// Rejects commands.

@@ -87,6 +87,13 @@ pub enum Message {
         /// Names the asker's batch; unique over all its process lives, so that an old answer never serves a new read.
         number: u64,
     },
+    /// "You are no member any more": the answer to whatever a node says that only a member would. The configuration of
+    /// entry `configuration` is committed and leaves it out. Ids are never given again, so this stays true; it is
+    /// believed whatever its term. Thesis 4.2.3
+    Removed {
+        /// The entry.
+        configuration: Index,
+    },
     /// Answer to [`Message::ReadIndex`], after the leader has confirmed that it still leads.
     ReadIndexResponse {
         /// The batch that is answered.
@@ -112,6 +119,7 @@ impl Message {
             Self::HeartbeatResponse { .. } => "HeartbeatResponse",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexResponse { .. } => "ReadIndexResponse",
+            Self::Removed { .. } => "Removed",
         }
     }
 }

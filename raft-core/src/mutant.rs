@@ -215,6 +215,38 @@ mutants! {
         /// Entries are applied to the old state while a snapshot is on its way into it.
         AppliedDuringInstall,
     }
+    Safety, "paper §6, thesis 4: changes of the members" {
+        /// C_new is appended before C_old,new is committed: the old majority may still decide without the new one.
+        NewBeforeJointCommitted,
+        /// A joint configuration decides by a majority of the voters to be alone.
+        JointByNewMajority,
+        /// A joint configuration decides by a majority of the voters before alone.
+        JointByOldMajority,
+        /// Learners count towards quorums.
+        LearnersCounted,
+        /// A learner campaigns.
+        LearnerCampaigns,
+        /// A configuration acts once it is committed, not from its append on.
+        ConfigurationOnCommit,
+        /// A configuration acts on when its entry is truncated.
+        ConfigurationNotRolledBack,
+        /// A leader that a configuration leaves out counts itself for its commit.
+        RemovedLeaderCounts,
+        /// A leader that a committed configuration leaves out goes on leading.
+        RemovedLeaderStays,
+        /// A change begins before an entry of the leader's own term is committed (Ongaro 2015).
+        ChangeWithoutOwnEntry,
+        /// A change begins while an earlier configuration is not committed.
+        ChangeOverUncommitted,
+    }
+    Liveness, "paper §6, thesis 4.2: members that come and go" {
+        /// Voters to be count before they have caught up: nothing is committed until they have.
+        PromotedUnprepared,
+        /// A node that its own log calls a learner refuses its vote, though the asker's log calls it a voter.
+        LearnerRefusesVote,
+        /// A removed node is not told so: it asks for votes for ever.
+        RemovalNotTold,
+    }
     Liveness, "paper §7: followers that need what was compacted" {
         /// A snapshot whose sending failed is not sent again.
         FailedTransferForgotten,

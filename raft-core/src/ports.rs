@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::membership::Configuration;
 use crate::message::PeerMessage;
 use crate::runs::TermRun;
 use crate::snapshot::SnapshotMeta;
@@ -90,6 +91,9 @@ pub struct Recovered {
     /// Bytes ([`Entry::size`]) in stretches of the log, each as (last index, bytes), in order and without gaps from
     /// the index after `base` on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
     pub batches: Vec<(Index, u64)>,
+    /// The configurations that the log sets: the newest one at or before `base`, if an entry or the installed snapshot set
+    /// one, and all after it, in order.
+    pub configurations: Vec<Arc<Configuration>>,
     /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
     /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote above are then at least those
     /// of the evidence.
@@ -125,6 +129,12 @@ impl Recovered {
         let begins_after_base = self.batches.first().is_none_or(|(last, _)| *last > self.base.index);
         if batched != last.index || !begins_after_base || !self.batches.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(format!("its batches do not cover it: they end at {batched}, the log at {last}"));
+        }
+        let indexes: Vec<Index> = self.configurations.iter().map(|configuration| configuration.index()).collect();
+        let before_base = indexes.iter().filter(|index| **index <= self.base.index).count();
+        let misplaced = before_base > 1 || indexes.last().is_some_and(|newest| *newest > last.index);
+        if misplaced || !indexes.is_sorted_by(|a, b| a < b) {
+            return Err(format!("its configurations are those of entries {indexes:?}; it goes from {} to {last}", self.base));
         }
         if last.term > self.hard_state.term {
             return Err(format!("its last entry {last} is of a later term than its own ({})", self.hard_state.term));

@@ -98,6 +98,8 @@ pub(crate) struct Progress {
     pub(crate) heard: bool,
     /// The newest round that it answered.
     pub(crate) answered_round: u64,
+    /// Of a learner: since when it has lacked little.
+    pub(crate) caught_up_since: Option<Duration>,
 }
 
 impl Progress {
@@ -110,6 +112,7 @@ impl Progress {
             contact: now,
             heard: false,
             answered_round: 0,
+            caught_up_since: None,
         }
     }
 

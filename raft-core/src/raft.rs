@@ -8,6 +8,7 @@ use crate::follower::Follower;
 use crate::invariants;
 use crate::leader::Leader;
 use crate::member::{Arrived, Member};
+use crate::membership::Change;
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
@@ -77,6 +78,7 @@ impl Raft {
         match event {
             Event::Tick => self.tick(effects),
             Event::Propose { first, count, bytes } => self.propose(first, count, bytes, effects),
+            Event::ChangeMembership { ticket, change } => self.change(ticket, &change, effects),
             Event::Read { ticket } => self.read(ticket, effects),
             Event::Receive(envelope) => self.receive(&envelope, effects),
             Event::Persisted(id) => {
@@ -119,6 +121,8 @@ impl Raft {
                 }
             }
         }
+        self.go_on_with_change(effects);
+        self.member.tell_configuration(effects);
         self.member.apply_committed(effects);
         self.member.seal_write(begin, effects);
         if broken(Mutant::RestoredBeforeWrite) {
@@ -199,6 +203,7 @@ impl Raft {
         let was = std::mem::replace(&mut self.role, RoleState::Follower(follower));
         self.member.reads.restart();
         if let RoleState::Leader(was) = was {
+            effects.extend(was.changes.iter().map(|pending| Effect::ChangeUnknown { ticket: pending.ticket }));
             for ticket in was.rounds.into_local_reads() {
                 self.member.reads.push(ticket);
             }
@@ -218,6 +223,26 @@ impl Raft {
         match &mut self.role {
             RoleState::Leader(leader) => leader.propose(&mut self.member, first, count, bytes, effects),
             _ => Member::reject(first, count, Rejection::NotLeader, effects),
+        }
+    }
+
+    fn change(&mut self, ticket: Ticket, change: &Change, effects: &mut Vec<Effect>) {
+        if self.member.failed {
+            return Member::reject(ticket, 1, Rejection::Stopping, effects);
+        }
+        match &mut self.role {
+            RoleState::Leader(leader) => leader.change(&mut self.member, ticket, change, effects),
+            _ => Member::reject(ticket, 1, Rejection::NotLeader, effects),
+        }
+    }
+
+    /// The next step of a change of the members, and the end of a leader that it leaves out.
+    fn go_on_with_change(&mut self, effects: &mut Vec<Effect>) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        leader.drive_change(&mut self.member, effects);
+        if leader.has_to_leave(&self.member) {
+            leader.take_leave(&mut self.member, effects);
+            self.become_follower(None, effects);
         }
     }
 
@@ -322,6 +347,13 @@ impl Raft {
         }
         if envelope.term.0 > self.member.term.0 + Term::JUMP_MAX {
             return self.refuse(from, "a term beyond what is accepted", effects);
+        }
+        if let Message::Removed { configuration } = envelope.message {
+            return self.on_removed(from, configuration, effects);
+        }
+        let asks = matches!(envelope.message, Message::PreVote { .. } | Message::Vote { .. });
+        if asks && self.member.tells_removed(from, effects) {
+            return;
         }
         if let Message::PreVote { last } = envelope.message {
             // Decided without touching any term.
@@ -444,6 +476,17 @@ impl Raft {
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
             _ => {}
         }
+    }
+
+    /// "You are no member any more": true for ever, whoever says it and in whatever term. What this node's own log says
+    /// of a later entry would be a lie of one of the two.
+    fn on_removed(&mut self, from: NodeId, configuration: Index, effects: &mut Vec<Effect>) {
+        let known = self.member.configurations.in_force();
+        if known.contains(self.member.id()) && known.index() >= configuration {
+            return self.refuse(from, "a removal by a configuration that has this node", effects);
+        }
+        self.member.note_removal(configuration, effects);
+        self.stop_leading(effects);
     }
 
     /// A grant names the term that would be campaigned in. One that answers an earlier asking for the same term counts

@@ -5,6 +5,7 @@
 //! heap of events. Both do what its [`Output`]s say, in their order, before the next [`Input`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::membership::{Change, ChangeRefusal, Configuration};
 use crate::mutant::{Mutant, broken};
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::raft::Raft;
@@ -84,6 +86,16 @@ pub enum Answer {
         /// Its name, to ask for later with [`Replica::outcome`].
         token: LogId,
     },
+    /// The change of the members is through.
+    Changed {
+        /// The committed entry that ended it.
+        index: Index,
+    },
+    /// The change of the members is not made, or was cancelled.
+    ChangeRefused {
+        /// Why.
+        why: ChangeRefusal,
+    },
     /// This replica has applied everything that a linearizable read must see.
     ReadReady {
         /// The index that the read must reflect at least.
@@ -124,6 +136,20 @@ pub enum Output<W> {
         waiter: W,
         /// What.
         answer: Answer,
+    },
+    /// Another configuration is in force, or the one in force is committed now: whom to talk to, what to show. Not said at
+    /// the start: see [`Status::configuration`].
+    Configuration {
+        /// The one in force.
+        configuration: Arc<Configuration>,
+        /// Whether it is committed, as far as this replica knows.
+        committed: bool,
+    },
+    /// This replica is no member any more, for ever: the configuration of this committed entry leaves it out. Said once in
+    /// a process life. It campaigns no more, and may be stopped.
+    Removed {
+        /// The entry.
+        configuration: Index,
     },
     /// A peer sent what no correct peer sends; it was dropped. Count it and log it once per peer and reason.
     Refused {
@@ -276,6 +302,7 @@ impl<W> Replica<W> {
                 self.run(now, Event::Tick, Payloads::None, out);
             }
             Input::Propose(proposals) => self.propose(now, proposals, out),
+            Input::ChangeMembership { change, deadline, waiter } => self.change(now, change, deadline, waiter, out),
             Input::Read { deadline, waiter } => self.read(now, deadline, waiter, out),
             Input::Receive(message) => self.receive(now, message, out),
             Input::Persisted { write, result } if result.is_ok() || broken(Mutant::FailedWriteCounts) => {
@@ -343,6 +370,13 @@ impl<W> Replica<W> {
         self.run(now, Event::Propose { first, count: 1, bytes }, payloads, out);
     }
 
+    fn change(&mut self, now: Now, change: Change, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
+        self.last_ticket.0 += 1;
+        let ticket = self.last_ticket;
+        self.waiting.insert(ticket, Waiting { waiter, deadline, entry: None });
+        self.run(now, Event::ChangeMembership { ticket, change }, Payloads::None, out);
+    }
+
     fn propose_part(&mut self, now: Now, part: ProposalPart, out: &mut Vec<Output<W>>) {
         let ProposalPart { first, bytes, payloads } = part;
         let count = payloads.len() as u64;
@@ -408,9 +442,31 @@ impl<W> Replica<W> {
                 Effect::Reject { first, count, why } => self.reject(first, count, why, out),
                 Effect::ReadReady { ticket, index } => self.confirm_read(ticket, index, out),
                 Effect::Refused { from, reason } => out.push(Output::Refused { from, reason }),
+                Effect::ChangeBegun { ticket, entry } => {
+                    if let Some(waiting) = self.waiting.get_mut(&ticket) {
+                        waiting.entry = Some(entry);
+                    }
+                }
+                Effect::Changed { ticket, index } => self.answer(ticket, |_| Answer::Changed { index }, out),
+                Effect::ChangeRefused { ticket, why } => self.answer(ticket, |_| Answer::ChangeRefused { why }, out),
+                Effect::ChangeUnknown { ticket } => {
+                    let unknown = |entry: Option<LogId>| Answer::Unknown { token: entry.unwrap_or_default() };
+                    self.answer(ticket, unknown, out);
+                }
+                Effect::Configuration { configuration, committed } => {
+                    out.push(Output::Configuration { configuration, committed });
+                }
+                Effect::Removed { configuration } => out.push(Output::Removed { configuration }),
             }
         }
         self.effects = effects;
+    }
+
+    /// Tells the caller of this ticket, unless its deadline came first.
+    fn answer(&mut self, ticket: Ticket, answer: impl FnOnce(Option<LogId>) -> Answer, out: &mut Vec<Output<W>>) {
+        if let Some(Waiting { waiter, entry, .. }) = self.waiting.remove(&ticket) {
+            out.push(Output::Answer { waiter, answer: answer(entry) });
+        }
     }
 
     /// A write with its entries, which are in the cache from now on.
@@ -431,6 +487,10 @@ impl<W> Replica<W> {
             Some((append, carried)) => {
                 let (term, kind, carried) = match (append.source, carried) {
                     (Source::Noop { term }, _) => (term, EntryKind::Noop, vec![Payload::new(Bytes::new())]),
+                    (Source::Configuration { term }, _) => {
+                        let payload = Payload::new(self.raft.configuration().encode());
+                        (term, EntryKind::Configuration, vec![payload])
+                    }
                     (Source::Proposed { term }, Payloads::Proposed(kind, carried)) => (term, kind, carried),
                     (source, _) => panic!("a write takes {source:?} from an input that carries none"),
                 };

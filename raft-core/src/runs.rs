@@ -1,5 +1,8 @@
 //! Which terms a stretch of the log holds, without its entries.
 
+use std::sync::Arc;
+
+use crate::membership::{Configuration, ConfigurationError};
 use crate::types::{Entry, EntryKind, Index, LogId, Term};
 
 /// A stretch of entries of one term.
@@ -21,10 +24,13 @@ pub struct Span {
     pub runs: Vec<TermRun>,
     /// Sum of [`Entry::size`].
     pub bytes: u64,
+    /// The configurations among them, in order: they act on append. Known where the entries are; a span that only names
+    /// them has none.
+    pub configurations: Vec<Arc<Configuration>>,
 }
 
 /// Why a list of entries is not a stretch of any log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
     /// The indexes have a gap or repeat.
     #[error("entry {found} stands where index {expected} belongs")]
@@ -48,6 +54,14 @@ pub enum SpanError {
         /// The offending entry.
         found: LogId,
     },
+    /// A configuration that cannot be read.
+    #[error("configuration {found} cannot be read: {reason}")]
+    Configuration {
+        /// The offending entry.
+        found: LogId,
+        /// What does not fit.
+        reason: ConfigurationError,
+    },
     /// An index or a term beyond [`Index::LIMIT`] or [`Term::LIMIT`].
     #[error("{found} is beyond the highest index or term that is accepted")]
     BeyondLimit {
@@ -62,7 +76,7 @@ impl Span {
     /// # Errors
     /// When they are no stretch of a log; the caller refuses the message they came in.
     pub fn of(prev: LogId, entries: &[Entry]) -> Result<Self, SpanError> {
-        let mut span = Self { prev, runs: Vec::new(), bytes: 0 };
+        let mut span = Self { prev, ..Self::default() };
         let mut before = prev;
         if before.index >= Index::LIMIT || before.term >= Term::LIMIT {
             return Err(SpanError::BeyondLimit { found: before });
@@ -80,6 +94,11 @@ impl Span {
             }
             if entry.kind == EntryKind::Noop && !entry.payload.bytes().is_empty() {
                 return Err(SpanError::NoopWithPayload { found: id });
+            }
+            if entry.kind == EntryKind::Configuration {
+                let read = Configuration::of_entry(id.index, entry.payload.bytes());
+                let configuration = read.map_err(|reason| SpanError::Configuration { found: id, reason })?;
+                span.configurations.push(Arc::new(configuration));
             }
             match span.runs.last_mut() {
                 Some(run) if run.term == id.term => run.last = id.index,

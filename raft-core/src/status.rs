@@ -1,7 +1,9 @@
 //! A read-only view of a core, for metrics, the admin page and scripts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::membership::Configuration;
 use crate::types::{Index, LogId, NodeId, Term};
 
 /// What a node is in its term. Raft §5.1.
@@ -47,6 +49,9 @@ pub struct PeerProgress {
     pub inflight_bytes: u64,
     /// The last entry of the snapshot that is on its way to it.
     pub snapshot: Option<LogId>,
+    /// How long it has lacked so little that it counts as caught up; `None` when it lacks more. See
+    /// [`Config::catch_up_time`](crate::config::Config::catch_up_time).
+    pub caught_up_for: Option<Duration>,
     /// Time since it was last heard from; `None` when never in this term.
     pub last_contact: Option<Duration>,
 }
@@ -68,6 +73,8 @@ pub struct Counters {
     pub disk_stall_step_downs: u64,
     /// Rejections of appends that it received as leader.
     pub append_rejections: u64,
+    /// Changes of the members that it took back as leader since the voters to be had fallen silent.
+    pub changes_rolled_back: u64,
     /// Messages from peers that were refused as nonsense.
     pub messages_refused: u64,
     /// Rounds of heartbeats whose answers took longer than a third of the election timeout to reach a quorum.
@@ -101,8 +108,14 @@ pub struct Status {
     pub applied_index: Index,
     /// Applied here, and still so after a loss of power.
     pub applied_durable_index: Index,
-    /// The voters in force.
+    /// The voters in force; those of C_new while the configuration is joint.
     pub voters: Vec<NodeId>,
+    /// The configuration in force, committed or not.
+    pub configuration: Arc<Configuration>,
+    /// Whether it is known here to be committed.
+    pub configuration_committed: bool,
+    /// The committed configuration that leaves this node out, once it knows of one: it is no member any more.
+    pub removed: Option<Index>,
     /// As leader: its peers.
     pub peers: Vec<PeerProgress>,
     /// Bytes of proposals that are not committed yet.

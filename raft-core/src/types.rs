@@ -19,8 +19,8 @@ macro_rules! number {
 }
 
 number! {
-    /// A member of the cluster, by its number. Never reused: founders are 1..=n, a later member's id is the index of
-    /// the entry that first names it. Zero names nobody.
+    /// A member of the cluster, by its number. Never reused: founders are 1..=n, a later member has the next number that
+    /// was never given, which the configuration knows. Zero names nobody.
     NodeId, "n"
 }
 number! {
@@ -150,6 +150,10 @@ pub enum EntryKind {
     /// A consistent cut that every replica passes at the same index. Snapshot reads are served at it, and replicas
     /// compare what they hold there. The payload is the node's (`docs/node-requests.md`).
     Mark,
+    /// A configuration: who votes from here on. The payload is [`Configuration::encode`].
+    ///
+    /// [`Configuration::encode`]: crate::membership::Configuration::encode
+    Configuration,
     /// A kind that this version does not know. It is stored and passed on, and stops the applier: it is never skipped.
     Unknown(u8),
 }
@@ -162,6 +166,7 @@ impl EntryKind {
             Self::Noop => 1,
             Self::Command => 2,
             Self::Mark => 3,
+            Self::Configuration => 4,
             Self::Unknown(code) => code,
         }
     }
@@ -173,6 +178,7 @@ impl EntryKind {
             1 => Self::Noop,
             2 => Self::Command,
             3 => Self::Mark,
+            4 => Self::Configuration,
             other => Self::Unknown(other),
         }
     }

@@ -1,9 +1,11 @@
 //! What can be seen of a core from outside.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Now;
 use crate::leader::Leader;
+use crate::membership::Configuration;
 use crate::raft::{Raft, RoleState};
 use crate::status::{PeerProgress, Role, Status};
 use crate::types::{Index, LogId, NodeId, Term};
@@ -33,6 +35,19 @@ impl Raft {
     #[must_use]
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.member.log.term_at(index)
+    }
+
+    /// The configuration in force, committed or not.
+    #[must_use]
+    pub fn configuration(&self) -> &Arc<Configuration> {
+        self.member.configurations.in_force()
+    }
+
+    /// The configuration as of the entry `index`, which is not before the log's beginning: what a snapshot that ends there
+    /// carries.
+    #[must_use]
+    pub fn configuration_at(&self, index: Index) -> &Arc<Configuration> {
+        self.member.configurations.at(index)
     }
 
     /// The last index of the log, durable or not.
@@ -112,7 +127,10 @@ impl Raft {
             commit_index: member.commit_index,
             applied_index: member.applied_index,
             applied_durable_index: member.applied_durable_index,
-            voters: member.config.founders.voters().to_vec(),
+            voters: member.configuration().voters().to_vec(),
+            configuration: Arc::clone(member.configurations.in_force()),
+            configuration_committed: member.configurations.is_committed(member.commit_index),
+            removed: member.removed,
             peers,
             uncommitted_bytes: member.log.bytes_after(member.commit_index),
             lost: member.lost,
@@ -137,6 +155,7 @@ fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
             state: progress.state_name(),
             inflight_bytes: progress.inflight_bytes(),
             snapshot: progress.snapshot_sending(),
+            caught_up_for: progress.caught_up_since.map(|since| now.saturating_sub(since)),
             last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
         })
         .collect()

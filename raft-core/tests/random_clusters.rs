@@ -159,6 +159,7 @@ impl Cluster {
             }
             Output::Apply(batch) => node.applies.push_back(batch),
             Output::Answer { waiter, answer } => self.answered(id, waiter, answer),
+            Output::Configuration { .. } | Output::Removed { .. } => panic!("nobody changes the members: {output:?}"),
             Output::Refused { from, reason } => panic!("{id} refused {from}: {reason}"),
             Output::Restore(_) | Output::Compact { .. } | Output::SendSnapshot { .. } => {
                 panic!("nothing was compacted: {output:?}")
@@ -176,6 +177,7 @@ impl Cluster {
                 }
                 self.history.rejected.insert(op);
             }
+            Answer::Changed { .. } | Answer::ChangeRefused { .. } => panic!("nobody changes the members: {answer:?}"),
             Answer::Unknown { token } => {
                 self.history.unknown.insert(op, token);
             }

@@ -318,6 +318,12 @@ impl Harness {
             }
             Output::Compact { upto } => self.compact(id, upto)?,
             Output::SendSnapshot { to, term } => self.wanted(id, to, term)?,
+            Output::Configuration { configuration, committed } => {
+                let shown = show::configuration(&configuration);
+                let fate = if committed { "committed" } else { "in force" };
+                self.show(format!("{id} {fate}: {shown}"));
+            }
+            Output::Removed { configuration } => self.show(format!("{id} was removed by {configuration}")),
         }
         Ok(())
     }

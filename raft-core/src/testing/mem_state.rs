@@ -307,7 +307,7 @@ impl Values {
             return Err(ApplyError::Damaged { id });
         }
         let answer = match entry.kind {
-            EntryKind::Noop | EntryKind::Mark => Bytes::new(),
+            EntryKind::Noop | EntryKind::Mark | EntryKind::Configuration => Bytes::new(),
             EntryKind::Command => self.command(id, entry.payload.bytes()),
             EntryKind::Unknown(code) => return Err(ApplyError::UnknownKind { id, kind: format!("kind {code}") }),
         };

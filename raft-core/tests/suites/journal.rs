@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use raft_core::membership::KeptConfigurations;
 use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
 use raft_core::runs::Span;
 use raft_core::snapshot::SnapshotMeta;
@@ -61,6 +62,7 @@ struct JournalLog {
     base: LogId,
     snapshot: Option<SnapshotMeta>,
     entries: Vec<Entry>,
+    configurations: KeptConfigurations,
 }
 
 impl JournalLog {
@@ -79,8 +81,10 @@ impl JournalLog {
                 return Err("a truncation beyond the beginning or the end".into());
             }
             next.entries.retain(|entry| entry.id.index < from);
+            next.configurations.truncate(from);
         }
-        Span::of(next.last(), &write.entries).map_err(|error| error.to_string())?;
+        let span = Span::of(next.last(), &write.entries).map_err(|error| error.to_string())?;
+        next.configurations.append(span.configurations);
         if write.entries.iter().any(|entry| !entry.payload.verify()) {
             return Err("a damaged entry".into());
         }
@@ -98,6 +102,7 @@ impl JournalLog {
             return Err("a snapshot of another log".into());
         }
         self.entries.retain(|entry| held && entry.id.index > last.index);
+        self.configurations.install(&snapshot.configuration, last.index, held);
         (self.base, self.snapshot) = (last, Some(snapshot.clone()));
         self.commit = self.commit.max(last.index);
         Ok(())
@@ -110,6 +115,7 @@ impl JournalLog {
         let base = self.entries.iter().find(|entry| entry.id.index == upto && upto <= self.commit);
         self.base = base.ok_or("a compaction beyond what is committed")?.id;
         self.entries.retain(|entry| entry.id.index > upto);
+        self.configurations.compact(upto);
         Ok(())
     }
 }
@@ -123,7 +129,9 @@ fn apply(logs: &mut Logs, step: &Step) -> Result<(), String> {
             Ok(())
         }
         Step::Begin(group, base) => {
-            logs.entry(*group).or_default().base = *base;
+            let log = logs.entry(*group).or_default();
+            log.base = *base;
+            log.configurations.compact(base.index);
             Ok(())
         }
     }
@@ -215,8 +223,9 @@ impl LogStore for Journal {
         let span = Span::of(log.base, &log.entries)
             .map_err(|error| StoreError::Damaged { place: "the journal".into(), reason: error.to_string() })?;
         let batches = log.entries.iter().map(|entry| (entry.id.index, entry.size())).collect();
+        let configurations = log.configurations.all().to_vec();
         let JournalLog { hard_state, commit, base, snapshot, .. } = log;
-        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, lost: None })
+        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost: None })
     }
 
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {

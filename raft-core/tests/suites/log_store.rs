@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use raft_core::membership::Configuration;
+use raft_core::membership::{Configuration, KeptConfigurations};
 use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
 use raft_core::runs::Span;
 use raft_core::snapshot::SnapshotMeta;
@@ -114,6 +114,8 @@ enum Fault {
     CompactsUncommitted,
     RefusesLateCompactions,
     ForgetsBaseOfEmptyLogs,
+    ForgetsConfigurationOfSnapshots,
+    ForgetsCompactedConfigurations,
     ReadsFromTheBeginning,
 }
 
@@ -137,6 +139,8 @@ struct NaiveLog {
     commit: Index,
     base: LogId,
     snapshot: Option<SnapshotMeta>,
+    /// The newest at or before the base.
+    configuration: Option<Arc<Configuration>>,
     entries: Vec<Entry>,
     ghosts: Vec<Entry>,
 }
@@ -210,8 +214,11 @@ impl LogStore for NaiveStore {
             _ => entry.size(),
         };
         let batches = log.entries.iter().map(|entry| (entry.id.index, size(entry))).collect();
+        let mut configurations = KeptConfigurations::beginning_with(log.configuration);
+        configurations.append(span.configurations);
+        let configurations = configurations.all().to_vec();
         let NaiveLog { hard_state, commit, base, snapshot, .. } = log;
-        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, lost: None })
+        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost: None })
     }
 
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
@@ -259,12 +266,24 @@ impl NaiveLog {
         self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
+    fn newest_before(&self, upto: Index) -> Option<Arc<Configuration>> {
+        let covered = self.entries.iter().rev().filter(|entry| entry.id.index <= upto);
+        let mut set = covered.filter(|entry| entry.kind == EntryKind::Configuration);
+        let newest = set.next().and_then(|entry| Configuration::decode(entry.payload.bytes()).ok());
+        newest.map(Arc::new).or_else(|| self.configuration.clone())
+    }
+
     fn install(&mut self, fault: Fault, snapshot: SnapshotMeta) -> Result<(), String> {
         let last = snapshot.last;
         let held = last == self.base || self.entries.iter().any(|entry| entry.id == last);
         let foreign = last.index < self.base.index || last.index == Index::ZERO || (!held && last.index <= self.commit);
         if foreign && fault != Fault::TakesAnySnapshot {
             return Err(format!("the snapshot {last} is of another log"));
+        }
+        let named = (!snapshot.configuration.is_empty()).then(|| Arc::new(snapshot.configuration.clone()));
+        self.configuration = named.or_else(|| self.newest_before(last.index));
+        if fault == Fault::ForgetsConfigurationOfSnapshots {
+            self.configuration = None;
         }
         self.snapshot = Some(snapshot);
         if held && fault == Fault::KeepsCovered {
@@ -290,6 +309,9 @@ impl NaiveLog {
         }
         let one_more = u64::from(fault == Fault::CompactsOneTooMany && upto < self.last().index);
         let upto = upto.plus(one_more).min(self.last().index);
+        if fault != Fault::ForgetsCompactedConfigurations {
+            self.configuration = self.newest_before(upto);
+        }
         self.base = self.entries.iter().find(|entry| entry.id.index == upto).map_or(self.base, |entry| entry.id);
         self.entries.retain(|entry| entry.id.index > upto);
         if self.entries.is_empty() && fault == Fault::ForgetsBaseOfEmptyLogs {

@@ -50,9 +50,9 @@ fn encode_write(payload: &mut Vec<u8>, write: &LogWrite) {
     numbers(payload, &[write.group.0, term, vote, some(write.commit), some(write.truncate_from)]);
     numbers(payload, &[u64::from(write.snapshot.is_some())]);
     if let Some(SnapshotMeta { id, last, configuration }) = &write.snapshot {
-        let voters: Vec<_> = configuration.voters().iter().map(|voter| voter.0).collect();
-        numbers(payload, &[(id.0 >> 64) as u64, id.0 as u64, last.index.0, last.term.0, voters.len() as u64]);
-        numbers(payload, &voters);
+        let bytes = configuration.encode();
+        numbers(payload, &[(id.0 >> 64) as u64, id.0 as u64, last.index.0, last.term.0, bytes.len() as u64]);
+        payload.extend_from_slice(&bytes);
     }
     for entry in &write.entries {
         let (bytes, kind) = (entry.payload.bytes(), u64::from(entry.kind.code()));
@@ -97,9 +97,10 @@ fn decode_write(rest: &mut &[u8]) -> Option<LogWrite> {
 
 fn decode_snapshot(rest: &mut &[u8]) -> Option<SnapshotMeta> {
     let id = SnapshotId(u128::from(number(rest)?) << 64 | u128::from(number(rest)?));
-    let (last, count) = (log_id(rest)?, number(rest)?);
-    let voters: Option<Vec<_>> = (0..count).map(|_| number(rest).map(NodeId)).collect();
-    Some(SnapshotMeta { id, last, configuration: Configuration::new(voters?) })
+    let (last, length) = (log_id(rest)?, number(rest)? as usize);
+    let (bytes, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some(SnapshotMeta { id, last, configuration: Configuration::decode(bytes).ok()? })
 }
 
 fn decode_entry(rest: &mut &[u8]) -> Option<Entry> {

@@ -75,6 +75,6 @@ pub(super) fn entries(text: &str) -> Result<Vec<Entry>, ScriptError> {
 fn span(prev: LogId, entries: &[Entry]) -> Span {
     Span::of(prev, entries).unwrap_or_else(|_| {
         let runs = entries.iter().map(|entry| TermRun { term: entry.id.term, last: entry.id.index }).collect();
-        Span { prev, runs, bytes: 0 }
+        Span { prev, runs, ..Span::default() }
     })
 }

@@ -3,11 +3,12 @@
 use std::fmt::Write;
 
 use super::raw;
+use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
 use crate::replica::{Answer, Persist};
 use crate::runs::Span;
 use crate::status::Status;
-use crate::types::{Entry, EntryKind, LogId, Term};
+use crate::types::{Entry, EntryKind, LogId, NodeId, Term};
 
 /// Lists of more entries than this are shown by their ends.
 const ENTRIES_SHOWN_MAX: usize = 5;
@@ -37,8 +38,34 @@ pub(super) fn entry(entry: &Entry) -> String {
         EntryKind::Command if entry.payload.bytes() == raw::GIVEN => entry.id.to_string(),
         EntryKind::Command => format!("{} {}", entry.id, payload(entry)),
         EntryKind::Mark => format!("{} mark", entry.id),
+        EntryKind::Configuration => {
+            let read = Configuration::of_entry(entry.id.index, entry.payload.bytes());
+            let shown = read.map_or_else(|error| error.to_string(), |it| configuration(&it));
+            format!("{} {shown}", entry.id)
+        }
         EntryKind::Unknown(code) => format!("{} kind {code}", entry.id),
     }
+}
+
+/// `voters 1 2 3`, `joint 1 2 3 → 4 5 6`, with learners in brackets: those that are to vote with a `+`.
+pub(super) fn configuration(configuration: &Configuration) -> String {
+    let ids = |ids: &[NodeId]| ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(" ");
+    let mut text = if configuration.is_joint() {
+        format!("joint {} → {}", ids(configuration.outgoing()), ids(configuration.voters()))
+    } else {
+        format!("voters {}", ids(configuration.voters()))
+    };
+    let joining: Vec<NodeId> = configuration.joining().collect();
+    let learner = |id: NodeId| {
+        let joins = !configuration.is_joint() && joining.contains(&id);
+        let promotes = configuration.seat(id).is_some_and(|seat| seat.promotes);
+        format!("{}{}", id.0, if joins || promotes { "+" } else { "" })
+    };
+    let learners: Vec<String> = configuration.learners().map(learner).collect();
+    if !learners.is_empty() {
+        let _ = write!(text, " ({})", learners.join(" "));
+    }
+    text
 }
 
 /// What an entry carries, shortened.
@@ -78,6 +105,7 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
         Message::HeartbeatResponse { round, verified, matched } => {
             write!(text, " round={round} verified={verified} matched={matched}")
         }
+        Message::Removed { configuration } => write!(text, " configuration={configuration}"),
         Message::ReadIndex { number } => write!(text, " number={}", read_number(*number)),
         Message::ReadIndexResponse { number, index } => {
             write!(text, " number={} index={index}", read_number(*number))
@@ -123,6 +151,8 @@ pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Rejected { why, leader: Some(leader) } => format!("not applied: {why} (leader {leader})"),
         Answer::Rejected { why, leader: None } => format!("not applied: {why}"),
+        Answer::Changed { index } => format!("changed with {index}"),
+        Answer::ChangeRefused { why } => format!("not changed: {why}"),
         Answer::Unknown { token } => format!("unknown, ask for {token}"),
         Answer::ReadReady { index, term } => format!("may read at {index}, confirmed in term {term}"),
     }
@@ -130,7 +160,7 @@ pub(super) fn answer(answer: &Answer) -> String {
 
 /// One line about a node, and one for each peer of a leader if they are wanted.
 pub(super) fn status(status: &Status, with_peers: bool) -> String {
-    let named = |node: Option<crate::types::NodeId>| node.map_or_else(|| "none".into(), |node| node.to_string());
+    let named = |node: Option<NodeId>| node.map_or_else(|| "none".into(), |node| node.to_string());
     let mut text = format!(
         "{} {} term={} vote={} leader={} last={} durable={} commit={} applied={}",
         status.id,

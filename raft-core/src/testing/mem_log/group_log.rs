@@ -1,5 +1,6 @@
 //! One group's log in memory: the rules of every write, and the evidence of what was acknowledged.
 
+use crate::membership::KeptConfigurations;
 use crate::ports::{LogWrite, Recovered, StoreError};
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
@@ -17,9 +18,10 @@ pub(super) struct GroupLog {
     snapshot: Option<SnapshotMeta>,
     /// From the index after `base` on.
     pub(super) entries: Vec<Entry>,
-    /// Beginnings that were dropped since the last sync, each with the base before it, oldest first: a loss of power may
-    /// bring them back.
-    compacted: Vec<(LogId, Vec<Entry>)>,
+    /// Beginnings that were dropped since the last sync, each with the base and the configurations before it,
+    /// oldest first: a loss of power may bring them back.
+    compacted: Vec<(LogId, Vec<Entry>, KeptConfigurations)>,
+    configurations: KeptConfigurations,
     /// Writes that changed something, since ever. A compaction is none: nothing is lost with it.
     sequence: u64,
     /// The acknowledged end of which an earlier opening found that it is gone, until the log has caught up with it.
@@ -138,6 +140,8 @@ impl GroupLog {
     pub(super) fn apply(&mut self, write: &LogWrite) {
         if let Some(snapshot) = &write.snapshot {
             let (base, gone) = self.beginning_with(Some(snapshot)).expect("it was checked");
+            let keeps = self.id_at(base.index) == Some(base);
+            self.configurations.install(&snapshot.configuration, base.index, keeps);
             self.entries.drain(..gone);
             self.base = base;
             self.commit = self.commit.max(base.index);
@@ -145,7 +149,10 @@ impl GroupLog {
         }
         if let Some(from) = write.truncate_from {
             self.entries.truncate(from.prev().since(self.base.index) as usize);
+            self.configurations.truncate(from);
         }
+        let span = Span::of(self.last(), &write.entries).expect("it was checked");
+        self.configurations.append(span.configurations);
         self.entries.extend_from_slice(&write.entries);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         self.commit = write.commit.unwrap_or(self.commit);
@@ -168,8 +175,9 @@ impl GroupLog {
         }
         let gone = upto.since(self.base.index) as usize;
         let dropped = self.entries.drain(..gone).collect();
-        self.compacted.push((self.base, dropped));
+        self.compacted.push((self.base, dropped, self.configurations.clone()));
         self.base = base;
+        self.configurations.compact(base.index);
         Ok(())
     }
 
@@ -181,9 +189,9 @@ impl GroupLog {
     /// The power goes: of the compactions that were not durable the first few stay, as many as `drawn` says.
     pub(super) fn bring_back(&mut self, drawn: u64) {
         let kept = drawn % (self.compacted.len() as u64 + 1);
-        for (base, mut entries) in self.compacted.drain(kept as usize..).rev() {
+        for (base, mut entries, configurations) in self.compacted.drain(kept as usize..).rev() {
             entries.append(&mut self.entries);
-            (self.base, self.entries) = (base, entries);
+            (self.base, self.entries, self.configurations) = (base, entries, configurations);
         }
         self.compacted.clear();
     }
@@ -205,6 +213,7 @@ impl GroupLog {
         // What came up to the base was committed, and is never dropped.
         let keep = keep.max(self.base.index);
         self.entries.truncate(keep.since(self.base.index) as usize);
+        self.configurations.truncate(keep.next());
         self.commit = self.commit.min(keep);
         self.sequence = witness.sequence;
         if witness.hard_state.term >= self.hard_state.term {
@@ -226,6 +235,7 @@ impl GroupLog {
             }
         }
         let (hard_state, commit, base, lost) = (self.hard_state, self.commit, self.base, self.lost);
-        Ok(Recovered { hard_state, commit, base, snapshot: self.snapshot.clone(), runs: span.runs, batches, lost })
+        let (snapshot, configurations) = (self.snapshot.clone(), self.configurations.all().to_vec());
+        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost })
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use crate::membership::KeptConfigurations;
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::replica::Persist;
-use crate::runs::TermRun;
+use crate::runs::{Span, TermRun};
 use crate::snapshot::SnapshotMeta;
 use crate::testing::sim::machine::mix;
 use crate::testing::sim::snapshots::Library;
@@ -72,6 +73,7 @@ pub(super) struct Image {
     /// What was installed last.
     pub(super) snapshot: Option<SnapshotMeta>,
     pub(super) entries: Vec<Entry>,
+    pub(super) configurations: KeptConfigurations,
     /// Of the whole log, what was compacted included.
     pub(super) marks: Marks,
 }
@@ -83,7 +85,10 @@ impl Image {
         }
         if let Some(from) = write.truncate_from {
             self.entries.truncate(self.position(from));
+            self.configurations.truncate(from);
         }
+        let span = Span::of(self.last(), &write.entries).unwrap_or_else(|error| panic!("[contiguous log] {error}"));
+        self.configurations.append(span.configurations);
         self.marks.write(&write);
         self.entries.extend(write.entries);
         if let Some(hard_state) = write.hard_state {
@@ -101,7 +106,9 @@ impl Image {
 
     fn install(&mut self, meta: &SnapshotMeta, library: &Library) {
         let last = meta.last;
-        if self.marks.at(last.index).is_some_and(|mark| mark.term == last.term.0) {
+        let keeps = self.marks.at(last.index).is_some_and(|mark| mark.term == last.term.0);
+        self.configurations.install(&meta.configuration, last.index, keeps);
+        if keeps {
             self.compact(last.index);
         } else {
             self.entries.clear();
@@ -119,6 +126,7 @@ impl Image {
         }
         let term = self.marks.at(upto).expect("[contiguous log] what is compacted is there").term;
         self.entries.drain(..self.position(upto.next()));
+        self.configurations.compact(upto);
         self.base = LogId::new(upto, Term(term));
         self.commit = self.commit.max(upto);
     }
@@ -144,7 +152,8 @@ impl Image {
         }
         let commit = self.commit.min(self.marks.last());
         let (base, snapshot) = (self.base, self.snapshot.clone());
-        Recovered { hard_state: self.hard_state, commit, base, snapshot, runs, batches, lost }
+        let configurations = self.configurations.all().to_vec();
+        Recovered { hard_state: self.hard_state, commit, base, snapshot, runs, batches, configurations, lost }
     }
 }
 

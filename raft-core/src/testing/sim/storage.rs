@@ -194,6 +194,7 @@ impl World {
         match answer {
             ReplicaAnswer::Rejected { why, leader } => self.write_rejected(node, attempt, why, leader),
             ReplicaAnswer::Unknown { token } => self.write_unknown(attempt, token),
+            ReplicaAnswer::Changed { .. } | ReplicaAnswer::ChangeRefused { .. } => {}
             ReplicaAnswer::ReadReady { index, .. } => self.read_ready(node, attempt, index),
         }
     }

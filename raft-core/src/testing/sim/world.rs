@@ -339,6 +339,7 @@ impl World {
             }
             Output::Compact { upto } => self.compact(node, upto),
             Output::SendSnapshot { to, term } => self.send_snapshot(node, to, term),
+            Output::Configuration { .. } | Output::Removed { .. } => {}
             Output::Refused { from, reason } => {
                 panic!("[no refusals] n{} refused {from}, which is correct: {reason}", node + 1)
             }
