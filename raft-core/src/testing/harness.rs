@@ -51,6 +51,10 @@
 //! | `arrive 3`, `break 3` | the snapshot on its way to node 3 is whole there (`untold`: its sender does not learn of it); it is given up |
 //! | `want 1 3`, `rebuild 3`, `fence 3` | node 1 is asked for a snapshot for node 3; node 3 shall replace its state; the state of node 3 is found to differ |
 //! | `mark 1` | node 1 is asked for a mark |
+//! | `new 4 5` | nodes 4 and 5 start with blank disks; they are no members |
+//! | `change 1 voters=1,2,4 learners=5,6+` | node 1 is asked for these members: 6 is promoted by itself; `force`, `less_tolerance`, `deadline=1s` |
+//! | `contexts 1 2=x`, `cancel 1` | node 1 is asked for another context of node 2, or to cancel the change that is under way |
+//! | `members 1` | shows the configuration in force at node 1: voters, while joint those before and after an arrow, learners in brackets, with a `+` those that become voters |
 //! | `crash 1`, `restart 1` | the process ends: what is not durable is lost; a new one starts |
 //! | `lose 1 keep=3` | (while down) the durable log of node 1 is cut behind entry 3, and the store knows it |
 //! | `unreachable 1 2` | node 1 is told that messages to node 2 may be lost |
@@ -72,6 +76,7 @@
 mod arguments;
 mod checks;
 mod cluster;
+mod members;
 mod network;
 mod node;
 mod raw;
@@ -146,6 +151,7 @@ impl Harness {
             && !self.disturb(&name, &mut arguments)?
             && !self.pass_time(&name, &mut arguments)?
             && !self.snapshots(&name, &mut arguments)?
+            && !self.members(&name, &mut arguments)?
             && !self.look(&name, &mut arguments)?
         {
             return Err(format!("no command is called `{name}`").into());
@@ -251,6 +257,11 @@ impl Harness {
 
     fn receive(&mut self, message: PeerMessage) -> Result<(), ScriptError> {
         let to = message.envelope.to;
+        if !self.nodes.contains_key(&to) {
+            let text = self.message(&message);
+            self.show(format!("{text}   (lost: nobody is {to})"));
+            return Ok(());
+        }
         if self.node(to)?.replica.is_none() {
             let text = self.message(&message);
             self.show(format!("{text}   (lost: {to} is down)"));

@@ -81,16 +81,19 @@
 //! - a file system or block device that can drop what was not synced and fail on command;
 //! - an interface of your own between the store and its files, with a second implementation for tests.
 
+use std::sync::Arc;
+
 use crate::membership::Configuration;
 use crate::ports::{LogStore, LogWrite, ReadError, Recovered, StoreError};
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
 use crate::testing::disk_fault::{DiskFault, Effort, POWER_CUTS, PowerCut};
 use crate::testing::{Outcome, Random, Rule, Summary, Work};
-use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, SnapshotId, Term};
+use crate::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, NodeId, Payload, SnapshotId, Term};
 
 mod beginning_power_cases;
 mod compact_cases;
+mod configuration_cases;
 mod fault_cases;
 mod model;
 mod power_cases;
@@ -179,6 +182,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(read_cases::cases());
     cases.extend(snapshot_cases::cases());
     cases.extend(compact_cases::cases());
+    cases.extend(configuration_cases::cases());
     cases.push(model::case());
     cases.extend(power_cases::cases());
     cases.extend(beginning_power_cases::cases());
@@ -300,6 +304,8 @@ impl Bench<'_> {
         rule.demand_eq(&recovered.runs, &span.runs, || format!("runs of terms of {group}"));
         rule.demand_eq(&recovered.commit, &Index(wanted.commit), || format!("commit index of {group}"));
         rule.demand_eq(&recovered.snapshot, &wanted.snapshot, || format!("installed snapshot of {group}"));
+        let wanted_configurations = wanted.configurations();
+        rule.demand_eq(&recovered.configurations, &wanted_configurations, || format!("configurations of {group}"));
         rule.demand_eq(&recovered.lost, &None, || format!("evidence of a loss in {group}, where nothing was lost"));
         check_batches(rule, &recovered.batches, wanted.base.index, &wanted.entries);
         let read = self.read_all(group, wanted.base.index, span.last().index);
@@ -371,6 +377,21 @@ fn snapshot(id: u128, index: u64, term: u64) -> SnapshotMeta {
     let voters = (1..=1 + (id as u64) % 5).map(|node| NodeId(node * (1 + id as u64 % 9)));
     let last = LogId::new(Index(index), Term(term));
     SnapshotMeta { id: SnapshotId(id), last, configuration: Configuration::new(voters) }
+}
+
+/// Entry `index`, which sets a configuration; a longer one has more members.
+fn configuration(index: u64, term: u64, length: usize) -> Entry {
+    let voters = (1..=1 + length as u64 % 7).map(NodeId);
+    let context = (NodeId(1), bytes::Bytes::from(vec![b'c'; 1 + length % 200]));
+    let configuration = Configuration::new(voters).with_contexts(Index(index), &[context]);
+    let payload = Payload::new(configuration.expect("another context").encode());
+    Entry { id: LogId::new(Index(index), Term(term)), kind: EntryKind::Configuration, payload }
+}
+
+/// The configuration that an entry sets, if it sets one.
+fn configuration_in(entry: &Entry) -> Option<Arc<Configuration>> {
+    let sets = entry.kind == EntryKind::Configuration;
+    sets.then(|| Arc::new(Configuration::decode(entry.payload.bytes()).expect("the suite's own")))
 }
 
 /// A write of the first group that puts a snapshot in the place of what it covers, with the commit index that it proves.

@@ -4,7 +4,7 @@
 //! One run is a [`Plan`]: how many nodes, which faults, how often. [`Plan::draw`] draws one from a seed; every seed has
 //! its own mix, since runs with few kinds of faults reach what runs with all of them hide. [`run`] carries it out:
 //!
-//! 1. **Faults.** Processes die between any two effects, start, stand still; disks stall, fail and forget; links lose,
+//! 1. **Faults.** Members come and go: whoever leads is asked for others. Processes die between any two effects, start, stand still; disks stall, fail and forget; links lose,
 //!    delay, repeat, reorder, replay and cut; clocks run at different rates. Callers read and write all the time.
 //! 2. **Standing faults.** Nothing else breaks and no link changes; what is broken stays broken, but for who was about to
 //!    start. If a majority of working nodes reach each other, writes must go on.
@@ -13,7 +13,7 @@
 //!    callers is linearizable ([`linear`](crate::testing::linear)).
 //!
 //! After **every** event the properties of `ghost` and `checks` are compared with a history that no node can see:
-//! election safety, leader append-only, log matching, leader completeness, state machine safety (Raft Figure 3); one
+//! election safety, by quorums of the configuration in force, leader append-only, log matching, leader completeness, state machine safety (Raft Figure 3); one
 //! vote per node and term over all its lives; no message before the write that backs it; what is committed is durable on
 //! a quorum; terms, commit and applied never fall; one answer per try; now and then the bounds on memory. A violation
 //! panics, with the property's name in brackets; [`attempt`] turns that into a [`Failure`], and [`shrink`] makes its plan
@@ -41,6 +41,7 @@ mod faults;
 mod ghost;
 mod goals;
 mod machine;
+mod members;
 mod network;
 mod node;
 mod phases;

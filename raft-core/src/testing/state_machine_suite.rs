@@ -333,7 +333,7 @@ impl Bench<'_> {
         injected
     }
 
-    /// A log of commands in several terms, each term opened by a no-op, with marks in between.
+    /// A log of commands in several terms, each term opened by a no-op, with marks and configurations in between.
     fn long_log(&mut self, seed: u64, commands: u64) -> Vec<Entry> {
         let mut random = Random::new(seed);
         let mut log = Vec::new();
@@ -343,8 +343,9 @@ impl Bench<'_> {
             term += u64::from(opens_term);
             let (kind, payload) = match random.below(25) {
                 _ if opens_term => (EntryKind::Noop, Payload::default()),
-                // What a mark carries is for others.
+                // What a mark and a configuration carry is for others.
                 0 => (EntryKind::Mark, Payload::new(random_bytes(&mut random, (index % 40) as usize))),
+                1 => (EntryKind::Configuration, Payload::new(random_bytes(&mut random, (index % 60) as usize))),
                 _ => (EntryKind::Command, Payload::new(self.lab.command(&mut random))),
             };
             log.push(Entry { id: LogId::new(Index(index), Term(term)), kind, payload });

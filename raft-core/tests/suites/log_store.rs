@@ -116,6 +116,8 @@ enum Fault {
     ForgetsBaseOfEmptyLogs,
     ForgetsConfigurationOfSnapshots,
     ForgetsCompactedConfigurations,
+    MissesConfigurations,
+    TakesAnyConfiguration,
     ReadsFromTheBeginning,
 }
 
@@ -215,7 +217,9 @@ impl LogStore for NaiveStore {
         };
         let batches = log.entries.iter().map(|entry| (entry.id.index, size(entry))).collect();
         let mut configurations = KeptConfigurations::beginning_with(log.configuration);
-        configurations.append(span.configurations);
+        if self.fault != Fault::MissesConfigurations {
+            configurations.append(span.configurations);
+        }
         let configurations = configurations.all().to_vec();
         let NaiveLog { hard_state, commit, base, snapshot, .. } = log;
         Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost: None })
@@ -355,6 +359,10 @@ impl NaiveLog {
             } else if !entry.payload.verify() {
                 return Err("damaged".into());
             }
+            let read = || Configuration::of_entry(entry.id.index, entry.payload.bytes());
+            if entry.kind == EntryKind::Configuration && fault != Fault::TakesAnyConfiguration {
+                read().map_err(|error| error.to_string())?;
+            }
             if fault == Fault::KnowsKindsOnly && matches!(entry.kind, EntryKind::Unknown(_)) {
                 entry.kind = EntryKind::Command;
             }
@@ -426,6 +434,10 @@ fn each_broken_store_is_refused_by_the_rule_that_it_breaks() {
         (Fault::KeepsCovered, "a-snapshot-takes-the-place-of-what-it-covers"),
         (Fault::DropsWhatFollowsSnapshots, "what-follows-a-snapshot-stays-if-its-last-entry-is-held"),
         (Fault::KeepsWhatFollowsAnotherEntry, "what-follows-a-snapshot-stays-if-its-last-entry-is-held"),
+        (Fault::ForgetsCompactedConfigurations, "the-configuration-outlives-its-entry"),
+        (Fault::ForgetsConfigurationOfSnapshots, "the-configuration-outlives-its-entry"),
+        (Fault::MissesConfigurations, "configurations-are-those-of-the-log"),
+        (Fault::TakesAnyConfiguration, "unreadable-configurations-are-refused"),
         (Fault::ForgetsSnapshots, "an-installed-snapshot-is-known-after-a-reopen"),
         (Fault::ForgetsVotersOfSnapshots, "an-installed-snapshot-is-known-after-a-reopen"),
         (Fault::SnapshotsComeLast, "a-snapshot-is-one-write-with-what-comes-with-it"),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::arguments::{Arguments, duration, log_id, node, number};
 use super::network::Filter;
 use super::node::Node;
-use super::{Harness, ScriptError, raw, show};
+use super::{Harness, ScriptError, members, raw, show};
 use crate::config::{Config, LogRepair};
 use crate::membership::Configuration;
 use crate::replica::{Input, Outcome, Proposal};
@@ -144,6 +144,7 @@ impl Harness {
                 ("leader_changes", counters.leader_changes),
                 ("check_quorum_step_downs", counters.check_quorum_step_downs),
                 ("disk_stall_step_downs", counters.disk_stall_step_downs),
+                ("changes_rolled_back", counters.changes_rolled_back),
                 ("append_rejections", counters.append_rejections),
                 ("messages_refused", counters.messages_refused),
             ];
@@ -177,6 +178,7 @@ fn settings(config: &mut Config, arguments: &mut Arguments) -> Result<(), Script
             "disk_stall_timeout" => config.disk_stall_timeout = duration(&value)?,
             "log_repair" if value == "step_back" => config.log_repair = LogRepair::StepBack,
             "log_repair" if value == "term_hints" => config.log_repair = LogRepair::TermHints,
+            _ if members::setting(config, &key, &value)? => {}
             _ => return Err(format!("`cluster` does not know the setting {key}={value}").into()),
         }
     }

@@ -52,6 +52,7 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
             let (verified, matched) = (Index(verified), Index(matched));
             Message::HeartbeatResponse { round: number(arguments, "round")?, verified, matched }
         }
+        "Removed" => Message::Removed { configuration: Index(number(arguments, "configuration")?) },
         "ReadIndex" => Message::ReadIndex { number: number(arguments, "number")? },
         "ReadIndexResponse" => Message::ReadIndexResponse {
             number: number(arguments, "number")?,

@@ -2,7 +2,6 @@
 
 use super::arguments::Arguments;
 use super::{Harness, ScriptError};
-use crate::membership::Configuration;
 use crate::replica::{Input, Proposal};
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::types::{Entry, Index, NodeId, Payload, SnapshotId, Term};
@@ -69,9 +68,10 @@ impl Harness {
         let node = self.node(from)?;
         let last = node.state.last().ok_or("nothing is applied yet")?.id;
         node.flushed = node.state.len();
-        let (state, voters) = (node.state.clone(), node.config.founders.voters().to_vec());
+        let state = node.state.clone();
+        let configuration = self.running(from)?.raft().configuration_at(last.index).as_ref().clone();
         self.taken += 1;
-        let meta = SnapshotMeta { id: SnapshotId(self.taken), last, configuration: Configuration::new(voters) };
+        let meta = SnapshotMeta { id: SnapshotId(self.taken), last, configuration };
         self.show(format!("{from} sends {to} the snapshot {last}"));
         self.sending.insert(to, Sending { from, term, kept: Kept { meta, state } });
         self.step(from, Input::Transfer { to, transfer: Transfer::Began(last) })

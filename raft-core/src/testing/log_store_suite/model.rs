@@ -1,8 +1,10 @@
 //! Random writes, compared with a model that is too simple to be wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{Bench, Case, hard_state, snapshot};
+use super::{Bench, Case, configuration, configuration_in, hard_state, snapshot};
+use crate::membership::Configuration;
 use crate::ports::LogWrite;
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
@@ -42,10 +44,12 @@ pub(super) struct ModelLog {
     /// The entry before the first one.
     pub(super) base: LogId,
     pub(super) snapshot: Option<SnapshotMeta>,
+    /// The newest at or before the base.
+    pub(super) configuration: Option<Arc<Configuration>>,
     pub(super) entries: Vec<Entry>,
-    /// Beginnings that were compacted since the last write, each with the base before it, oldest first: after the next
-    /// opening each of them may be there again, with those after it.
-    pub(super) compacted: Vec<(LogId, Vec<Entry>)>,
+    /// Beginnings that were compacted since the last write, each with the base and the configuration before it, oldest
+    /// first: after the next opening each of them may be there again, with those after it.
+    pub(super) compacted: Vec<(LogId, Vec<Entry>, Option<Arc<Configuration>>)>,
 }
 
 type Model = BTreeMap<GroupId, ModelLog>;
@@ -212,9 +216,9 @@ impl Bench<'_> {
     pub(super) fn settle(&mut self, group: GroupId, model: &mut ModelLog) {
         let base = self.recover(group).base;
         while base != model.base {
-            let Some((base, mut entries)) = model.compacted.pop() else { break };
+            let Some((base, mut entries, configuration)) = model.compacted.pop() else { break };
             entries.append(&mut model.entries);
-            (model.base, model.entries) = (base, entries);
+            (model.base, model.entries, model.configuration) = (base, entries, configuration);
         }
         model.compacted.clear();
     }
@@ -233,6 +237,7 @@ impl Bench<'_> {
             ));
         }
         let others = found.commit.0 != wanted.commit || found.lost.is_some() || found.snapshot != wanted.snapshot;
+        let others = others || found.configurations != wanted.configurations();
         if found.runs != span.runs || others {
             let (commit, snapshot) = (wanted.commit, &wanted.snapshot);
             return Some(format!("found {found:?}, wanted runs {:?}, commit index {commit}, {snapshot:?}", span.runs));
@@ -249,6 +254,16 @@ impl ModelLog {
     /// The end of the log.
     pub(super) fn last(&self) -> LogId {
         self.entries.last().map_or(self.base, |entry| entry.id)
+    }
+
+    /// The configurations that a recovery has to find.
+    pub(super) fn configurations(&self) -> Vec<Arc<Configuration>> {
+        self.configuration.iter().cloned().chain(self.entries.iter().filter_map(configuration_in)).collect()
+    }
+
+    /// The newest configuration at or before `index`, by looking at everything.
+    fn newest_configuration(&self, index: Index) -> Option<Arc<Configuration>> {
+        self.configurations().into_iter().rfind(|configuration| configuration.index() <= index)
     }
 
     /// How many of the entries lie before `index`.
@@ -269,6 +284,8 @@ impl ModelLog {
             } else {
                 self.entries.len()
             };
+            let configuration = Some(Arc::new(snapshot.configuration.clone())).filter(|it| !it.is_empty());
+            self.configuration = configuration.or_else(|| self.newest_configuration(snapshot.last.index));
             self.entries.drain(..gone);
             self.base = snapshot.last;
             self.commit = self.commit.max(snapshot.last.index.0);
@@ -291,8 +308,10 @@ impl ModelLog {
         let gone = Index(upto).since(self.base.index) as usize;
         if gone > 0 {
             let base = self.entries[gone - 1].id;
+            let configuration = self.newest_configuration(base.index);
             let dropped = self.entries.drain(..gone).collect();
-            self.compacted.push((std::mem::replace(&mut self.base, base), dropped));
+            let configuration = std::mem::replace(&mut self.configuration, configuration);
+            self.compacted.push((std::mem::replace(&mut self.base, base), dropped, configuration));
         }
     }
 
@@ -319,7 +338,9 @@ impl ModelLog {
             for _ in 0..random.below(8) {
                 let term = before.term.0 + random.below(self.hard_state.term.0 - before.term.0 + 1);
                 let length = if random.below(50) == 0 { 100_000 } else { random.below(300) as usize };
-                write.entries.push(entry(before.index.0 + 1, term, length));
+                let index = before.index.0 + 1;
+                let sets = random.below(12) == 0;
+                write.entries.push(if sets { configuration(index, term, length) } else { entry(index, term, length) });
                 before = LogId::new(before.index.next(), Term(term));
             }
             self.entries.extend_from_slice(&write.entries);

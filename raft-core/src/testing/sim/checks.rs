@@ -2,14 +2,16 @@
 
 use crate::message::{Envelope, Message};
 use crate::replica::{Output, Replica};
+use crate::runs::Span;
 use crate::status::Role;
 use crate::testing::sim::disk::Marks;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::Answer;
+use crate::testing::sim::members::quorum;
 use crate::testing::sim::network::place;
 use crate::testing::sim::node::{Job, Node, Seen, Waiter};
 use crate::testing::sim::world::{What, World, small};
-use crate::types::{Entry, Index, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
 
 /// How often the bounds on memory are looked at, in events.
 const BOUNDS_EVERY: u64 = 64;
@@ -17,6 +19,7 @@ const BOUNDS_EVERY: u64 = 64;
 impl World {
     /// Looks at a replica that has just taken a step, before its outputs are carried out.
     pub(super) fn observe(&mut self, node: usize, outputs: &[Output<Waiter>]) {
+        let configuration = self.believed(node);
         for output in outputs {
             if let Output::Persist(persist) = output {
                 if let Some(meta) = &persist.write.snapshot {
@@ -40,7 +43,10 @@ impl World {
         }
         if seen.commit > before.commit {
             self.check_commit(node, seen.commit, seen.term);
+            self.note_committed_configuration(node, seen.commit);
         }
+        self.check_configuration(node);
+        self.check_rounds(node, &configuration);
         if self.tally.events.is_multiple_of(BOUNDS_EVERY) {
             self.check_bounds(node);
         }
@@ -50,12 +56,19 @@ impl World {
     fn log_written(&mut self, node: usize, truncate_from: Option<Index>, entries: &[Entry]) {
         if let Some(from) = truncate_from {
             self.note_truncation(node, from);
+            self.note_configurations_truncated(node, from);
         }
         let entry = &mut self.nodes[node];
         let mut index = truncate_from.map_or_else(|| entry.log.last(), |from| entry.log.last().min(from.prev()));
         entry.log.write_parts(truncate_from, entries);
         for written in entries {
             index = index.next();
+            if written.kind == EntryKind::Configuration {
+                self.note_configuration(node, written);
+                let span = Span::of(LogId::new(index.prev(), written.id.term), std::slice::from_ref(written));
+                let span = span.expect("it was read before");
+                self.nodes[node].configurations.append(span.configurations);
+            }
             let mark = *self.nodes[node].log.at(index).expect("an entry just written");
             self.ghost.appended(index, &mark);
             if let Some(attempt) = self.attempt_of(written) {
@@ -96,11 +109,12 @@ impl World {
     }
 
     fn elected(&mut self, node: usize, term: Term) {
+        self.check_elected_by_quorum(node, term.0);
         let first = self.ghost.elected(node, term.0, &self.nodes[node].log);
         if first {
             self.tally.elections += 1;
             self.goals.reach(Goal::LeaderElected);
-            self.goals.reach_if(self.nodes.len() == 1, Goal::SingleVoterElected);
+            self.goals.reach_if(self.believed(node).seats().len() == 1, Goal::SingleVoterElected);
             self.goals.reach_if(self.nodes[node].led, Goal::FormerLeaderElected);
             self.nodes[node].led = true;
             let leaders = self.nodes.iter().filter(|entry| entry.leads()).count();
@@ -155,13 +169,12 @@ impl World {
             let held = |marks: &Marks| marks.at(commit) == Some(&mark);
             held(&disk.durable.marks) || (disk.lost.is_some() && held(&disk.forgotten))
         };
-        let holders = (0..self.nodes.len()).filter(holds).count();
-        let quorum = self.nodes.len() / 2 + 1;
+        let holders: Vec<u64> = (0..self.nodes.len()).filter(holds).map(|place| place as u64 + 1).collect();
+        let configuration = self.believed(node);
         assert!(
-            holders >= quorum,
-            "[commit on a quorum] n{} commits {commit} in term {term}, which {holders} of {} hold durably",
-            node + 1,
-            self.nodes.len()
+            quorum(&configuration, &|id| holders.contains(&id.0)),
+            "[commit on a quorum] n{} commits {commit} in term {term}, which {holders:?} hold durably, of {configuration:?}",
+            node + 1
         );
         let entry = &self.nodes[node];
         self.goals.reach_if(entry.disk.durable.marks.at(commit) != Some(&mark), Goal::CommittedBeforeOwnDisk);
@@ -335,8 +348,11 @@ impl World {
         let entry = &self.nodes[node];
         let Some(mark) = entry.log.at(matched) else { return };
         if mark.term < entry.seen.term.0 {
-            let holders = self.nodes.iter().filter(|node| node.disk.durable.marks.at(matched) == Some(mark)).count();
-            self.goals.reach_if(holders > self.nodes.len() / 2, Goal::Figure8c);
+            let holds = |id: NodeId| {
+                self.nodes.get(place(id.0)).is_some_and(|it| it.disk.durable.marks.at(matched) == Some(mark))
+            };
+            let held = quorum(&self.believed(node), &holds);
+            self.goals.reach_if(held, Goal::Figure8c);
         }
     }
 

@@ -1,10 +1,11 @@
 //! What a message may do to whom it reaches, and what it may not.
 
+use crate::membership::Configuration;
 use crate::message::{Message, PeerMessage};
-use crate::quorum::reached_by_quorum;
 use crate::raft::RoleState;
 use crate::replica::Input;
 use crate::status::Role;
+use crate::testing::sim::members::{NODES_MAX, quorum};
 use crate::testing::sim::network::place;
 use crate::testing::sim::world::World;
 use crate::types::{Index, NodeId};
@@ -62,7 +63,7 @@ impl World {
     fn check_progress(&self, node: usize, from: NodeId) {
         let (entry, peer) = (&self.nodes[node], &self.nodes[place(from.0)]);
         let Some(replica) = &entry.replica else { return };
-        let RoleState::Leader(leader) = &replica.raft().role else { return };
+        let RoleState::Leader(_) = &replica.raft().role else { return };
         let term = replica.raft().term();
         let matched = self.match_index(node, from);
         // A disk of a later term follows a later leader; one that forgot is found out by the next append.
@@ -71,21 +72,38 @@ impl World {
             let held = peer.disk.durable.marks.at(matched);
             assert_eq!(held, entry.log.at(matched), "[match is held] n{} of {from}, {matched}", node + 1);
         }
-        let (in_term, mut answered) = entry.answered.clone();
-        if in_term == term.0 {
-            answered[node] = leader.rounds.sent;
-            let reached = reached_by_quorum(&mut answered, self.nodes.len() / 2 + 1);
-            let confirmed = leader.rounds.confirmed;
-            assert!(confirmed <= reached, "[rounds are answered] {confirmed} is confirmed, {reached} is answered");
+    }
+
+    /// What a leader takes for confirmed in a step is answered by a quorum of the configuration before that step, or after.
+    pub(super) fn check_rounds(&mut self, node: usize, before: &Configuration) {
+        let entry = &self.nodes[node];
+        let Some(replica) = &entry.replica else { return };
+        let RoleState::Leader(leader) = &replica.raft().role else { return };
+        let now = (replica.raft().term().0, leader.rounds.confirmed);
+        if entry.confirmed == now {
+            return;
         }
+        let (in_term, mut answered) = entry.answered.clone();
+        if in_term != now.0 {
+            answered.fill(0);
+        }
+        answered[node] = leader.rounds.sent;
+        let answers = |id: NodeId| answered[place(id.0)] >= now.1;
+        let reached = quorum(before, &answers) || quorum(&self.believed(node), &answers);
+        assert!(
+            reached || now.1 == 0,
+            "[rounds are answered] n{} takes round {} for confirmed, and {answered:?} are answered, of {before:?}",
+            node + 1,
+            now.1
+        );
+        self.nodes[node].confirmed = now;
     }
 
     /// A follower answers a round: noted for the leader of that term.
     pub(super) fn note_answered_round(&mut self, node: usize, to: NodeId, term: u64, round: u64) {
-        let nodes = self.nodes.len();
         let (in_term, answered) = &mut self.nodes[place(to.0)].answered;
         if term > *in_term {
-            (*in_term, *answered) = (term, vec![0; nodes]);
+            (*in_term, *answered) = (term, vec![0; NODES_MAX]);
         }
         if term == *in_term {
             answered[node] = answered[node].max(round);

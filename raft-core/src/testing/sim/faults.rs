@@ -26,10 +26,11 @@ enum Fault {
     LoseDisk,
     Unreachable,
     Rebuild,
+    ChangeMembers,
 }
 
 impl World {
-    fn weights(&self) -> [(Fault, u64); 14] {
+    fn weights(&self) -> [(Fault, u64); 15] {
         let plan = &self.plan;
         [
             (Fault::Crash, plan.crash),
@@ -46,6 +47,7 @@ impl World {
             (Fault::LoseDisk, plan.lose_disk),
             (Fault::Unreachable, plan.unreachable),
             (Fault::Rebuild, plan.rebuild),
+            (Fault::ChangeMembers, plan.change),
         ]
     }
 
@@ -71,7 +73,7 @@ impl World {
         self.after(wait, What::Fault);
     }
 
-    fn pick(&mut self) -> usize {
+    pub(super) fn pick(&mut self) -> usize {
         usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or(0)
     }
 
@@ -118,6 +120,7 @@ impl World {
             Fault::SyncError => self.nodes[victim].disk.fault = Some(SyncFault::Fail),
             Fault::LoseDisk => self.lose_disk(victim, draw),
             Fault::Rebuild => self.begin_rebuild(victim),
+            Fault::ChangeMembers => self.change_members(draw),
             Fault::Unreachable => {
                 let (node, life, peer) = (small(victim), self.nodes[victim].life, small(other));
                 if victim != other {
@@ -236,6 +239,7 @@ impl World {
         self.goals.reach_if(recovered.commit > entry.machine.applied, Goal::CommitRemembered);
         entry.vote_found = Some(recovered.hard_state).filter(|found| found.vote.is_some());
         entry.log = entry.disk.durable.marks.clone();
+        entry.configurations = entry.disk.durable.configurations.clone();
         entry.found = last;
         entry.step_downs = (0, 0);
         let (config, clock) = (entry.config(&plan), entry.clock.read(now));
@@ -261,7 +265,8 @@ impl World {
     fn forget(&mut self, node: usize) {
         // Nor beside one whose state is being replaced: with one that does not vote and one that does not lead, a third may
         // be too far behind to do either.
-        if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some() || node.rebuilds) {
+        let busy = self.nodes.iter().any(|node| node.disk.lost.is_some() || node.rebuilds);
+        if busy || !self.may_be_unsound(node) {
             return;
         }
         if self.nodes[node].disk.forget() {

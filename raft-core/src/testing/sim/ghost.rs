@@ -54,19 +54,23 @@ impl Ghost {
             return false;
         }
         self.leaders[term_at] = Some(node);
-        let voted_for_it =
-            |(voter, votes): (usize, &Vec<u64>)| voter == node || votes.get(term_at).copied() == Some(node as u64 + 1);
-        let votes = self.votes.iter().enumerate().filter(|voter| voted_for_it(*voter)).count();
-        assert!(
-            votes > self.votes.len() / 2,
-            "[elected by a quorum] place {node} leads term {term} with {votes} votes"
-        );
         let before = self.committed.partition_point(|committed| committed.in_term < term);
         if before > 0 {
             let (held, known) = (log.at(Index(before as u64)), &self.committed[before - 1].mark);
             assert_eq!(held, Some(known), "[leader completeness] the leader of term {term} lacks entry {before}");
         }
         true
+    }
+
+    /// Whom a node voted for.
+    pub(super) fn voted_for(&self, voter: usize, term: u64) -> Option<u64> {
+        let term = usize::try_from(term).ok()?;
+        self.votes.get(voter)?.get(term).copied()
+    }
+
+    /// One node more.
+    pub(super) fn add_node(&mut self) {
+        self.votes.push(Vec::new());
     }
 
     pub(super) fn leader_of(&self, term: u64) -> Option<usize> {

@@ -231,6 +231,46 @@ goals! {
     StateRebuilt,
     /// A leader's state was found to differ.
     LeaderFenced,
+    /// New voters were to catch up first.
+    LearnersCatchUp,
+    /// A joint configuration was appended.
+    JointAppended,
+    /// One was committed.
+    JointCommitted,
+    /// A joint configuration had no voter in both of its sets.
+    AllVotersReplaced,
+    /// A joint configuration was left towards the voters to be.
+    JointLeftTowardsNew,
+    /// One was left towards the voters before.
+    JointLeftTowardsOld,
+    /// A voter became a learner.
+    VoterDemoted,
+    /// A configuration was truncated.
+    ConfigurationTruncated,
+    /// A change came to its end under another leader than the one that began it.
+    ChangeEndedByAnother,
+    /// A node was elected by two majorities.
+    ElectedWhileJoint,
+    /// A node was elected that its own newest configuration leaves out.
+    ElectedAsStranger,
+    /// A node learned from its own log that it was removed.
+    RemovalSeenInLog,
+    /// A node was told that it was removed.
+    RemovalTold,
+    /// A change was done.
+    ChangeDone,
+    /// A change was refused since another was under way.
+    ChangeRefusedByAnother,
+    /// A change was refused since it would have done harm.
+    ChangeRefusedByPreflight,
+    /// A change came before the leader had committed anything of its own term.
+    ChangeTooEarly,
+    /// A change was cancelled.
+    ChangeCancelled,
+    /// A caller did not hear what became of its change.
+    ChangeUnknown,
+    /// A configuration came with a snapshot.
+    ConfigurationFromSnapshot,
     /// Everything was healed and agreed.
     Converged,
 }

@@ -2,6 +2,7 @@
 
 use crate::message::PeerMessage;
 use crate::random::Random;
+use crate::testing::sim::members::NODES_MAX;
 use crate::testing::sim::plan::Plan;
 
 /// Old messages that may be replayed.
@@ -57,7 +58,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(plan: &Plan) -> Self {
-        let nodes = usize::try_from(plan.nodes).unwrap_or(0);
+        let nodes = NODES_MAX;
         Self {
             links: vec![Link::default(); nodes * nodes],
             nodes,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crate::config::{Config, LogRepair};
 use crate::event::Now;
-use crate::membership::Configuration;
+use crate::membership::{Configuration, KeptConfigurations};
 use crate::replica::{ApplyBatch, Proposal, Replica};
 use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
 use crate::testing::sim::disk::{Disk, Marks};
 use crate::testing::sim::machine::Machine;
+use crate::testing::sim::members::NODES_MAX;
 use crate::testing::sim::plan::Plan;
 use crate::types::{HardState, Index, NodeId, Term};
 
@@ -77,6 +78,8 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     /// The log as the process knows it, durable or not.
     pub(super) log: Marks,
+    /// The configurations of that log.
+    pub(super) configurations: KeptConfigurations,
     /// Entries up to here were there when the process started.
     pub(super) found: Index,
     pub(super) applies: VecDeque<Job>,
@@ -108,6 +111,8 @@ pub(super) struct Node {
     pub(super) asked_before: u64,
     /// A term, and by place the newest round of this node that each follower has answered in it.
     pub(super) answered: (u64, Vec<u64>),
+    /// A term, and the newest round that was found to be answered by a quorum in it.
+    pub(super) confirmed: (u64, u64),
     /// Its disk forgot, and it is not known to be whole again.
     pub(super) forgot: bool,
     /// The life in which the last chunk of a snapshot was staged.
@@ -128,6 +133,7 @@ impl Node {
             clock: Clock::new(rate, 1_000_000_000 * (place as u64 + 1)),
             disk: Disk::default(),
             log: Marks::default(),
+            configurations: KeptConfigurations::default(),
             found: Index::ZERO,
             applies: VecDeque::new(),
             applying: false,
@@ -147,7 +153,8 @@ impl Node {
             stalled: false,
             asked: 0,
             asked_before: 0,
-            answered: (0, vec![0; usize::try_from(plan.nodes).unwrap_or(0)]),
+            answered: (0, vec![0; NODES_MAX]),
+            confirmed: (0, 0),
             forgot: false,
             staged_in_life: 0,
             rebuilds: false,
@@ -165,6 +172,8 @@ impl Node {
             0 => (u64::MAX, u64::MAX),
             retain => (retain, retain * 60),
         };
+        config.catch_up_time = Duration::from_millis(plan.catch_up);
+        config.catch_up_entries_max = if plan.tight == 0 { 200 } else { 12 };
         if plan.step_back != 0 {
             config.log_repair = LogRepair::StepBack;
         }
@@ -184,6 +193,11 @@ impl Node {
     /// Whether it runs, and its disk works.
     pub(super) fn works(&self, now: u64) -> bool {
         self.replica.is_some() && !self.failed && !self.stalled && self.frozen_until <= now
+    }
+
+    /// Whether no caller waits for it.
+    pub(super) fn waits_for_nobody(&self) -> bool {
+        self.replica.as_ref().is_none_or(|replica| replica.waiting() == 0)
     }
 
     pub(super) fn leads(&self) -> bool {

@@ -9,9 +9,10 @@ use crate::testing::sim::clients::{Ending, Operation, Want};
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::{Action, Answer};
+use crate::testing::sim::network::place;
 use crate::testing::sim::node::Node;
 use crate::testing::sim::world::{Tally, What, World, small};
-use crate::types::Index;
+use crate::types::{Index, NodeId};
 
 /// With standing faults, a connected majority must commit a new write within this long: tens of election timeouts.
 const MAJORITY_GOES_ON_WITHIN: u64 = 30_000_000_000;
@@ -232,16 +233,19 @@ impl World {
             entry.works(self.now) && entry.disk.lost.is_none() && !entry.rebuilds
         };
         let pair = |a: usize, b: usize| a == b || !(self.network.is_cut(a, b) || self.network.is_cut(b, a));
-        let majority = count / 2 + 1;
         let all_reach = |set: &u32| {
             let members: Vec<usize> = (0..count).filter(|node| (set >> node) & 1 == 1).collect();
-            members.len() >= majority && members.iter().all(|a| works(*a) && members.iter().all(|b| pair(*a, *b)))
+            members.iter().all(|a| works(*a) && members.iter().all(|b| pair(*a, *b)))
+                && self.decides(&|id| members.contains(&place(id.0)))
         };
         if (0..1u32 << count).any(|set| all_reach(&set)) {
             return Reach::Majority;
         }
-        let reaches = |node: usize| (0..count).filter(|other| works(*other) && pair(node, *other)).count();
-        let some = (0..count).any(|node| works(node) && reaches(node) >= majority);
+        let reaches = |node: usize, id: NodeId| {
+            let other = place(id.0);
+            other < count && works(other) && pair(node, other)
+        };
+        let some = (0..count).any(|node| works(node) && self.is_member(node) && self.decides(&|id| reaches(node, id)));
         if some { Reach::Partial } else { Reach::Nothing }
     }
 
@@ -307,11 +311,17 @@ impl World {
                 && node.disk.lost.is_none()
                 && !node.rebuilds
         };
-        last > Index::ZERO && self.clients.idle() && self.nodes.iter().all(rests)
+        let members = self.final_members();
+        let others = (0..self.nodes.len()).filter(|node| !members.contains(node));
+        last > Index::ZERO
+            && self.clients.idle()
+            && members.iter().all(|node| rests(&self.nodes[*node]))
+            && self.changes.committed.index() == self.newest_configuration()
+            && others.into_iter().all(|node| self.knows_its_removal(node) && self.nodes[node].waits_for_nobody())
     }
 
     fn check_end(&mut self) {
-        let digests: Vec<u64> = self.nodes.iter().map(|node| node.machine.digest).collect();
+        let digests: Vec<u64> = self.final_members().iter().map(|node| self.nodes[*node].machine.digest).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "[equal state] the digests are {digests:?}");
         self.check_answered();
         self.check_answers();

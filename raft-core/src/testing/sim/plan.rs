@@ -43,7 +43,7 @@ macro_rules! plan {
 plan! {
     /// Every random decision of the run comes from it.
     seed,
-    /// Voters.
+    /// Founders.
     nodes,
     /// Callers, each with one operation at a time.
     clients,
@@ -137,6 +137,10 @@ plan! {
     chunk_damage,
     /// Weight: a state is found to differ and is replaced.
     rebuild,
+    /// Weight: somebody asks for other members.
+    change,
+    /// How long learners lack little before they vote, in milliseconds.
+    catch_up,
 }
 
 /// Why a line is no plan.
@@ -214,6 +218,9 @@ impl Plan {
         plan.tight = draw.sometimes(2, 1);
         plan.cache = draw.sometimes(2, 600);
         plan.draw_snapshots(&mut draw);
+        let change = draw.spread(2, 32);
+        plan.change = if draw.0.below(3) == 0 { 0 } else { change };
+        plan.catch_up = draw.spread(1, 256) - 1;
         plan
     }
 

@@ -50,6 +50,8 @@ const CHANGES: &[Change] = &[
     |plan| zero(&mut plan.step_back),
     |plan| zero(&mut plan.cache),
     |plan| zero(&mut plan.rebuild),
+    |plan| zero(&mut plan.change),
+    |plan| zero(&mut plan.catch_up),
     |plan| zero(&mut plan.chunk_loss),
     |plan| zero(&mut plan.chunk_damage),
     |plan| zero(&mut plan.retain),

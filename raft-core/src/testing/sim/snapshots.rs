@@ -35,9 +35,9 @@ impl Library {
         &self.0[at - 1]
     }
 
-    fn add(&mut self, last: LogId, voters: u64, machine: Machine, marks: Marks) -> SnapshotMeta {
+    fn add(&mut self, last: LogId, configuration: Configuration, machine: Machine, marks: Marks) -> SnapshotMeta {
         let id = SnapshotId(self.0.len() as u128 + 1);
-        let meta = SnapshotMeta { id, last, configuration: Configuration::new((1..=voters).map(NodeId)) };
+        let meta = SnapshotMeta { id, last, configuration };
         self.0.push(Rc::new(Content { meta: meta.clone(), machine, marks }));
         meta
     }
@@ -85,6 +85,7 @@ impl World {
 
     /// A snapshot of what is applied; it makes that durable too.
     fn take_snapshot(&mut self, node: usize) -> Option<SnapshotId> {
+        let believed = self.believed_at(node, self.nodes[node].machine.applied);
         let entry = &mut self.nodes[node];
         let applied = entry.machine.applied;
         // A state that is ahead of a log that lost its end has no name in it.
@@ -92,7 +93,14 @@ impl World {
         let mut marks = entry.log.clone();
         marks.0.truncate(usize::try_from(applied.0).expect("a small index"));
         let last = LogId::new(applied, Term(term));
-        let meta = self.library.add(last, self.plan.nodes, entry.machine.clone(), marks);
+        let configuration = entry.replica.as_ref()?.raft().configuration_at(applied).as_ref().clone();
+        assert_eq!(
+            configuration.index(),
+            believed.index(),
+            "[snapshots know who votes] n{} labels one that ends with {last}",
+            node + 1
+        );
+        let meta = self.library.add(last, configuration, entry.machine.clone(), marks);
         entry.machine_on_disk = entry.machine.clone();
         entry.disk.snapshots.push(meta.id);
         self.goals.reach(Goal::SnapshotTaken);
@@ -194,6 +202,8 @@ impl World {
         self.goals.reach_if(!held && longer, Goal::SnapshotReplacedLog);
         self.goals.reach_if(!held && !longer, Goal::SnapshotExtendedLog);
         self.goals.reach_if(entry.machine.applied >= meta.last.index, Goal::StateAheadOfSnapshot);
+        self.goals.reach_if(meta.configuration.index() > entry.seen.commit, Goal::ConfigurationFromSnapshot);
+        entry.configurations.install(&meta.configuration, meta.last.index, held);
         if !held {
             entry.log = self.library.get(meta.id).marks.clone();
             entry.found = entry.found.min(meta.last.index);
@@ -270,10 +280,11 @@ impl World {
         let now = self.now;
         // Nor beside a log that lost its end: see `forget`.
         let busy = self.nodes.iter().any(|node| node.rebuilds || node.disk.lost.is_some());
-        let entry = &mut self.nodes[node];
-        if busy || self.plan.nodes < 3 || !entry.works(now) {
+        let works = self.nodes[node].works(now) && self.is_member(node);
+        if busy || !works || !self.may_be_unsound(node) {
             return;
         }
+        let entry = &mut self.nodes[node];
         entry.rebuilds = true;
         self.goals.reach_if(entry.leads(), Goal::LeaderFenced);
         self.step(node, Input::Fenced(true));

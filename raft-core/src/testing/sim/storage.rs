@@ -191,10 +191,15 @@ impl World {
 
     /// The replica answers a caller itself.
     pub(super) fn answer(&mut self, node: usize, attempt: Waiter, answer: ReplicaAnswer) {
+        if self.change_answered(attempt, &answer) {
+            return;
+        }
         match answer {
             ReplicaAnswer::Rejected { why, leader } => self.write_rejected(node, attempt, why, leader),
             ReplicaAnswer::Unknown { token } => self.write_unknown(attempt, token),
-            ReplicaAnswer::Changed { .. } | ReplicaAnswer::ChangeRefused { .. } => {}
+            ReplicaAnswer::Changed { .. } | ReplicaAnswer::ChangeRefused { .. } => {
+                panic!("[answers] try {attempt} hears of a change: {answer:?}")
+            }
             ReplicaAnswer::ReadReady { index, .. } => self.read_ready(node, attempt, index),
         }
     }

@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use crate::membership::Configuration;
 use crate::message::{Envelope, PeerMessage};
 use crate::random::Random;
 use crate::replica::{Fill, Input, Output};
@@ -10,11 +11,12 @@ use crate::snapshot::Transfer;
 use crate::testing::sim::clients::Clients;
 use crate::testing::sim::ghost::Ghost;
 use crate::testing::sim::goals::{Goal, Goals};
+use crate::testing::sim::members::Changes;
 use crate::testing::sim::network::{Arrival, Network, place};
 use crate::testing::sim::node::{Job, Node, Waiter};
 use crate::testing::sim::plan::Plan;
 use crate::testing::sim::snapshots::{Library, Sending};
-use crate::types::{GroupId, Term, WriteId};
+use crate::types::{GroupId, NodeId, Term, WriteId};
 
 /// What will happen. `life` is the process life that it is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +124,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) clients: Clients,
     pub(super) ghost: Ghost,
+    pub(super) changes: Changes,
     pub(super) fills: Vec<Option<Fill>>,
     pub(super) library: Library,
     pub(super) sendings: Vec<Option<Sending>>,
@@ -144,6 +147,7 @@ impl World {
         let nodes: Vec<Node> = (0..count)
             .map(|place| Node::new(place, plan, 1_000 + random.below(2 * plan.drift + 1) - plan.drift))
             .collect();
+        let founders = Configuration::new((1..=plan.nodes).map(NodeId));
         let mut goals = Goals::default();
         let apart = nodes.iter().any(|a| nodes.iter().any(|b| a.clock.rate > b.clock.rate + 100));
         goals.reach_if(apart, Goal::ClocksApart);
@@ -156,6 +160,7 @@ impl World {
             network: Network::new(plan),
             clients: Clients::new(plan),
             ghost: Ghost::new(count),
+            changes: Changes::new(founders),
             fills: Vec::new(),
             library: Library::default(),
             sendings: Vec::new(),
@@ -339,7 +344,11 @@ impl World {
             }
             Output::Compact { upto } => self.compact(node, upto),
             Output::SendSnapshot { to, term } => self.send_snapshot(node, to, term),
-            Output::Configuration { .. } | Output::Removed { .. } => {}
+            Output::Configuration { configuration, committed } => {
+                let known = configuration.index() <= self.ghost.last();
+                assert!(known || !committed, "[configurations are committed] {configuration:?} is said to be");
+            }
+            Output::Removed { configuration } => self.note_removed(node, configuration),
             Output::Refused { from, reason } => {
                 panic!("[no refusals] n{} refused {from}, which is correct: {reason}", node + 1)
             }
@@ -350,6 +359,10 @@ impl World {
     pub(super) fn depart(&mut self, node: usize, message: PeerMessage) {
         self.check_departure(node, &message.envelope);
         let to = place(message.envelope.to.0);
+        if to >= self.nodes.len() {
+            // It is being made.
+            return;
+        }
         let life = self.nodes[node].life;
         let sent = self.network.send(self.now, (node, to), life, message, &mut self.random);
         self.goals.reach_if(sent.first.is_none(), Goal::MessageLost);

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::{Bench, Case, CaseFuture, Member, append, envelope, heartbeat, number_of, numbered_append};
+use crate::membership::Configuration;
 use crate::message::{Message, PeerMessage};
 use crate::testing::{Rule, entry, noop};
-use crate::types::{Entry, EntryKind, GroupId, Index, LogId, Payload, Term};
+use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
@@ -63,6 +64,14 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
+/// An entry that says who votes.
+fn configuration(index: u64, term: u64) -> Entry {
+    let voters = Configuration::new([NodeId(1), NodeId(7)]);
+    let set = voters.with_contexts(Index(index), &[(NodeId(7), Bytes::from(vec![0xfe; 1024]))]);
+    let payload = Payload::new(set.expect("another context").encode());
+    Entry { id: LogId::new(Index(index), Term(term)), kind: EntryKind::Configuration, payload }
+}
+
 /// One of each, with values that use their whole range.
 fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
     let last = LogId::new(Index(Index::LIMIT.0 - 1), Term(Term::LIMIT.0 - 1));
@@ -74,6 +83,7 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
         Entry { id: LogId::new(Index(44), Term(6)), kind: EntryKind::Unknown(231), payload: unknown },
         entry(45, 7, 3 << 19),
         entry(46, 7, 100),
+        configuration(47, 7),
     ];
     let plain = [
         Message::PreVote { last },
@@ -88,6 +98,7 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
         Message::HeartbeatResponse { round: 1, verified: Index(5), matched: Index(4) },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: 1 << 40, index: Index(1 << 40) },
+        Message::Removed { configuration: last.index },
     ];
     let mut messages: Vec<_> = plain.into_iter().map(|message| envelope(from, to, message)).collect();
     messages.push(append(from, to, prev, entries));
@@ -290,9 +301,9 @@ fn restart(bench: &mut Bench) -> CaseFuture<'_> {
             drop((transport, inbound));
             let leader = &members[0];
             let again = {
-                let told = leader.inbound.times_unreachable(crate::types::NodeId(2));
+                let told = leader.inbound.times_unreachable(NodeId(2));
                 let probe = |leader: &Member| {
-                    let gone = crate::types::NodeId(2);
+                    let gone = NodeId(2);
                     let mut message = heartbeat(leader, leader, 0);
                     message.envelope.to = gone;
                     leader.transport.send(gone, message);
