@@ -81,7 +81,7 @@ impl Candidate {
     }
 
     /// How the poll stands: a node that does not vote itself wins by the votes of others alone. Raft Figure 2, §6
-    /// \[F2-CAND-WIN\] \[R6-JOINT-QUORUMS\].
+    /// \[F2-CAND-WIN\] \[TH-JOINT-QUORUMS\].
     pub(crate) fn poll(&self, member: &Member) -> Poll {
         let configuration = member.configuration();
         // The own vote is durable before it counts, and before it wins: the others' may come sooner.

@@ -58,7 +58,7 @@ impl Leader {
     /// The configuration to append for a change, and when the change is through.
     fn plan(&self, member: &Member, change: &Change) -> Result<(Configuration, Until), ChangeRefusal> {
         // Before an entry of its own term is committed a leader may not know which configuration is, and could begin a
-        // change on top of one that another leader's quorum knows nothing of. [R6-OWN-TERM-FIRST]
+        // change on top of one that another leader's quorum knows nothing of. [TH-OWN-TERM-FIRST]
         if !self.knows_committed(member) {
             return Err(ChangeRefusal::NotReady);
         }
@@ -77,7 +77,7 @@ impl Leader {
                 Phase::CatchingUp | Phase::Joint => Ok((in_force.cancelled(next), Until::Entry(next))),
             };
         }
-        // One at a time. [R6-ONE-AT-A-TIME]
+        // One at a time. [TH-ONE-CHANGE]
         if !committed && !broken(Mutant::ChangeOverUncommitted) {
             return Err(running);
         }
@@ -138,7 +138,7 @@ impl Leader {
         let following = match in_force.phase() {
             Phase::CatchingUp if committed && self.may_join(member, in_force) => Some(in_force.joined(next)),
             // Not before C_old,new is committed: until then a majority of the voters before may decide alone. Raft §6
-            // [R6-JOINT-FIRST]
+            // [TH-JOINT-FIRST]
             Phase::Joint if committed || broken(Mutant::NewBeforeJointCommitted) => Some(in_force.settled(next)),
             Phase::Settled if committed => self.promotion(member, in_force, next),
             Phase::Settled | Phase::CatchingUp | Phase::Joint => None,
@@ -170,7 +170,7 @@ impl Leader {
         since.is_some_and(|since| member.now >= since + member.config.catch_up_time)
     }
 
-    /// Whether all who join have caught up, and a quorum of the voters to be answers. \[R6-LEARNERS-FIRST\]
+    /// Whether all who join have caught up, and a quorum of the voters to be answers. \[TH-LEARNERS-FIRST\]
     fn may_join(&self, member: &Member, configuration: &Configuration) -> bool {
         let (now, timeout) = (member.now, member.config.election_timeout);
         let answers = |id: NodeId| {
@@ -185,9 +185,8 @@ impl Leader {
 
     /// Makes voters of the learners that are to become some and have caught up, all in one change.
     fn promotion(&self, member: &Member, configuration: &Configuration, next: Index) -> Option<Configuration> {
-        let ready = |id: NodeId| {
-            configuration.seat(id).is_some_and(|seat| seat.promotes) && self.has_caught_up(member, id)
-        };
+        let ready =
+            |id: NodeId| configuration.seat(id).is_some_and(|seat| seat.promotes) && self.has_caught_up(member, id);
         if !configuration.seats().iter().any(|seat| ready(seat.id)) {
             return None;
         }
@@ -261,7 +260,7 @@ impl Leader {
     }
 
     /// Whether a committed configuration leaves this leader without a vote: its work is done. Raft §6
-    /// \[R6-LEADER-LEAVES\]
+    /// \[TH-LEADER-LEAVES\]
     pub(crate) fn has_to_leave(&self, member: &Member) -> bool {
         let committed = member.configurations.is_committed(member.commit_index);
         committed && !member.configurations.in_force().is_voter(member.id()) && !broken(Mutant::RemovedLeaderStays)

@@ -147,11 +147,19 @@ impl Config {
         }
         let members = self.members_max;
         if members > MEMBERS_MAX {
-            return refuse("members_max", format!("is {members}"), "set at most 1024, the most that a configuration has");
+            return refuse(
+                "members_max",
+                format!("is {members}"),
+                "set at most 1024, the most that a configuration has",
+            );
         }
         let time = self.catch_up_time;
         if time > Duration::from_secs(600) {
-            return refuse("catch_up_time", format!("is {time:?}"), "set at most 10m, or no learner is promoted in time");
+            return refuse(
+                "catch_up_time",
+                format!("is {time:?}"),
+                "set at most 10m, or no learner is promoted in time",
+            );
         }
         for (field, value) in [
             ("members_max", members as u64),

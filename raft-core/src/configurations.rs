@@ -1,5 +1,5 @@
 //! The configurations that a log sets, by index: a function of the log, as its runs of terms are. Thesis 4.1
-//! \[R6-ON-APPEND\].
+//! \[TH-ON-APPEND\].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::types::{Index, NodeId};
 /// what their leader's log holds.
 pub(crate) const CONFIGURATIONS_KEPT_MAX: usize = 32;
 
-/// The newest configuration at or before the log's beginning, and all after it, in order. Never empty.
+/// The newest configuration at or before what is applied, and all after it, in order. Never empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Configurations {
     kept: VecDeque<Arc<Configuration>>,
@@ -40,7 +40,7 @@ impl Configurations {
         self.kept.back().expect("never empty")
     }
 
-    /// The one as of entry `index`, which is not before the log's beginning.
+    /// The one as of entry `index`, which is not before what is applied.
     pub(crate) fn at(&self, index: Index) -> &Arc<Configuration> {
         let newer = self.kept.partition_point(|configuration| configuration.index() <= index);
         &self.kept[newer.saturating_sub(1)]
@@ -51,7 +51,7 @@ impl Configurations {
         self.in_force().index() <= commit
     }
 
-    /// The one to go by. \[R6-ON-APPEND\]
+    /// The one to go by. \[TH-ON-APPEND\]
     pub(crate) fn deciding(&self, commit: Index) -> &Arc<Configuration> {
         if broken(Mutant::ConfigurationOnCommit) { self.at(commit) } else { self.in_force() }
     }
@@ -109,9 +109,9 @@ impl Configurations {
         self.version += 1;
     }
 
-    /// Nothing before `begin` is asked for any more.
-    pub(crate) fn compact(&mut self, begin: Index) {
-        while self.kept.get(1).is_some_and(|next| next.index() <= begin) {
+    /// Everything up to `applied` is applied: what was in force before is not asked for any more.
+    pub(crate) fn forget_before(&mut self, applied: Index) {
+        while self.kept.get(1).is_some_and(|next| next.index() <= applied) {
             self.kept.pop_front();
         }
     }

@@ -40,7 +40,8 @@ impl Leader {
             member.truncate(member.commit_index.next());
         }
         let last = member.log.last().index;
-        let audience = member.configurations.audience(member.commit_index).into_iter().filter(|peer| *peer != member.id());
+        let audience =
+            member.configurations.audience(member.commit_index).into_iter().filter(|peer| *peer != member.id());
         let progress = audience.map(|peer| (peer, Progress::new(last, member.now))).collect();
         let term = member.term;
         if !broken(Mutant::NoopLeftOut) {
@@ -300,7 +301,7 @@ impl Leader {
         let own = unless(Mutant::OwnEntriesBeforeWrite, member.durable_index, member.log.last().index);
         let id = member.id();
         let configuration = member.configuration();
-        // A leader that is to leave does not count itself. Raft §6 [R6-LEADER-LEAVES]
+        // A leader that is to leave does not count itself. Raft §6 [TH-LEADER-LEAVES]
         let stranger = !configuration.is_voter(id) && broken(Mutant::RemovedLeaderCounts);
         let once_more = (stranger || broken(Mutant::LeaderCountsTwice)).then_some(member.durable_index);
         let durable = |peer| if peer == id { own } else { self.progress.get(&peer).map_or(Index::ZERO, held) };

@@ -17,6 +17,9 @@
 //! before it (§5.4.2, `leader.rs`); a no-op opens each term, so that this comes soon (§8). Linearizable reads write
 //! nothing: the leader confirms with a round of heartbeats that it still leads (thesis 6.4, `reads.rs`).
 //!
+//! Who votes is an entry too. It acts as soon as it is appended, and any set of voters becomes any other by a joint
+//! configuration, in which both sets decide ([`membership`], `changes.rs`; §6).
+//!
 //! # The two values
 //! [`raft::Raft`] is the protocol: [`event::Event`] in, [`effect::Effect`]s out. [`replica::Replica`] adds what decides
 //! an order around it: payloads, a cache of entries, callers that wait. Embed `Replica`; read `Raft`.
@@ -77,7 +80,8 @@
 //! ```
 //!
 //! # What is absent
-//! No wire or disk format: they belong to the edges, and so does serde. No panic on what a peer, a disk or a client
+//! No wire or disk format: they belong to the edges, and so does serde. One exception: the bytes of a configuration
+//! ([`membership`]), which is an entry that the core itself has to read. No panic on what a peer, a disk or a client
 //! says: those are named errors and [`Refused`](replica::Output::Refused). A panic here is a bug of ours: the
 //! invariants (`invariants.rs`) are asserted after every step, in release builds too.
 #![forbid(unsafe_code)]
@@ -89,6 +93,7 @@ pub mod config;
 mod configurations;
 pub mod effect;
 pub mod event;
+mod fill;
 mod follower;
 mod input;
 mod invariants;

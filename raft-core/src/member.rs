@@ -239,7 +239,7 @@ impl Member {
         assert!(from > self.commit_index, "truncation at {from} would drop what is committed ({})", self.commit_index);
         assert!(self.write.append.is_none(), "truncation after an append in one step");
         self.log.truncate(from);
-        // Thesis 4.1 [R6-ON-APPEND]
+        // Thesis 4.1 [TH-ON-APPEND]
         self.configurations.truncate(from);
         self.durable_index = self.durable_index.min(from.prev());
         for pending in &mut self.pending {
@@ -416,7 +416,6 @@ impl Member {
             || upto.since(begin) >= (entries_max / 16).max(1);
         if upto > begin && much {
             self.log.compact_to(upto);
-            self.configurations.compact(upto);
             effects.push(Effect::Compact { upto });
         }
     }
@@ -465,6 +464,7 @@ impl Member {
         assert!(durable <= index, "the state is durable up to {durable}, but applied only up to {index}");
         self.applied_index = self.applied_index.max(index);
         self.applied_durable_index = self.applied_durable_index.max(durable);
+        self.configurations.forget_before(self.applied_index);
         let stuck = broken(Mutant::ApplyWindowNeverFreed);
         while let Some((_, bytes)) = self.applying.front().filter(|(last, _)| *last <= index && !stuck) {
             self.applying_bytes -= bytes;
@@ -480,7 +480,7 @@ impl Member {
     }
 
     /// Whether this node may vote: its memory is whole. Whether it is a voter is known to those who ask: this log may not
-    /// say so yet. Thesis 4.2.1, 4.2.2 \[R6-OTHERS-VOTERS\]
+    /// say so yet. Thesis 4.2.1, 4.2.2 \[TH-OTHERS-VOTERS\]
     pub(crate) fn may_vote(&self) -> bool {
         let whole = self.lost.is_none() || broken(Mutant::LostLogVotes);
         let learner = !self.configurations.in_force().is_voter(self.id()) && broken(Mutant::LearnerRefusesVote);
@@ -506,7 +506,7 @@ impl Member {
         }
     }
 
-    /// Tells a node that was removed that it was, if it is known here. Thesis 4.2.3 \[R6-REMOVED\]
+    /// Tells a node that was removed that it was, if it is known here. Thesis 4.2.3 \[TH-REMOVED\]
     pub(crate) fn tells_removed(&mut self, node: NodeId, effects: &mut Vec<Effect>) -> bool {
         let committed = self.configurations.at(self.commit_index);
         let removed = committed.was_removed(node) && !broken(Mutant::RemovalNotTold);

@@ -21,6 +21,8 @@ mod change;
 mod encoding;
 mod kept;
 mod preflight;
+#[cfg(test)]
+mod tests;
 
 pub use change::{Change, ChangeRefusal, Wanted, WantedMember};
 pub use encoding::ConfigurationError;
@@ -232,7 +234,7 @@ impl Configuration {
     }
 
     /// The highest value that a quorum has reached: a majority of the voters and, while it is joint, also one of those
-    /// before. Raft §6 \[R6-JOINT-QUORUMS\].
+    /// before. Raft §6 \[TH-JOINT-QUORUMS\].
     pub(crate) fn reached<T: Copy + Ord>(&self, value: impl Fn(NodeId) -> T) -> T {
         self.reached_with(None, value)
     }

@@ -134,7 +134,10 @@ impl Recovered {
         let before_base = indexes.iter().filter(|index| **index <= self.base.index).count();
         let misplaced = before_base > 1 || indexes.last().is_some_and(|newest| *newest > last.index);
         if misplaced || !indexes.is_sorted_by(|a, b| a < b) {
-            return Err(format!("its configurations are those of entries {indexes:?}; it goes from {} to {last}", self.base));
+            return Err(format!(
+                "its configurations are those of entries {indexes:?}; it goes from {} to {last}",
+                self.base
+            ));
         }
         if last.term > self.hard_state.term {
             return Err(format!("its last entry {last} is of a later term than its own ({})", self.hard_state.term));

@@ -14,10 +14,10 @@ use crate::cache::EntryCache;
 use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
-use crate::message::{Envelope, Message, PeerMessage};
 use crate::membership::{Change, ChangeRefusal, Configuration};
+use crate::message::{Envelope, Message, PeerMessage};
 use crate::mutant::{Mutant, broken};
-use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
+use crate::ports::{LogWrite, Recovered};
 use crate::raft::Raft;
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
@@ -26,6 +26,7 @@ use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Ter
 
 pub use crate::effect::Rejection;
 pub use crate::event::Now;
+pub use crate::fill::{Fill, FillError, read_all};
 pub use crate::input::{Input, Proposal};
 
 /// A durable batch and the messages that it lets go.
@@ -48,27 +49,6 @@ pub struct ApplyBatch<W> {
     pub entries: Vec<Entry>,
     /// Who waits for the answer to which entry, in rising order.
     pub waiters: Vec<(Index, W)>,
-}
-
-/// An append whose entries are not all in memory. Complete it on a thread that may read the disk, then send it; until
-/// then, keep later messages with entries to the same peer behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fill {
-    /// The append without its entries.
-    pub message: PeerMessage,
-    /// Entries from the end of the span that were in memory, which may be ahead of the disk.
-    pub tail: Vec<Entry>,
-}
-
-/// Why a [`Fill`] was dropped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FillError {
-    /// The entries are not those that the append names (a truncation came first): the message must not be sent.
-    #[error("the log changed meanwhile")]
-    Stale,
-    /// They cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
 }
 
 /// What a waiter is told by the replica itself. That a command was applied it hears from the applier.
@@ -169,50 +149,6 @@ pub enum Outcome {
     NotApplied,
     /// This node cannot tell yet.
     NotKnownYet,
-}
-
-impl Fill {
-    /// Reads the missing entries and checks that they are exactly those that the append names.
-    ///
-    /// # Errors
-    /// When the log has changed meanwhile or cannot be read: nothing may be sent then, and the replica is told by
-    /// [`Input::FillFailed`].
-    pub fn complete(self, reader: &dyn LogReader) -> Result<PeerMessage, FillError> {
-        let Self { mut message, tail } = self;
-        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
-            return Ok(message);
-        };
-        let last_to_read = tail.first().map_or_else(|| span.last().index, |entry| entry.id.index.prev());
-        let mut entries = read_all(reader, message.group, span.prev.index.next(), last_to_read)?;
-        entries.extend(tail);
-        if !span.names(&entries) {
-            return Err(FillError::Stale);
-        }
-        span.bytes = entries.iter().map(Entry::size).sum();
-        message.entries = entries;
-        Ok(message)
-    }
-}
-
-/// Bytes per call of [`LogReader::read`] when a known range is read.
-const READ_BYTES_MAX: u64 = 1 << 20;
-
-/// Reads all entries from `first` to `last`, in as many calls as it takes.
-///
-/// # Errors
-/// When one of them is missing or damaged.
-pub fn read_all(reader: &dyn LogReader, group: GroupId, first: Index, last: Index) -> Result<Vec<Entry>, ReadError> {
-    let mut entries = Vec::new();
-    let mut next = first;
-    while next <= last {
-        let read = reader.read(group, next, last, READ_BYTES_MAX)?;
-        let Some(end) = read.last().map(|entry| entry.id.index) else {
-            return Err(ReadError::Missing { group, index: next });
-        };
-        entries.extend(read);
-        next = end.next();
-    }
-    Ok(entries)
 }
 
 /// A caller without an answer.

@@ -43,7 +43,7 @@ impl Raft {
         self.member.configurations.in_force()
     }
 
-    /// The configuration as of the entry `index`, which is not before the log's beginning: what a snapshot that ends there
+    /// The configuration as of the entry `index`, which is not before what is applied: what a snapshot that ends there
     /// carries.
     #[must_use]
     pub fn configuration_at(&self, index: Index) -> &Arc<Configuration> {

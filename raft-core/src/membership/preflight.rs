@@ -33,7 +33,7 @@ pub struct Patience {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightRefusal {
     /// The voters of now could not commit the change.
-    #[error("only {answering} of the present voters answer and {needed} are needed; start {silent:?} first")]
+    #[error("only {answering} of the present voters answer and {needed} are needed; start {} first", names(silent))]
     OldQuorumSilent {
         /// Voters that are silent or behind.
         silent: Vec<NodeId>,
@@ -44,8 +44,10 @@ pub enum PreflightRefusal {
     },
     /// The voters that are wanted could decide nothing.
     #[error(
-        "of the voters that are wanted only {answering} would answer and {needed} are needed: {silent:?} are silent or \
-         behind; start them first, or keep {keep:?} as voters too"
+        "of the voters that are wanted only {answering} would answer and {needed} are needed: silent or behind is {}; start \
+         that first, or keep as voters too: {}",
+        names(silent),
+        names(keep)
     )]
     NewQuorumSilent {
         /// Wanted voters that are silent or behind.
@@ -70,6 +72,13 @@ pub enum PreflightRefusal {
         /// How many voters more would keep it as it is.
         missing: usize,
     },
+}
+
+fn names(ids: &[NodeId]) -> String {
+    if ids.is_empty() {
+        return "nobody".into();
+    }
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether `wanted` may follow `current` without harm: a quorum of the voters before answers, one of those after will, and
