@@ -16,9 +16,9 @@ use crate::small_file::{self, Fields, Kind, SmallFileError};
 use crate::store::{LogOptions, RocksLog};
 
 /// The format of directories that this binary makes.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// The oldest binary, by the format that it makes, that can read what this one writes.
-const FORMAT_READER_MIN: u32 = 2;
+const FORMAT_READER_MIN: u32 = 3;
 /// Longest name of a node, in bytes.
 const NAME_BYTES_MAX: usize = 1024;
 /// Longest founding record, in bytes.

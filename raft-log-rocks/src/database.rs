@@ -1,10 +1,12 @@
 //! The RocksDB database of the log: how it is opened, and how its records are read.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use raft_core::membership::Configuration;
 use raft_core::ports::StoreError;
 use raft_core::runs::TermRun;
-use raft_core::types::{Entry, GroupId, Index, LogId};
+use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions, LogLevel, Options,
     ReadOptions,
@@ -12,7 +14,10 @@ use rocksdb::{
 
 use crate::group::Group;
 use crate::manifest;
-use crate::record::{GroupState, decode_entry, decode_state, entry_key, group_of, index_of, state_key};
+use crate::record::{
+    BaseConfigurations, GroupState, configurations_key, decode_configurations, decode_entry, decode_state, entry_key,
+    group_of, index_of, state_key,
+};
 use crate::store::LogOptions;
 
 /// Entries alone, so that the files of one flush never overlap those of the next and move down without being rewritten.
@@ -136,7 +141,10 @@ impl Database {
         let mut records = self.db.raw_iterator_cf(self.state());
         records.seek_to_first();
         while let Some(key) = records.key() {
-            groups.push(group_of(key).map_err(|reason| damaged("the groups' states", reason))?);
+            let group = group_of(key).map_err(|reason| damaged("the groups' states", reason))?;
+            if groups.last() != Some(&group) {
+                groups.push(group);
+            }
             records.next();
         }
         records.status().map_err(|error| failed("reading the groups' states", &error))?;
@@ -149,6 +157,15 @@ impl Database {
         match self.db.get_pinned_cf(self.state(), state_key(group)) {
             Ok(Some(record)) => decode_state(group, &record).map_err(|reason| damaged(&place, reason)),
             Ok(None) => Ok(GroupState::default()),
+            Err(error) => Err(damaged_or_failed(&place, &error)),
+        }
+    }
+
+    fn base_configurations(&self, group: GroupId) -> Result<BaseConfigurations, StoreError> {
+        let place = format!("the configurations of {group}");
+        match self.db.get_pinned_cf(self.state(), configurations_key(group)) {
+            Ok(Some(record)) => decode_configurations(group, &record).map_err(|reason| damaged(&place, reason)),
+            Ok(None) => Ok(BaseConfigurations::default()),
             Err(error) => Err(damaged_or_failed(&place, &error)),
         }
     }
@@ -172,7 +189,7 @@ impl Database {
     pub(crate) fn scan(&self, group: GroupId) -> Result<Scan, StoreError> {
         let state = self.group_state(group)?;
         let end = state.last;
-        let mut log = Group::beginning(group, state);
+        let mut log = Group::beginning(group, state, self.base_configurations(group)?);
         let mut batches: Vec<(Index, u64)> = Vec::new();
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -186,6 +203,12 @@ impl Database {
             if entry.id.term < log.last().term {
                 let reason = format!("its term {} is lower than that of the entry before it", entry.id.term);
                 return Err(damaged(&format!("entry {due} of {group}"), reason));
+            }
+            if entry.kind == EntryKind::Configuration {
+                let read = Configuration::of_entry(due, entry.payload.bytes());
+                let configuration =
+                    read.map_err(|error| damaged(&format!("entry {due} of {group}"), error.to_string()))?;
+                log.configurations.append([Arc::new(configuration)]);
             }
             log.push(TermRun { term: entry.id.term, last: due });
             match batches.last_mut() {

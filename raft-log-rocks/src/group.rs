@@ -2,14 +2,16 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use raft_core::membership::KeptConfigurations;
 use raft_core::ports::{LogWrite, StoreError};
 use raft_core::runs::{Span, TermRun};
 use raft_core::snapshot::SnapshotMeta;
-use raft_core::types::{GroupId, HardState, Index, LogId, NodeId, Term};
+use raft_core::types::{GroupId, HardState, Index, LogId, NodeId, SnapshotId, Term};
 
 use crate::evidence::Witness;
-use crate::record::{GroupState, PAYLOAD_BYTES_MAX, VOTERS_MAX};
+use crate::record::{BaseConfigurations, GroupState, PAYLOAD_BYTES_MAX, VOTERS_MAX};
 
 /// One group's log, by its runs of terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,9 @@ pub(crate) struct Group {
     pub(crate) snapshot: Option<SnapshotMeta>,
     /// From the index after `base` on.
     pub(crate) runs: Vec<TermRun>,
+    pub(crate) configurations: KeptConfigurations,
+    /// Which of the configurations that the log does not hold itself are on the disk, by entry and by snapshot.
+    stored: (Option<Index>, Option<SnapshotId>),
 }
 
 /// What to do about a database that knows fewer batches than the evidence.
@@ -39,9 +44,34 @@ pub(crate) struct Repair {
 
 impl Group {
     /// The log as the database left it, before its entries are read.
-    pub(crate) fn beginning(id: GroupId, state: GroupState) -> Self {
-        let GroupState { sequence, hard_state, commit, base, snapshot, .. } = state;
-        Self { id, sequence, hard_state, commit, base, snapshot, runs: Vec::new() }
+    pub(crate) fn beginning(id: GroupId, state: GroupState, configurations: BaseConfigurations) -> Self {
+        let GroupState { sequence, hard_state, commit, base, mut snapshot, .. } = state;
+        let BaseConfigurations { at_base, of_snapshot } = configurations;
+        if let (Some(snapshot), Some(configuration)) = (&mut snapshot, of_snapshot) {
+            snapshot.configuration = configuration;
+        }
+        let from_snapshot = snapshot.as_ref().map(|snapshot| Arc::new(snapshot.configuration.clone()));
+        let configurations = KeptConfigurations::beginning_with(at_base.or(from_snapshot));
+        let mut group = Self { id, sequence, hard_state, commit, base, snapshot, configurations, ..Self::default() };
+        group.stored = group.not_in_the_log();
+        group
+    }
+
+    fn not_in_the_log(&self) -> (Option<Index>, Option<SnapshotId>) {
+        let at_base = self.configurations.at(self.base.index).map(|configuration| configuration.index());
+        (at_base, self.snapshot.as_ref().map(|snapshot| snapshot.id))
+    }
+
+    /// The configurations that the log does not hold itself, if others are to be stored than are.
+    pub(crate) fn configurations_to_store(&mut self) -> Option<BaseConfigurations> {
+        let due = self.not_in_the_log();
+        if self.stored == due {
+            return None;
+        }
+        self.stored = due;
+        let at_base = self.configurations.at(self.base.index).cloned();
+        let of_snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.configuration.clone());
+        Some(BaseConfigurations { at_base, of_snapshot })
     }
 
     /// The last entry, or the one before the first when there is none.
@@ -112,7 +142,8 @@ impl Group {
     /// Puts a snapshot in the place of all entries up to its last one. What follows that one stays if it is here.
     /// Raft Figure 13, steps 6 and 7.
     fn install(&mut self, snapshot: &SnapshotMeta) -> Result<(), StoreError> {
-        let (end, voters) = (snapshot.last, snapshot.configuration.voters().len());
+        let end = snapshot.last;
+        let voters = snapshot.configuration.seats().len();
         let (base, commit) = (self.base, self.commit);
         if end.index == Index::ZERO || end.term == Term::ZERO || end.index >= Index::LIMIT || end.term >= Term::LIMIT {
             return self.refuse(format!("a snapshot that ends with {end}, which is no entry"));
@@ -123,7 +154,8 @@ impl Group {
         if end.index < base.index || end.term < base.term {
             return self.refuse(format!("a snapshot that ends with {end}, and the log begins after {base}"));
         }
-        if self.term_at(end.index) == Some(end.term) {
+        let keeps = self.term_at(end.index) == Some(end.term);
+        if keeps {
             self.begin_after(end);
         } else if end.index <= commit {
             return self.refuse(format!("a snapshot that ends with {end}, and index {commit} is committed without it"));
@@ -131,6 +163,7 @@ impl Group {
             self.runs.clear();
             self.base = end;
         }
+        self.configurations.install(&snapshot.configuration, end.index, keeps);
         self.commit = commit.max(end.index);
         self.snapshot = Some(snapshot.clone());
         Ok(())
@@ -158,6 +191,7 @@ impl Group {
         let gone = self.runs.partition_point(|run| run.last <= base.index);
         self.runs.drain(..gone);
         self.base = base;
+        self.configurations.compact(base.index);
         assert!(self.last().index >= base.index, "the log would begin after {base} and end with {}", self.last());
     }
 
@@ -168,6 +202,7 @@ impl Group {
         let before = keep.checked_sub(1).map_or(self.base.index, |run| self.runs[run].last);
         let cut = self.runs.get(keep).filter(|_| from > before.next()).map(|run| run.term);
         self.runs.truncate(keep);
+        self.configurations.truncate(from);
         self.runs.extend(cut.map(|term| TermRun { term, last: from.prev() }));
     }
 
@@ -196,6 +231,7 @@ impl Group {
             }
         }
         let span = Span::of(self.last(), &write.entries).or_else(|error| self.refuse(error))?;
+        self.configurations.append(span.configurations);
         span.runs.into_iter().for_each(|run| self.push(run));
         Ok(())
     }

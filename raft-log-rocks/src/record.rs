@@ -3,8 +3,10 @@
 //! Numbers are big-endian everywhere: in keys, so that the database's order is the log's order, and in values, so that
 //! there is one rule.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use raft_core::membership::Configuration;
+use raft_core::membership::{CONTEXT_BYTES_MAX, Configuration, MEMBERS_MAX};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, NodeId, Payload, SnapshotId, Term};
 
@@ -27,8 +29,14 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 pub(crate) const SEQUENCE_LIMIT: u64 = 1 << 62;
 /// Voters of an installed snapshot that a state has room for; it is written with every batch.
 pub(crate) const VOTERS_MAX: usize = 1024;
-/// The last byte of the key of a group's state; others are reserved.
+/// The last byte of the key of a group's state; others than the two here are reserved.
 const STATE_SUFFIX: u8 = 0;
+/// The last byte of the key of a group's configurations at its log's beginning.
+const CONFIGURATIONS_SUFFIX: u8 = 2;
+/// Of these.
+const CONFIGURATIONS_VERSION: u8 = 1;
+/// Bytes of one configuration, at most: each member has its context and some numbers.
+const CONFIGURATION_BYTES_MAX: usize = 64 + MEMBERS_MAX * (32 + CONTEXT_BYTES_MAX);
 
 /// The key of an entry: (group, index).
 pub(crate) fn entry_key(group: GroupId, index: Index) -> [u8; 16] {
@@ -118,12 +126,63 @@ pub(crate) fn state_key(group: GroupId) -> [u8; 9] {
     key
 }
 
-/// The group in the key of a state.
+/// The key of a group's configurations at its log's beginning.
+pub(crate) fn configurations_key(group: GroupId) -> [u8; 9] {
+    let mut key = state_key(group);
+    key[8] = CONFIGURATIONS_SUFFIX;
+    key
+}
+
+/// What the log does not hold itself: the newest configuration at or before the base, and that of the installed snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BaseConfigurations {
+    pub(crate) at_base: Option<Arc<Configuration>>,
+    pub(crate) of_snapshot: Option<Configuration>,
+}
+
+/// The record of these.
+pub(crate) fn encode_configurations(group: GroupId, configurations: &BaseConfigurations) -> Vec<u8> {
+    let mut record = vec![CONFIGURATIONS_VERSION, 0, 0, 0];
+    for configuration in [configurations.at_base.as_deref(), configurations.of_snapshot.as_ref()] {
+        let bytes = configuration.map(Configuration::encode).unwrap_or_default();
+        record.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        record.extend_from_slice(&bytes);
+    }
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&configurations_key(group)), &record);
+    record.extend_from_slice(&checksum.to_be_bytes());
+    record
+}
+
+/// Reads it back.
+pub(crate) fn decode_configurations(group: GroupId, record: &[u8]) -> Result<BaseConfigurations, String> {
+    let (covered, checksum) = record.split_last_chunk::<4>().ok_or("it ends too early")?;
+    let found = crc32c::crc32c_append(crc32c::crc32c(&configurations_key(group)), covered);
+    if found.to_be_bytes() != *checksum {
+        return Err("the record's checksum does not fit".into());
+    }
+    let mut fields = Fields::new(covered);
+    let version = fields.u8()?;
+    if version != CONFIGURATIONS_VERSION || fields.bytes(3)? != [0; 3] {
+        return Err(format!(
+            "the record has version {version}; this binary knows {CONFIGURATIONS_VERSION}: run a newer one"
+        ));
+    }
+    let mut configuration = || match fields.u32()? as usize {
+        0 => Ok(None),
+        length if length > CONFIGURATION_BYTES_MAX => Err(format!("a configuration of {length} bytes")),
+        length => Configuration::decode(fields.bytes(length)?).map(Some).map_err(|error| error.to_string()),
+    };
+    let (at_base, of_snapshot) = (configuration()?.map(Arc::new), configuration()?);
+    fields.finish()?;
+    Ok(BaseConfigurations { at_base, of_snapshot })
+}
+
+/// The group in the key of a state, or of configurations.
 pub(crate) fn group_of(key: &[u8]) -> Result<GroupId, String> {
     let mut fields = Fields::new(key);
     let (group, suffix) = (fields.u64()?, fields.u8()?);
     fields.finish()?;
-    if suffix != STATE_SUFFIX {
+    if suffix != STATE_SUFFIX && suffix != CONFIGURATIONS_SUFFIX {
         return Err(format!("a key of kind {suffix}, which this binary does not know; run a newer one"));
     }
     Ok(GroupId(group))
@@ -285,7 +344,11 @@ mod tests {
         for bit in 0..9 * 8 {
             let mut key = state_key(group);
             key[bit / 8] ^= 1 << (bit % 8);
-            let read = group_of(&key).and_then(|group| decode_state(group, &state));
+            let of_configurations = key[8] == CONFIGURATIONS_SUFFIX;
+            let read = group_of(&key).and_then(|group| match of_configurations {
+                true => decode_configurations(group, &state).map(drop),
+                false => decode_state(group, &state).map(drop),
+            });
             assert!(read.is_err(), "bit {bit} of a state's key");
         }
     }
@@ -427,6 +490,40 @@ mod tests {
     }
 
     #[test]
+    fn configurations_come_back_as_they_were_and_every_flipped_bit_and_every_cut_is_found() {
+        let set = |index: u64, context: &'static [u8]| {
+            let founders = Configuration::new([NodeId(1), NodeId(2)]);
+            founders.with_contexts(Index(index), &[(NodeId(2), Bytes::from_static(context))]).unwrap()
+        };
+        let (at_base, of_snapshot) = (Some(Arc::new(set(9, b"moved"))), Some(set(4, b"n2")));
+        for (configurations, length) in [
+            (BaseConfigurations::default(), 16),
+            (BaseConfigurations { at_base: at_base.clone(), of_snapshot: None }, 77),
+            (BaseConfigurations { at_base, of_snapshot }, 135),
+        ] {
+            let mut whole = encode_configurations(GroupId(1), &configurations);
+            assert_eq!((whole.len(), decode_configurations(GroupId(1), &whole)), (length, Ok(configurations)));
+            assert!(decode_configurations(GroupId(2), &whole).is_err());
+            for bit in 0..whole.len() * 8 {
+                whole[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode_configurations(GroupId(1), &whole).is_err(), "{length} bytes, bit {bit}");
+                whole[bit / 8] ^= 1 << (bit % 8);
+            }
+            for cut in 0..whole.len() {
+                assert!(decode_configurations(GroupId(1), &whole[..cut]).is_err(), "{length} bytes, cut at {cut}");
+            }
+        }
+        let sealed = |mut record: Vec<u8>| {
+            let checksum = crc32c::crc32c_append(crc32c::crc32c(&configurations_key(GroupId(1))), &record);
+            record.extend_from_slice(&checksum.to_be_bytes());
+            decode_configurations(GroupId(1), &record).unwrap_err()
+        };
+        assert!(sealed([2, 0, 0, 0].to_vec()).contains("version 2"));
+        assert!(sealed([1, 0, 0, 0, 255, 0, 0, 0].to_vec()).contains("4278190080 bytes"));
+        assert!(sealed([1, 0, 0, 0, 0, 0, 0, 1, 9].to_vec()).contains("version 9"));
+    }
+
+    #[test]
     fn keys_sort_as_the_log_does_and_foreign_keys_are_named() {
         assert!(entry_key(GroupId(1), Index(255)) < entry_key(GroupId(1), Index(256)));
         assert!(entry_key(GroupId(1), Index(u64::MAX)) < entry_key(GroupId(2), Index(0)));
@@ -434,6 +531,7 @@ mod tests {
         assert!(index_of(GroupId(2), &entry_key(GroupId(1), Index(9))).is_err());
         assert!(index_of(GroupId(1), b"short").is_err());
         assert_eq!(group_of(&state_key(GroupId(3))), Ok(GroupId(3)));
+        assert_eq!(group_of(&configurations_key(GroupId(3))), Ok(GroupId(3)));
         assert!(group_of(&[0, 0, 0, 0, 0, 0, 0, 3, 1]).unwrap_err().contains("kind 1"));
     }
 }

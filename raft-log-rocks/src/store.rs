@@ -16,7 +16,9 @@ use crate::group::{Group, Repair};
 use crate::health::Health;
 use crate::quarantine::Quarantine;
 use crate::reader::{Bases, RocksLogReader};
-use crate::record::{GroupState, encode_entry, encode_state, entry_key, state_key};
+use crate::record::{
+    GroupState, configurations_key, encode_configurations, encode_entry, encode_state, entry_key, state_key,
+};
 use crate::small_file;
 use crate::sweeper::Sweeper;
 
@@ -298,6 +300,11 @@ impl RocksLog {
             let group = self.groups.get_mut(id).expect("a group that changes was loaded");
             group.sequence += 1;
             batch.put_cf(self.database.state(), state_key(*id), encode_state(*id, &group.state()));
+            // Seldom: a snapshot was installed, or the base has passed a configuration.
+            if let Some(configurations) = group.configurations_to_store() {
+                let record = encode_configurations(*id, &configurations);
+                batch.put_cf(self.database.state(), configurations_key(*id), record);
+            }
             if self.bases.raise(*id, group.base.index) {
                 moved.push((*id, group.base.index));
             }
@@ -363,6 +370,7 @@ impl LogStore for RocksLog {
             lost: self.quarantine.lost(group),
             runs: scan.group.runs,
             batches: scan.batches,
+            configurations: scan.group.configurations.all().to_vec(),
         })
     }
 

@@ -117,26 +117,32 @@ fn a_newer_format_is_refused_unless_it_says_that_this_binary_can_read_it() {
         let body = [format.to_be_bytes(), reader_min.to_be_bytes()].concat();
         fs::write(&path, frame(*b"FORM", 1, &body)).unwrap();
     };
-    write(4, 2);
+    write(4, 3);
     let whole = fs::read(&path).unwrap();
     drop(open_directory(directory.path()).unwrap());
     assert_eq!(fs::read(&path).unwrap(), whole, "a newer binary's format is not lowered");
-    write(4, 3);
+    write(5, 4);
     let error = refused(directory.path());
-    assert!(matches!(error, DataDirError::UnknownFormat { found: 4, reader_min: 3, .. }));
-    assert!(error.to_string().contains("format 4") && error.to_string().contains("run a newer one"), "{error}");
+    assert!(matches!(error, DataDirError::UnknownFormat { found: 5, reader_min: 4, .. }));
+    assert!(error.to_string().contains("format 5") && error.to_string().contains("run a newer one"), "{error}");
     // A frame of an unknown version says so too.
     fs::write(&path, frame(*b"FORM", 2, &[])).unwrap();
     assert!(refused(directory.path()).to_string().contains("version 2"));
 }
 
 #[test]
-fn a_directory_of_format_1_is_opened_and_raised_so_that_its_old_binary_refuses_it() {
+fn a_directory_of_an_older_format_is_opened_and_raised_so_that_its_old_binary_refuses_it() {
+    for older in [1, 2] {
+        raised_from(older);
+    }
+}
+
+fn raised_from(older: u8) {
     let directory = used();
     let path = directory.path().join("FORMAT");
-    let ours = frame(*b"FORM", 1, &[0, 0, 0, 2, 0, 0, 0, 2]);
+    let ours = frame(*b"FORM", 1, &[0, 0, 0, 3, 0, 0, 0, 3]);
     assert_eq!(fs::read(&path).unwrap(), ours, "a new directory");
-    let old = frame(*b"FORM", 1, &[0, 0, 0, 1, 0, 0, 0, 1]);
+    let old = frame(*b"FORM", 1, &[0, 0, 0, older, 0, 0, 0, older]);
     fs::write(&path, &old).unwrap();
     // Who is refused changes nothing.
     DataDir::open(directory.path(), &NodeName::new("node-b")).err().unwrap();
