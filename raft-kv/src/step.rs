@@ -85,7 +85,7 @@ impl<'a, E: Engine> Step<'a, E> {
             return Err(ApplyError::Damaged { id: entry.id });
         }
         let answer = match entry.kind {
-            EntryKind::Noop | EntryKind::Mark => Bytes::new(),
+            EntryKind::Noop | EntryKind::Mark | EntryKind::Configuration => Bytes::new(),
             EntryKind::Command => self.command(entry)?,
             EntryKind::Unknown(code) => {
                 return Err(ApplyError::UnknownKind { id: entry.id, kind: format!("entry kind {code}") });

@@ -24,6 +24,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raft_core::membership::Configuration;
+use raft_core::message::PeerMessage;
 use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{Index, NodeId, SnapshotId, Term};
@@ -235,16 +237,7 @@ impl Driver {
         for output in outputs.drain(..) {
             match output {
                 Output::Persist(_) | Output::Compact { .. } => {}
-                Output::Send(message) => {
-                    let message = if message.entries.is_empty() {
-                        Some(message)
-                    } else {
-                        self.threads.fill.queue_behind(message)
-                    };
-                    if let Some(message) = message {
-                        self.shared.transport.send(message.envelope.to, message);
-                    }
-                }
+                Output::Send(message) => self.send(message),
                 Output::Fill(fill) => self.threads.fill.fill(fill),
                 Output::Apply(batch) => {
                     for (_, waiter) in &batch.waiters {
@@ -267,6 +260,8 @@ impl Driver {
                     }
                 }
                 Output::Refused { from, reason } => self.refused(from, reason),
+                Output::Configuration { configuration, committed } => self.configured(&configuration, committed),
+                Output::Removed { configuration } => self.removed(configuration),
                 Output::Restore(meta) => applies.push(ApplyJob::Restore(meta)),
                 Output::SendSnapshot { to, term } => snapshots::sender::send(&self.shared, to, term),
             }
@@ -275,6 +270,29 @@ impl Driver {
         if !applies.is_empty() {
             self.threads.apply.put(applies);
         }
+    }
+
+    /// Puts a message in its lane, behind those that wait for their entries.
+    fn send(&self, message: PeerMessage) {
+        let ready = if message.entries.is_empty() { Some(message) } else { self.threads.fill.queue_behind(message) };
+        if let Some(message) = ready {
+            self.shared.transport.send(message.envelope.to, message);
+        }
+    }
+
+    /// Another configuration is in force, or it is committed.
+    fn configured(&self, configuration: &Arc<Configuration>, committed: bool) {
+        tracing::info!(
+            node = %self.shared.name, entry = %configuration.index(), phase = configuration.phase().name(), committed,
+            "a configuration is in force"
+        );
+        self.shared.snapshots.configurations.note(configuration, self.replica.raft().applied_index());
+    }
+
+    /// A committed configuration leaves this node out, for ever.
+    fn removed(&self, configuration: Index) {
+        let node = &self.shared.name;
+        tracing::warn!(%node, entry = %configuration, "this node is no member of the cluster any more");
     }
 
     /// Shows everybody else what the replica is now.

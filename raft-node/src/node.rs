@@ -176,6 +176,7 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let Opened { log, recovered, machine } = opened;
     let recovered_commit = recovered.commit;
     let applied: Index = machine.applied().index;
+    shared.snapshots.configurations.begin(&recovered.configurations);
     let replica: Replica<Waiter> =
         Replica::new(config, recovered, applied, shared.clock.now()).map_err(|error| error.to_string())?;
     let readers = Readers { log: log.reader(), state: machine.reader() };

@@ -64,7 +64,8 @@ impl Waiter {
             }
             (Self::CaughtUp { .. }, _) => {}
             (waiter @ Self::Write { .. }, answer @ Answer::ReadReady { .. })
-            | (waiter @ Self::Read { .. }, answer @ Answer::Unknown { .. }) => {
+            | (waiter @ Self::Read { .. }, answer @ Answer::Unknown { .. })
+            | (waiter, answer @ (Answer::Changed { .. } | Answer::ChangeRefused { .. })) => {
                 panic!("the replica answered {waiter:?} with {answer:?}")
             }
         }

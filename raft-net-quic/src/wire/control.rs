@@ -132,6 +132,19 @@ pub(crate) struct ReadIndex {
     pub(crate) index: u64,
 }
 
+/// `Removed`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Removed {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) configuration: u64,
+}
+
 /// Goes before the body of a request: how long the asker waits.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Request {

@@ -81,6 +81,9 @@ impl Batch {
                 frame_type::READ_INDEX_RESPONSE,
                 &control::ReadIndex { from, to, term, number: *number, index: index.0 },
             ),
+            Message::Removed { configuration } => {
+                put(frame_type::REMOVED, &control::Removed { from, to, term, configuration: configuration.0 })
+            }
             Message::Append { entries, commit } => self.push_append(message, entries, *commit, limits),
         }
     }
@@ -190,6 +193,10 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
         frame_type::READ_INDEX_RESPONSE => {
             let control::ReadIndex { from, to, term, number, index: at } = parse(&frame)?;
             (from, to, term, Message::ReadIndexResponse { number, index: index(at)? })
+        }
+        frame_type::REMOVED => {
+            let control::Removed { from, to, term, configuration } = parse(&frame)?;
+            (from, to, term, Message::Removed { configuration: index(configuration)? })
         }
         frame_type::HELLO | frame_type::WELCOME | frame_type::REFUSAL => return Err(Malformed::OutOfPlace),
         frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED => return Err(Malformed::OutOfPlace),

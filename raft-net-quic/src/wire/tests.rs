@@ -40,6 +40,7 @@ fn every_message() -> Vec<PeerMessage> {
         Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8) },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: u64::MAX, index: Index(8) },
+        Message::Removed { configuration: Index(1 << 61) },
     ];
     let mut all: Vec<_> = plain.into_iter().map(|content| message(4, content, Vec::new())).collect();
     all.push(append(last, Vec::new()));

@@ -190,6 +190,7 @@ fn entry_view(entry: Entry, commit: Index, applied: Index) -> EntryView {
             EntryKind::Noop => "noop".into(),
             EntryKind::Command => "command".into(),
             EntryKind::Mark => "mark".into(),
+            EntryKind::Configuration => "configuration".into(),
             EntryKind::Unknown(code) => format!("unknown({code})"),
         },
         bytes: entry.payload.bytes().len() as u64,
@@ -197,7 +198,7 @@ fn entry_view(entry: Entry, commit: Index, applied: Index) -> EntryView {
         command: match entry.kind {
             EntryKind::Command => Some(command_view(&entry)),
             EntryKind::Mark => Some(payload_view(&entry)),
-            EntryKind::Noop | EntryKind::Unknown(_) => None,
+            EntryKind::Noop | EntryKind::Configuration | EntryKind::Unknown(_) => None,
         },
         committed: entry.id.index <= commit,
         applied: entry.id.index <= applied,

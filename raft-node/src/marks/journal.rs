@@ -142,7 +142,7 @@ impl Journal {
             match entry.kind {
                 EntryKind::Mark => self.pass(shared, entry, answer),
                 EntryKind::Command => change = Some(entry.id.index),
-                EntryKind::Noop | EntryKind::Unknown(_) => {}
+                EntryKind::Noop | EntryKind::Configuration | EntryKind::Unknown(_) => {}
             }
         }
         if let Some(change) = change {

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use raft_core::membership::Configuration;
 use raft_core::ports::{SnapshotError, Snapshotter};
-use raft_core::types::{ClusterId, GroupId, SnapshotId};
+use raft_core::types::{ClusterId, GroupId, Index, SnapshotId};
 
 use super::files::{failed, sync_directory, write_synced};
 use super::kept::{FILES, MANIFEST};
@@ -21,7 +21,8 @@ use super::store::{SnapshotStore, TAKING};
 pub(crate) struct Label {
     pub(crate) id: SnapshotId,
     pub(crate) cluster: ClusterId,
-    pub(crate) configuration: Configuration,
+    /// That as of an entry; asked for the last one that the state has applied.
+    pub(crate) configuration: Arc<dyn Fn(Index) -> Configuration + Send + Sync>,
     pub(crate) chunk_bytes: u32,
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn make(
         cluster: label.cluster,
         group: GroupId::FIRST,
         last,
-        configuration: label.configuration,
+        configuration: (label.configuration)(last.index),
         created_millis: now_millis(),
         chunk_bytes: label.chunk_bytes,
         files: read,

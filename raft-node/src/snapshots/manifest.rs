@@ -5,14 +5,16 @@
 //! finds out which chunks are missing by reading what is there. The bytes are listed in `docs/storage-format.md`.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use raft_core::membership::Configuration;
+use raft_core::membership::{Configuration, MEMBERS_MAX};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{ClusterId, GroupId, Index, LogId, NodeId, SnapshotId, Term};
 
 /// The first bytes of every manifest.
 const MAGIC: &[u8; 8] = b"RAFTSNAP";
-/// The version that this binary writes and reads.
-const VERSION: u32 = 1;
+/// The version that this binary writes.
+const VERSION: u32 = 2;
+/// Read too: it has the voters alone, of founders without contexts.
+const VERSION_OF_VOTERS: u32 = 1;
 /// Bytes of a chunk of the snapshots that are made here.
 pub(crate) const CHUNK_BYTES: u32 = 1 << 20;
 /// Longest chunk that is taken of others; one is held in memory whole.
@@ -23,7 +25,7 @@ const CHUNKS_MAX: u64 = 1 << 22;
 const FILES_MAX: usize = 100_000;
 /// Longest name of a file.
 const NAME_BYTES_MAX: usize = 255;
-/// Most voters.
+/// Most voters of version 1.
 const VOTERS_MAX: usize = 1024;
 
 /// Why bytes are no manifest.
@@ -125,11 +127,9 @@ impl Manifest {
         out.put_u64(self.last.term.0);
         out.put_u64(self.created_millis);
         out.put_u32(self.chunk_bytes);
-        let voters = self.configuration.voters();
-        out.put_u32(voters.len() as u32);
-        for voter in voters {
-            out.put_u64(voter.0);
-        }
+        let configuration = self.configuration.encode();
+        out.put_u32(configuration.len() as u32);
+        out.put_slice(&configuration);
         out.put_u32(self.files.len() as u32);
         for file in &self.files {
             out.put_u16(file.name.len() as u16);
@@ -158,7 +158,7 @@ impl Manifest {
         }
         let mut input = Input(&body[MAGIC.len()..]);
         let version = input.u32()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_OF_VOTERS {
             return Err(ManifestError::Version { found: version });
         }
         let manifest = Self {
@@ -168,7 +168,7 @@ impl Manifest {
             last: LogId::new(Index(input.u64()?), Term(input.u64()?)),
             created_millis: input.u64()?,
             chunk_bytes: input.u32()?,
-            configuration: input.configuration()?,
+            configuration: if version == VERSION { input.configuration()? } else { input.voters()? },
             files: Vec::new(),
         };
         let manifest = Self { files: input.files(manifest.chunk_bytes)?, ..manifest };
@@ -193,9 +193,13 @@ impl Manifest {
         if self.files.len() > FILES_MAX {
             return wrong(format!("it has {} files, at most {FILES_MAX} are allowed", self.files.len()));
         }
-        if self.configuration.voters().len() > VOTERS_MAX {
-            let voters = self.configuration.voters().len();
-            return wrong(format!("it has {voters} voters, at most {VOTERS_MAX} are allowed"));
+        if self.configuration.seats().len() > MEMBERS_MAX {
+            let members = self.configuration.seats().len();
+            return wrong(format!("it has {members} members, at most {MEMBERS_MAX} are allowed"));
+        }
+        if self.configuration.index() > self.last.index {
+            let index = self.configuration.index();
+            return wrong(format!("it ends with {}, and its configuration is that of entry {index}", self.last));
         }
         let mut chunks = 0u64;
         for (position, file) in self.files.iter().enumerate() {
@@ -258,6 +262,13 @@ impl Input<'_> {
     }
 
     fn configuration(&mut self) -> Result<Configuration, ManifestError> {
+        let length = self.count(1)?;
+        let (bytes, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Configuration::decode(bytes).map_err(|error| ManifestError::Wrong(format!("its configuration: {error}")))
+    }
+
+    fn voters(&mut self) -> Result<Configuration, ManifestError> {
         let count = self.count(8)?;
         let mut voters = Vec::with_capacity(count.min(VOTERS_MAX));
         for _ in 0..count {
@@ -334,19 +345,37 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let small = Manifest { files: vec![file("f", 9, 8)], chunk_bytes: 8, ..manifest() };
         let expected: &[&[u8]] = &[
-            b"RAFTSNAP\0\0\0\x01",
+            b"RAFTSNAP\0\0\0\x02",
             &0x1234_5678_9abc_def0_1122_3344_5566_7788_u128.to_be_bytes(),
             &77u128.to_be_bytes(),
             &GroupId::FIRST.0.to_be_bytes(),
             &[0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0, 3],
             &1_700_000_000_000u64.to_be_bytes(),
             &[0, 0, 0, 8],
-            &[0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3],
+            &70u32.to_be_bytes(),
+            &manifest().configuration.encode(),
             b"\0\0\0\x01\0\x01f\0\0\0\0\0\0\0\x09\0\0\0\x01\0\0\0\x08",
         ];
         let mut expected = expected.concat();
         expected.extend(crc32c::crc32c(&expected).to_be_bytes());
         assert_eq!(small.encode(), expected);
+    }
+
+    #[test]
+    fn version_1_names_the_voters_alone() {
+        let voters: &[&[u8]] = &[&3u32.to_be_bytes(), &1u64.to_be_bytes(), &2u64.to_be_bytes(), &3u64.to_be_bytes()];
+        let sealed = |voters: &[u8]| {
+            let now = manifest().encode();
+            let (head, tail) = (&now[..80], &now[80 + 4 + manifest().configuration.encode().len()..now.len() - 4]);
+            let mut old = [head, voters, tail].concat();
+            old[11] = 1;
+            let checksum = crc32c::crc32c(&old).to_be_bytes();
+            old.extend(checksum);
+            Manifest::decode(&old)
+        };
+        assert_eq!(sealed(&voters.concat()), Ok(manifest()));
+        let disordered: &[&[u8]] = &[&2u32.to_be_bytes(), &2u64.to_be_bytes(), &1u64.to_be_bytes()];
+        assert!(matches!(sealed(&disordered.concat()), Err(ManifestError::Wrong(why)) if why.contains("not in order")));
     }
 
     #[test]

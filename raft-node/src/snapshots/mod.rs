@@ -36,6 +36,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use raft_core::config::ConfigError;
+use raft_core::membership::{Configuration, KeptConfigurations};
 use raft_core::ports::Snapshotter;
 use raft_core::status::PeerProgress;
 use raft_core::types::{Index, NodeId};
@@ -110,6 +111,30 @@ impl SnapshotConfig {
     }
 }
 
+/// The configurations that a snapshot may be labelled with: what the driver was told, as far as it may be asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Configurations(parking_lot::Mutex<KeptConfigurations>);
+
+impl Configurations {
+    /// Those that the log had at the start.
+    pub(crate) fn begin(&self, recovered: &[Arc<Configuration>]) {
+        self.0.lock().append(recovered.iter().cloned());
+    }
+
+    /// Another one is in force; what is before `applied` is not asked for any more.
+    pub(crate) fn note(&self, configuration: &Arc<Configuration>, applied: Index) {
+        let mut kept = self.0.lock();
+        kept.truncate(configuration.index());
+        kept.append([Arc::clone(configuration)]);
+        kept.compact(applied);
+    }
+
+    /// The one as of this entry, if an entry had set one by then.
+    pub(crate) fn at(&self, index: Index) -> Option<Configuration> {
+        self.0.lock().at(index).map(|configuration| configuration.as_ref().clone())
+    }
+}
+
 /// All about the snapshots of one node.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -118,6 +143,8 @@ pub(crate) struct Snapshots {
     rate: Bucket,
     taker: Taker,
     sender: Sender,
+    /// Which configuration a snapshot is labelled with.
+    pub(crate) configurations: Arc<Configurations>,
     receiver: Receiver,
     snapshotter: OnceLock<Taking>,
     stopped: AtomicBool,
@@ -139,6 +166,7 @@ impl Snapshots {
             rate: Bucket::new(config.bytes_per_second_max),
             taker: Taker::default(),
             sender: Sender::new(config.concurrency),
+            configurations: Arc::default(),
             receiver: Receiver::default(),
             snapshotter: OnceLock::new(),
             stopped: AtomicBool::new(false),

@@ -184,7 +184,10 @@ fn take_as(shared: &Shared, id: SnapshotId) -> Result<Arc<Kept>, SnapshotError> 
     let label = Label {
         id,
         cluster: founded.record.cluster,
-        configuration: founded.record.configuration(),
+        configuration: {
+            let (configurations, founders) = (snapshots.configurations.clone(), founded.record.configuration());
+            Arc::new(move |index| configurations.at(index).unwrap_or_else(|| founders.clone()))
+        },
         chunk_bytes: CHUNK_BYTES,
     };
     let begun = |moving| *snapshots.taker.moving.lock() = Some(moving);

@@ -60,7 +60,7 @@ fn take(store: &SnapshotStore, number: u128, index: u64, files: Files) -> Result
     let label = Label {
         id: SnapshotId(number),
         cluster: ClusterId(9),
-        configuration: Configuration::new([NodeId(1), NodeId(2)]),
+        configuration: Arc::new(|_| Configuration::new([NodeId(1), NodeId(2)])),
         chunk_bytes: 8,
     };
     let id = label.id;
@@ -186,7 +186,8 @@ fn a_state_machine_that_puts_other_things_than_files_into_it_is_refused() {
     }
     let directory = TempDir::new().unwrap();
     let store = opened(directory.path());
-    let label = |id| Label { id, cluster: ClusterId(9), configuration: Configuration::default(), chunk_bytes: 8 };
+    let configuration = |_| Configuration::default();
+    let label = |id| Label { id, cluster: ClusterId(9), configuration: Arc::new(configuration), chunk_bytes: 8 };
     let refused = make(&store, &Nested, label(SnapshotId(1)), |_| {}, |_| Ok(()));
     assert!(matches!(refused, Err(SnapshotError::Refused(why)) if why.contains("below")));
     // Nothing is applied yet.
