@@ -71,6 +71,11 @@ impl Configurations {
         may_be.flat_map(|configuration| configuration.seats()).map(|seat| seat.id).collect()
     }
 
+    /// All that are kept, in order.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Arc<Configuration>> {
+        self.kept.iter()
+    }
+
     /// How many are kept.
     pub(crate) fn len(&self) -> usize {
         self.kept.len()
@@ -99,6 +104,7 @@ impl Configurations {
 
     /// A snapshot that ends with `last` took the place of the log up to there. `keeps` says whether what follows stayed.
     pub(crate) fn install(&mut self, configuration: &Configuration, last: Index, keeps: bool) {
+        let before = Arc::clone(self.in_force());
         let known = Arc::clone(self.at(last));
         self.kept.retain(|later| keeps && later.index() > last);
         // What is known here may be of entries that were never committed. But snapshots of earlier versions do not know the
@@ -106,7 +112,7 @@ impl Configurations {
         let founders = configuration.index() == Index::ZERO && known.index() == Index::ZERO;
         let known_is_right = configuration.is_empty() || founders;
         self.kept.push_front(if known_is_right { known } else { Arc::new(configuration.clone()) });
-        self.version += 1;
+        self.version += u64::from(*self.in_force() != before);
     }
 
     /// Everything up to `applied` is applied: what was in force before is not asked for any more.

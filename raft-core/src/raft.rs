@@ -478,10 +478,10 @@ impl Raft {
         }
     }
 
-    /// "You are no member any more": true for ever, whoever says it and in whatever term. What this node's own log says
-    /// of a later entry would be a lie of one of the two.
+    /// "You are no member any more": true for ever, whoever says it and in whatever term. Only a later configuration that
+    /// is committed could prove it a lie; one that is not may be of a leader that nobody followed.
     fn on_removed(&mut self, from: NodeId, configuration: Index, effects: &mut Vec<Effect>) {
-        let known = self.member.configurations.in_force();
+        let known = self.member.configurations.at(self.member.commit_index);
         if known.contains(self.member.id()) && known.index() >= configuration {
             return self.refuse(from, "a removal by a configuration that has this node", effects);
         }

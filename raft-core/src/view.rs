@@ -50,6 +50,12 @@ impl Raft {
         self.member.configurations.at(index)
     }
 
+    /// The newest configuration at or before what is applied, and all after it, in order: for whoever has to know later
+    /// which one was in force at an entry. Two may come into force in one step, and only the last is told of then.
+    pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
+        self.member.configurations.kept()
+    }
+
     /// The last index of the log, durable or not.
     #[must_use]
     pub fn last_index(&self) -> Index {

@@ -286,7 +286,7 @@ impl Driver {
             node = %self.shared.name, entry = %configuration.index(), phase = configuration.phase().name(), committed,
             "a configuration is in force"
         );
-        self.shared.snapshots.configurations.note(configuration, self.replica.raft().applied_index());
+        self.shared.snapshots.configurations.note(self.replica.raft().configurations().cloned());
     }
 
     /// A committed configuration leaves this node out, for ever.

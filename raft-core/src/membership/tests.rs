@@ -242,7 +242,7 @@ fn survives(voters: &[NodeId], answers: impl Fn(NodeId) -> bool) -> Option<usize
 fn the_pre_flight_refuses_what_would_do_harm_and_nothing_else() {
     let mut random = Random::new(5);
     let mut refused = [0; 4];
-    for seed in 0..2_000 {
+    for seed in 0..4_000 {
         let current = chain(seed).into_iter().rfind(|it| it.phase() == Phase::Settled).unwrap();
         let wanted = Wanted { force: false, less_tolerance: random.below(4) == 0, ..wanted(&current, &mut random) };
         let patience = Patience { silence: Duration::from_millis(200), last: Index(100), lag_entries_max: 10 };
@@ -251,8 +251,8 @@ fn the_pre_flight_refuses_what_would_do_harm_and_nothing_else() {
             .iter()
             .map(|seat| Answered {
                 id: seat.id,
-                ago: (random.below(5) > 0).then(|| Duration::from_millis(random.below(250))),
-                matched: Index(100 - random.below(13)),
+                ago: (random.below(10) > 0).then(|| Duration::from_millis(random.below(220))),
+                matched: Index(100 - random.below(12)),
             })
             .collect();
         let up = |id: NodeId| {

@@ -121,12 +121,11 @@ impl Configurations {
         self.0.lock().append(recovered.iter().cloned());
     }
 
-    /// Another one is in force; what is before `applied` is not asked for any more.
-    pub(crate) fn note(&self, configuration: &Arc<Configuration>, applied: Index) {
-        let mut kept = self.0.lock();
-        kept.truncate(configuration.index());
-        kept.append([Arc::clone(configuration)]);
-        kept.compact(applied);
+    /// Another one is in force: these are all that may be asked for from now on.
+    pub(crate) fn note(&self, configurations: impl Iterator<Item = Arc<Configuration>>) {
+        let mut kept = KeptConfigurations::default();
+        kept.append(configurations);
+        *self.0.lock() = kept;
     }
 
     /// The one as of this entry, if an entry had set one by then.

@@ -1,5 +1,6 @@
 //! What is checked after every event, and what is noticed on the way.
 
+use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
 use crate::replica::{Output, Replica};
 use crate::runs::Span;
@@ -42,7 +43,7 @@ impl World {
             self.note_role(node, before, seen);
         }
         if seen.commit > before.commit {
-            self.check_commit(node, seen.commit, seen.term);
+            self.check_commit(node, seen.commit, seen.term, &configuration);
             self.note_committed_configuration(node, seen.commit);
         }
         self.check_configuration(node);
@@ -152,8 +153,9 @@ impl World {
         self.goals.reach_if(yielded, Goal::CandidateYielded);
     }
 
-    /// A node says that entries are committed: they are what everybody says, and a quorum holds them durably.
-    pub(super) fn check_commit(&mut self, node: usize, commit: Index, term: Term) {
+    /// A node says that entries are committed: they are what everybody says, and a quorum holds them durably. Who says so
+    /// first leads; it has gone by the configuration `before` this step, at whose end it may have appended another one.
+    pub(super) fn check_commit(&mut self, node: usize, commit: Index, term: Term, before: &Configuration) {
         let Some(first) = self.ghost.committed(commit, term.0, &mut self.clients.ticks, &self.nodes[node].log) else {
             return;
         };
@@ -170,10 +172,9 @@ impl World {
             held(&disk.durable.marks) || (disk.lost.is_some() && held(&disk.forgotten))
         };
         let holders: Vec<u64> = (0..self.nodes.len()).filter(holds).map(|place| place as u64 + 1).collect();
-        let configuration = self.believed(node);
         assert!(
-            quorum(&configuration, &|id| holders.contains(&id.0)),
-            "[commit on a quorum] n{} commits {commit} in term {term}, which {holders:?} hold durably, of {configuration:?}",
+            quorum(before, &|id| holders.contains(&id.0)),
+            "[commit on a quorum] n{} commits {commit} in term {term}, which {holders:?} hold durably, of {before:?}",
             node + 1
         );
         let entry = &self.nodes[node];

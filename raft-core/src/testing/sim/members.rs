@@ -162,7 +162,8 @@ impl World {
     /// What a leader that appends a configuration has to have done before.
     fn check_leader_appends(&mut self, node: usize, entry: &Entry, before: &Configuration, next: &Configuration) {
         let term = entry.id.term.0;
-        let back = before.phase() != Phase::Settled && next.phase() == Phase::Settled;
+        let stays: &[NodeId] = if before.is_joint() { before.outgoing() } else { before.voters() };
+        let back = before.phase() != Phase::Settled && next.phase() == Phase::Settled && next.voters() == stays;
         let commit = self.nodes[node].replica.as_ref().map_or(Index::ZERO, |replica| replica.raft().commit_index());
         assert!(
             before.index() <= self.ghost.last().max(commit) || back,
