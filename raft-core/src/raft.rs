@@ -250,6 +250,10 @@ impl Raft {
         if self.member.failed {
             return Member::reject(ticket, 1, Rejection::Stopping, effects);
         }
+        // No leader will ever be heard of here: the caller is better off elsewhere than waiting.
+        if self.member.removed.is_some() {
+            return Member::reject(ticket, 1, Rejection::NotLeader, effects);
+        }
         if let RoleState::Leader(leader) = &mut self.role {
             return leader.read(&mut self.member, Reader::Here(ticket), effects);
         }

@@ -99,8 +99,12 @@ impl World {
         self.nodes[node].confirmed = now;
     }
 
-    /// A follower answers a round: noted for the leader of that term.
+    /// A follower answers a round: noted for the leader of that term. One that is in a later term than the leader whom it
+    /// answers confirms nothing.
     pub(super) fn note_answered_round(&mut self, node: usize, to: NodeId, term: u64, round: u64) {
+        if self.ghost.leader_of(term) != Some(place(to.0)) {
+            return;
+        }
         let (in_term, answered) = &mut self.nodes[place(to.0)].answered;
         if term > *in_term {
             (*in_term, *answered) = (term, vec![0; NODES_MAX]);

@@ -380,14 +380,18 @@ impl World {
         true
     }
 
-    /// Who was removed knows it in the end, if it would campaign otherwise.
+    /// Who was removed knows it in the end, if it would campaign otherwise. Unless all whom it would ask left too, before
+    /// they heard of its removal: it asks them for ever, and disturbs nobody.
     pub(super) fn knows_its_removal(&self, node: usize) -> bool {
         let entry = &self.nodes[node];
         let Some(replica) = &entry.replica else { return false };
         let status = replica.status(entry.clock.read(self.now));
         let silent = entry.disk.lost.is_some() || entry.rebuilds || status.fenced || status.rebuilding;
         let quiet = silent || !self.believed(node).is_voter(entry.id) || status.removed.is_some();
-        !self.changes.committed.was_removed(entry.id) || quiet
+        let (asked, id) = (self.believed(node), entry.id);
+        let knows = |peer: &usize| self.believed_at(*peer, self.nodes[*peer].seen.commit).was_removed(id);
+        let mut peers = (0..self.nodes.len()).filter(|peer| asked.is_voter(self.nodes[*peer].id));
+        !self.changes.committed.was_removed(id) || quiet || !peers.any(|peer| knows(&peer))
     }
 
     /// The entry of the newest configuration that any member's log has.

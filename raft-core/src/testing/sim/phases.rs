@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::replica::Replica;
 use crate::testing::linear::{
     self, Action as LinearAction, Client, History, Key, Operation as LinearOperation, Outcome,
 };
@@ -282,16 +283,24 @@ impl World {
 
     /// What there is to see, for a failure.
     pub(super) fn picture(&self) -> String {
-        let mut picture = String::new();
+        let mut picture = format!(
+            "committed up to {}; callers idle {}; {:?} committed, {} newest",
+            self.ghost.last(),
+            self.clients.idle(),
+            self.changes.committed,
+            self.newest_configuration()
+        );
         for (place, node) in self.nodes.iter().enumerate() {
             let cut: Vec<usize> =
                 (0..self.nodes.len()).filter(|to| self.network.is_cut(place, *to)).map(|to| to + 1).collect();
             let status = node.replica.as_ref().map(|replica| replica.status(node.clock.read(self.now)));
             let _ = write!(
                 picture,
-                "\n  n{}: applied {}, {} batches and {} writes wait, rebuilds {}, cannot send to {cut:?}, {:?}, {status:?}",
+                "\n  n{}: applied {}, {} callers, {} batches and {} writes wait, rebuilds {}, cannot send to {cut:?}, {:?}, \
+                 {status:?}",
                 place + 1,
                 node.machine.applied,
+                node.replica.as_ref().map_or(0, Replica::waiting),
                 node.applies.len(),
                 node.disk.queue.len(),
                 node.rebuilds,
