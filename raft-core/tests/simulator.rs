@@ -27,6 +27,31 @@ const REGRESSIONS: &[(&str, &str)] = &[
          stall=4",
         "a follower that gave its leader up kept its question out, and wanted a tick at once, for ever",
     ),
+    (
+        "seed=19 nodes=2 clients=5 keys=1 events=367 think=1308 patience=1600000 latency=98 latency_spread=28 sync=1356 \
+         sync_spread=4447 apply=1475 fill=38 flush=4 fault_every=239699 down=24256 aim_at_leader=530 heal=7 chunks=1 \
+         chunk_time=2357 change=27",
+        "a commit was held against the joint configuration that the same step appended after it (the check was wrong)",
+    ),
+    (
+        "seed=37 nodes=3 clients=3 keys=1 events=10000 think=849 patience=1600000 latency=55 latency_spread=3657 \
+         in_order=1 sync=1485 sync_spread=104 apply=4041 fill=1183 flush=37 fault_every=12603 down=3558 \
+         aim_at_leader=342 heal=2 chunks=1 chunk_time=49 change=21",
+        "a removed node let readers wait for a leader of which it will never hear",
+    ),
+    (
+        "seed=30 nodes=5 clients=2 keys=1 events=20000 think=4576 patience=1600000 latency=405 latency_spread=103 \
+         loss=69 in_order=1 sync=320 sync_spread=445 apply=2039 fill=195 flush=17 fault_every=290356 down=32547 \
+         aim_at_leader=397 crash_all=3 heal=11 unreachable=1 step_back=1 tight=1 cache=600 chunks=1 chunk_time=1912 \
+         rebuild=1 change=32 catch_up=7",
+        "all whom a removed node asks had left before they heard of its removal (the check was wrong: ADR 18)",
+    ),
+    (
+        "seed=50 nodes=3 clients=7 keys=1 events=1150 think=3653 patience=1600000 latency=2302 latency_spread=154 \
+         loss=137 sync=581 sync_spread=830 apply=390 fill=28994 flush=8 fault_every=26131 down=2586 aim_at_leader=906 \
+         isolate=4 heal=10 freeze=6 unreachable=1 drift=200 tight=1 chunks=1 chunk_time=19",
+        "the answer of a follower in a later term hid those of the leader's own (the check was wrong)",
+    ),
 ];
 
 /// What all runs did together.

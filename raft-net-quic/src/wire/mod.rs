@@ -79,7 +79,7 @@ pub(crate) mod frame_type {
     pub(crate) const HEARTBEAT_RESPONSE: u8 = 24;
     pub(crate) const READ_INDEX: u8 = 25;
     pub(crate) const READ_INDEX_RESPONSE: u8 = 26;
-    pub(crate) const REMOVED: u8 = 28;
+    pub(crate) const REMOVED: u8 = 30;
     pub(crate) const REQUEST: u8 = 64;
     pub(crate) const ANSWER: u8 = 65;
     pub(crate) const NOT_RUN: u8 = 66;
