@@ -13,7 +13,7 @@ use crate::cache::EntryCache;
 use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
-use crate::message::{Envelope, Message, PeerMessage};
+use crate::message::{Envelope, PeerMessage};
 use crate::mutant::{Mutant, broken};
 use crate::ports::{LogReader, LogWrite, ReadError, Recovered};
 use crate::raft::Raft;
@@ -48,11 +48,11 @@ pub struct ApplyBatch<W> {
     pub waiters: Vec<(Index, W)>,
 }
 
-/// An append whose entries are not all in memory. Complete it on a thread that may read the disk, then send it; until
-/// then, keep later messages with entries to the same peer behind it.
+/// An append or a suffix whose entries are not all in memory. Complete it on a thread that may read the disk, then send
+/// it; until then, keep later messages with entries to the same peer behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fill {
-    /// The append without its entries.
+    /// The message without its entries.
     pub message: PeerMessage,
     /// Entries from the end of the span that were in memory, which may be ahead of the disk.
     pub tail: Vec<Entry>,
@@ -153,7 +153,7 @@ impl Fill {
     /// [`Input::FillFailed`].
     pub fn complete(self, reader: &dyn LogReader) -> Result<PeerMessage, FillError> {
         let Self { mut message, tail } = self;
-        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+        let Some(span) = message.envelope.message.entries_mut() else {
             return Ok(message);
         };
         let last_to_read = tail.first().map_or_else(|| span.last().index, |entry| entry.id.index.prev());
@@ -370,19 +370,19 @@ impl<W> Replica<W> {
             out.push(Output::Refused { from, reason: "a message for another group" });
             return;
         }
-        match &mut envelope.message {
-            Message::Append { entries: span, .. } => match Span::of(span.prev, &entries) {
+        match envelope.message.entries_mut() {
+            Some(span) => match Span::of(span.prev, &entries) {
                 Ok(described) if described.runs == span.runs => *span = described,
                 _ => {
-                    out.push(Output::Refused { from, reason: "an append whose entries are not those it names" });
+                    out.push(Output::Refused { from, reason: "a message whose entries are not those it names" });
                     return;
                 }
             },
-            _ if !entries.is_empty() => {
+            None if !entries.is_empty() => {
                 out.push(Output::Refused { from, reason: "entries beside a message that names none" });
                 return;
             }
-            _ => {}
+            None => {}
         }
         self.run(now, Event::Receive(envelope), Payloads::Received(entries), out);
     }
@@ -461,7 +461,7 @@ impl<W> Replica<W> {
     /// A message, with its entries if they are in memory; else a [`Fill`].
     fn send(&self, envelope: Envelope) -> Output<W> {
         let mut message = PeerMessage { group: self.group, envelope, entries: Vec::new() };
-        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+        let Some(span) = message.envelope.message.entries_mut() else {
             return Output::Send(message);
         };
         if span.is_empty() {

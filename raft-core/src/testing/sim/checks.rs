@@ -217,7 +217,10 @@ impl World {
         };
         match &envelope.message {
             // They promise nothing.
-            Message::PreVote { .. } | Message::PreVoteResponse { granted: true } => return,
+            Message::PreVote { .. }
+            | Message::PreVoteResponse { granted: true, .. }
+            | Message::Suffix { .. }
+            | Message::SuffixRefused { .. } => return,
             Message::Vote { .. } => {
                 voted(envelope.from);
                 self.ghost.voted(node, term.0, envelope.from.0);
