@@ -166,7 +166,7 @@ pub(crate) fn decode_chunk(frame: Frame) -> Result<Option<Chunk>, Malformed> {
 }
 
 fn is_known(kind: u8) -> bool {
-    let raft = frame_type::PRE_VOTE..=frame_type::READ_INDEX_RESPONSE;
+    let raft = frame_type::PRE_VOTE..=frame_type::SUFFIX_REFUSED;
     let streams = frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED;
     raft.contains(&kind) || streams.contains(&kind) || (frame_type::HELLO..=frame_type::REFUSAL).contains(&kind)
 }
