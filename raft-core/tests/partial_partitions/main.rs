@@ -21,7 +21,7 @@ use shape::{NODES, Shape};
 /// Within this time after the cut, and within it again and again, a write must be acknowledged.
 const GOES_ON_WITHIN: Duration = TIMEOUT.saturating_mul(4);
 /// How long a cut is watched.
-const WATCHED: Duration = TIMEOUT.saturating_mul(12);
+const WATCHED: Duration = TIMEOUT.saturating_mul(10);
 
 /// How a case went on after its last cut.
 struct Went {
@@ -71,6 +71,7 @@ fn run_all(count: usize, case: impl Fn(usize) -> Went + Sync) -> Vec<Went> {
     all.into_iter().map(|(_, went)| went).collect()
 }
 
+/// All must be live; when more are run than usual, votes that chance splits may make one of 5,000 late.
 fn judge(stage: &str, all: &[Went]) {
     let possible: Vec<&Went> = all.iter().filter(|went| went.shape.has_majority()).collect();
     let count = |wanted: &dyn Fn(&Went) -> bool| possible.iter().filter(|went| wanted(went)).count() as u64;
@@ -79,7 +80,7 @@ fn judge(stage: &str, all: &[Went]) {
     report
         .count("cases", all.len() as u64)
         .count("in which some node reaches a majority", cases)
-        .count("  and writes go on within 4 T, and stay possible", live)
+        .at_least("  and writes go on within 4 T, and stay possible", live, cases - cases / 5_000)
         .count("  a majority whose members all reach each other", count(&|went| went.shape.has_full_majority()))
         .count("    and writes go on", count(&|went| went.shape.has_full_majority() && went.lives()))
         .count("  connected", count(&|went| went.shape.is_connected()))
@@ -99,6 +100,9 @@ fn judge(stage: &str, all: &[Went]) {
     }
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let impossible = all.iter().filter(|went| !went.shape.has_majority());
+    for went in &possible {
+        assert!(!went.restless, "{:?} {}: an election though a leader led", went.shape, went.case);
+    }
     for went in impossible {
         assert!(went.first.is_none(), "{:?}: a write was acknowledged without a majority", went.shape);
     }
@@ -111,7 +115,7 @@ fn number(name: &str, default: u64) -> u64 {
 /// All 1,024 graphs of five nodes, each with its name; node 1 leads. In 998 of them some node has two links at least.
 #[test]
 fn every_shape() {
-    let seeds = number("RAFT_SHAPES_SEEDS", 2);
+    let seeds = number("RAFT_SHAPES_SEEDS", 1);
     let shapes: Vec<Shape> = Shape::all().collect();
     assert_eq!(shapes.iter().filter(|shape| shape.has_majority()).count(), 998);
     let all = run_all(shapes.len() * usize::try_from(seeds).unwrap(), |nth| {
@@ -175,7 +179,7 @@ fn every_shape_with_followers_that_lag() {
 /// One cut after the other: logs part, terms part, and some shape comes last.
 #[test]
 fn shape_after_shape() {
-    let chains = number("RAFT_SHAPES_CHAINS", 3_000);
+    let chains = number("RAFT_SHAPES_CHAINS", 1_000);
     let all = run_all(usize::try_from(chains).unwrap(), |nth| {
         let mut random = Random::new(nth as u64);
         let mut cluster = Cluster::led_by_first(nth as u64);

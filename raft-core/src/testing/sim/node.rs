@@ -99,6 +99,8 @@ pub(super) struct Node {
     pub(super) rejections: u64,
     pub(super) step_downs: (u64, u64),
     pub(super) led: bool,
+    /// Its log ends in entries that it fetched, and no leader has spoken since.
+    pub(super) fetched: bool,
     /// The term and vote that the process found when it started.
     pub(super) vote_found: Option<HardState>,
     /// Its disk stalls for good.
@@ -143,6 +145,7 @@ impl Node {
             rejections: 0,
             step_downs: (0, 0),
             led: false,
+            fetched: false,
             vote_found: None,
             stalled: false,
             asked: 0,
