@@ -245,6 +245,8 @@ goals! {
     RestoreDoneAgain,
     /// A process died while a snapshot was on its way into it.
     DiedDuringInstall,
+    /// In a cluster that was healed already, a process died with a whole snapshot that it had not looked at.
+    DiedWithSnapshot,
     /// A state was replaced on request.
     StateRebuilt,
     /// A leader's state was found to differ.

@@ -90,6 +90,8 @@ pub(super) struct Node {
     pub(super) frozen_until: u64,
     /// Dies after so many more effects.
     pub(super) dies_in: Option<u64>,
+    /// It dies when it has the whole of a snapshot, before it looks at it.
+    pub(super) dies_with_snapshot: bool,
     /// When the next tick is scheduled.
     pub(super) tick_at: u64,
     /// Its disk failed: it answers nobody and waits for its end.
@@ -139,6 +141,7 @@ impl Node {
             inbox: Vec::new(),
             frozen_until: 0,
             dies_in: None,
+            dies_with_snapshot: false,
             tick_at: u64::MAX,
             failed: false,
             seen: Seen::default(),
