@@ -7,6 +7,7 @@ use crate::effect::Effect;
 use crate::member::Member;
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken};
+use crate::suffix::is_ahead;
 use crate::types::{Index, LogId, NodeId};
 
 /// How a poll stands.
@@ -39,6 +40,7 @@ impl Candidate {
     pub(crate) fn ask_before(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
         member.counters.pre_votes_started += 1;
         let mut candidate = Self::new(member);
+        candidate.election_deadline = member.pre_vote_deadline();
         let last = member.log.last();
         for peer in member.peers() {
             member.say_in_term(peer, member.term.next(), Message::PreVote { last }, effects);
@@ -69,6 +71,7 @@ impl Candidate {
     pub(crate) fn on_answer(&mut self, member: &Member, from: NodeId, granted: bool) -> Poll {
         if member.configuration().is_voter(from) {
             if granted {
+                self.refused.remove(&from);
                 let news = self.granted.insert(from);
                 if !news && broken(Mutant::SameVoterCountsAgain) {
                     self.granted.insert(NodeId(u64::MAX - self.granted.len() as u64));
@@ -120,15 +123,18 @@ pub(crate) fn on_pre_vote(
 ) {
     let from = envelope.from;
     let content_with_leader = live_leader.is_some_and(|leader| leader != from) && !broken(Mutant::LiveLeaderDeposed);
+    let (votes, own) = (!content_with_leader && member.may_vote(), member.log.last());
+    let ahead = (votes && is_ahead(own, last)).then_some(own);
     let granted = envelope.term > member.term
-        && !content_with_leader
-        && member.may_vote()
-        && is_up_to_date(last, member.log.last());
+        && votes
+        && is_up_to_date(last, own)
+        && (ahead.is_none() || !broken(Mutant::LongerLogIsAhead));
     if granted {
-        member.say_in_term(from, envelope.term, Message::PreVoteResponse { granted }, effects);
+        member.say_in_term(from, envelope.term, Message::PreVoteResponse { granted, ahead: None }, effects);
     } else if !broken(Mutant::RefusalTeachesNothing) {
-        // The refusal carries this node's own term: it must be durable, and teaches a node that lags in terms.
-        member.say(from, Message::PreVoteResponse { granted }, Index::ZERO, effects);
+        // The refusal carries this node's own term: it must be durable, and teaches a node that lags in terms. Where the
+        // asker's log is the reason, it may do something about that. [TH-SUFFIX]
+        member.say(from, Message::PreVoteResponse { granted, ahead }, Index::ZERO, effects);
     }
 }
 

@@ -1,14 +1,14 @@
 //! Appends whose entries are not all in memory, and what it takes to complete them.
 
-use crate::message::{Message, PeerMessage};
+use crate::message::PeerMessage;
 use crate::ports::{LogReader, ReadError};
 use crate::types::{Entry, GroupId, Index};
 
-/// An append whose entries are not all in memory. Complete it on a thread that may read the disk, then send it; until
-/// then, keep later messages with entries to the same peer behind it.
+/// An append or a suffix whose entries are not all in memory. Complete it on a thread that may read the disk, then send
+/// it; until then, keep later messages with entries to the same peer behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fill {
-    /// The append without its entries.
+    /// The message without its entries.
     pub message: PeerMessage,
     /// Entries from the end of the span that were in memory, which may be ahead of the disk.
     pub tail: Vec<Entry>,
@@ -33,7 +33,7 @@ impl Fill {
     /// [`Input::FillFailed`].
     pub fn complete(self, reader: &dyn LogReader) -> Result<PeerMessage, FillError> {
         let Self { mut message, tail } = self;
-        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+        let Some(span) = message.envelope.message.entries_mut() else {
             return Ok(message);
         };
         let last_to_read = tail.first().map_or_else(|| span.last().index, |entry| entry.id.index.prev());

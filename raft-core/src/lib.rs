@@ -114,6 +114,7 @@ pub mod replica;
 pub mod runs;
 pub mod snapshot;
 pub mod status;
+mod suffix;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;

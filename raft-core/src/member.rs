@@ -479,6 +479,14 @@ impl Member {
         self.now + timeout + Duration::from_nanos(self.random.below(unless(Mutant::TimeoutsAreEqual, spread, 0)))
     }
 
+    /// A random time from T/2 to T from now, to ask anew whether one would be elected: that costs nobody anything, and
+    /// those who still heard a leader may hear none any more. So a refusal costs less than T.
+    pub(crate) fn pre_vote_deadline(&mut self) -> Duration {
+        let half = self.config.election_timeout / 2;
+        let spread = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
+        self.now + half + Duration::from_nanos(self.random.below(unless(Mutant::TimeoutsAreEqual, spread, 0)))
+    }
+
     /// Whether this node may vote: its memory is whole. Whether it is a voter is known to those who ask: this log may not
     /// say so yet. Thesis 4.2.1, 4.2.2 \[TH-OTHERS-VOTERS\]
     pub(crate) fn may_vote(&self) -> bool {

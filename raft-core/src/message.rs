@@ -11,7 +11,7 @@ pub struct Envelope {
     /// Whom it is for.
     pub to: NodeId,
     /// The sender's term; for [`Message::PreVote`] and a granted [`Message::PreVoteResponse`] the term that the asker
-    /// would campaign in.
+    /// would campaign in; for the answers to [`Message::FetchSuffix`] the asker's term.
     pub term: Term,
     /// What it says.
     pub message: Message,
@@ -31,6 +31,32 @@ pub enum Message {
     PreVoteResponse {
         /// Whether it would.
         granted: bool,
+        /// In a refusal, where the refuser's log ends, if that is the reason: it is more up to date than the asker's,
+        /// and no leader was heard for an election timeout. The asker may fetch what it lacks.
+        ahead: Option<LogId>,
+    },
+    /// "What follows `prev` in your log?", asked by a node that would be elected but for its log, of one that refused it
+    /// ([`Message::PreVoteResponse`]). Neither question nor answer changes any term. ADR 16.
+    FetchSuffix {
+        /// The last entry of the asker's log that may be in the other's.
+        prev: LogId,
+    },
+    /// Answer to [`Message::FetchSuffix`], in the asker's term: entries of a log that is more up to date, from the one
+    /// after `entries.prev` on, as many as an append may hold. They travel beside it, as an append's do. They are no
+    /// leader's word: nothing is verified or committed by them.
+    Suffix {
+        /// The entries, by name; at least one.
+        entries: Span,
+        /// Where the sender's log ends.
+        last: LogId,
+    },
+    /// Answer to [`Message::FetchSuffix`], in the asker's term: these entries do not follow `prev` here.
+    SuffixRefused {
+        /// The `prev.index` that was asked for.
+        prev: Index,
+        /// The newest entry of this log that could be in the asker's: ask from there or before. None when nothing is to
+        /// be had: a leader was heard, the log is not ahead any more, or what is needed was compacted.
+        hint: Option<LogId>,
     },
     /// RequestVote: "vote for me in this term". Raft §5.2.
     Vote {
@@ -104,12 +130,31 @@ pub enum Message {
 }
 
 impl Message {
+    /// The entries that travel beside it, by name, if it is of a kind that has some.
+    #[must_use]
+    pub fn entries(&self) -> Option<&Span> {
+        match self {
+            Self::Append { entries, .. } | Self::Suffix { entries, .. } => Some(entries),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn entries_mut(&mut self) -> Option<&mut Span> {
+        match self {
+            Self::Append { entries, .. } | Self::Suffix { entries, .. } => Some(entries),
+            _ => None,
+        }
+    }
+
     /// A short name for logs, metrics and scripts.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::PreVote { .. } => "PreVote",
             Self::PreVoteResponse { .. } => "PreVoteResponse",
+            Self::FetchSuffix { .. } => "FetchSuffix",
+            Self::Suffix { .. } => "Suffix",
+            Self::SuffixRefused { .. } => "SuffixRefused",
             Self::Vote { .. } => "Vote",
             Self::VoteResponse { .. } => "VoteResponse",
             Self::Append { .. } => "Append",
@@ -124,13 +169,14 @@ impl Message {
     }
 }
 
-/// What a [`Transport`](crate::ports::Transport) carries: an envelope and, for an append, the entries that it names.
+/// What a [`Transport`](crate::ports::Transport) carries: an envelope and, for an append or a suffix, the entries that it
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerMessage {
     /// Which Raft group it belongs to.
     pub group: GroupId,
     /// The message.
     pub envelope: Envelope,
-    /// The entries of a [`Message::Append`]: exactly those that its span names. Empty otherwise.
+    /// The entries of a [`Message::Append`] or [`Message::Suffix`]: exactly those that its span names. Empty otherwise.
     pub entries: Vec<Entry>,
 }

@@ -127,6 +127,18 @@ mutants! {
         /// A new leader drops what it does not know to be committed from its own log.
         LeaderDropsUncommitted,
     }
+    Safety, "ADR 16: the suffix of a log that is ahead" {
+        /// The longer log counts as ahead, whatever its last term: what this node helped to commit gives way to it.
+        LongerLogIsAhead,
+        /// Entries are taken whenever they come, whoever was asked what: also from below what a leader was promised.
+        StaleSuffixTaken,
+        /// Whoever is asked for a suffix does not look whether it holds the entry before it.
+        SuffixPrevUnchecked,
+        /// What was fetched counts as equal to the next leader's log.
+        SuffixCountsAsVerified,
+        /// What was fetched counts as committed.
+        SuffixCommitted,
+    }
     Safety, "paper §5.3, §5.4.2: commitment" {
         /// Entries of older terms are committed by counting (Figure 8): they can be overwritten afterwards.
         OldTermCommittedByCounting,
@@ -268,6 +280,8 @@ mutants! {
         TimeoutsAreEqual,
         /// A refused PreVote says nothing of its term: a node behind in terms and ahead in its log blocks the others.
         RefusalTeachesNothing,
+        /// Nobody fetches what it lacks: where only a node whose log is behind reaches a majority, nobody leads.
+        SuffixNeverFetched,
         /// A PreVote raises the term of those it asks: whoever comes back from a cut deposes the leader.
         PreVoteRaisesTerm,
         /// Nodes that hear from a leader vote it out: whoever cannot reach it deposes it for all.

@@ -14,6 +14,7 @@ use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
 use crate::reads::Reader;
 use crate::status::Role;
+use crate::suffix::Ahead;
 use crate::types::{Index, NodeId, Term, Ticket};
 
 /// One member of one group, as a pure state machine: no clock, no I/O, no thread, no payload bytes.
@@ -29,7 +30,7 @@ pub struct Raft {
 #[derive(Debug)]
 pub(crate) enum RoleState {
     Follower(Follower),
-    PreCandidate(Candidate),
+    PreCandidate(Candidate, Ahead),
     Candidate(Candidate),
     Leader(Leader),
 }
@@ -141,7 +142,7 @@ impl Raft {
                     follower.ask_for_reads(&mut self.member, effects);
                 }
             }
-            RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => {
+            RoleState::PreCandidate(candidate, _) | RoleState::Candidate(candidate) => {
                 // A split vote, or answers that never came: ask again, after another random time. [F2-CAND-TIMEOUT]
                 if self.member.now >= candidate.election_deadline {
                     if broken(Mutant::CandidateNeverRetries) {
@@ -160,7 +161,7 @@ impl Raft {
     }
 
     /// Nobody was heard for too long. A node that may not vote, or whose disk stalls, has no business to lead.
-    fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
+    pub(crate) fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
         if !self.member.may_lead() {
             self.role = RoleState::Follower(Follower::new(&mut self.member, None));
             // Whom they were asked of is forgotten: a question that stays out would want a tick at once, for ever.
@@ -172,18 +173,25 @@ impl Raft {
         self.member.reads.restart();
         let candidate = Candidate::ask_before(&mut self.member, effects);
         let poll = candidate.poll(&self.member);
-        self.role = RoleState::PreCandidate(candidate);
+        self.role = RoleState::PreCandidate(candidate, self.logs_ahead());
         self.on_poll(poll, effects);
     }
 
-    fn on_poll(&mut self, poll: Poll, effects: &mut Vec<Effect>) {
+    pub(crate) fn on_poll(&mut self, poll: Poll, effects: &mut Vec<Effect>) {
         match (poll, &self.role) {
-            (Poll::Won, RoleState::PreCandidate(_)) => {
+            (Poll::Won, RoleState::PreCandidate(..)) => {
                 self.role = RoleState::Candidate(Candidate::campaign(&mut self.member, effects));
             }
             // [F2-CAND-WIN]
             (Poll::Won, RoleState::Candidate(_)) => {
                 self.role = RoleState::Leader(Leader::take_over(&mut self.member, effects));
+            }
+            (Poll::Lost, RoleState::PreCandidate(candidate, _)) => {
+                let ask_again = candidate.election_deadline;
+                self.become_follower(None, effects);
+                if let RoleState::Follower(follower) = &mut self.role {
+                    follower.election_deadline = ask_again;
+                }
             }
             (Poll::Lost, _) => self.become_follower(None, effects),
             _ => {}
@@ -191,11 +199,14 @@ impl Raft {
     }
 
     /// Follows from now on; reads that waited for a round of this node are asked for anew.
-    fn become_follower(&mut self, leader: Option<NodeId>, effects: &mut Vec<Effect>) {
+    pub(crate) fn become_follower(&mut self, leader: Option<NodeId>, effects: &mut Vec<Effect>) {
         let mut follower = Follower::new(&mut self.member, leader);
         if let (RoleState::Follower(was), None) = (&self.role, leader) {
             // A later term alone is no reason for more patience. [F2-FOLLOWER-TIMEOUT]
             follower.election_deadline = was.election_deadline.max(self.member.now);
+        }
+        if leader.is_some() && broken(Mutant::SuffixCountsAsVerified) && self.member.counters.suffixes_fetched > 0 {
+            follower.verified = self.member.log.last().index;
         }
         if let (RoleState::Follower(was), true) = (&self.role, broken(Mutant::VerifiedOutlivesLeader)) {
             follower.verified = was.verified;
@@ -369,8 +380,11 @@ impl Raft {
             }
             return;
         }
-        if let Message::PreVoteResponse { granted: true } = envelope.message {
-            return self.on_pre_vote_granted(envelope, effects);
+        match &envelope.message {
+            Message::PreVoteResponse { granted: true, .. } => return self.on_pre_vote_granted(envelope, effects),
+            Message::FetchSuffix { prev } => return self.on_fetch_suffix(envelope, *prev, effects),
+            Message::Suffix { .. } | Message::SuffixRefused { .. } => return self.on_suffix_answer(envelope, effects),
+            _ => {}
         }
         if envelope.term > self.member.term {
             // A candidate that cannot reach the leader must not depose it for those who can. Thesis 4.2.3
@@ -381,9 +395,13 @@ impl Raft {
                 return;
             }
             self.member.adopt_term(envelope.term);
+            let lagged = matches!(self.role, RoleState::PreCandidate(..));
             let leads = matches!(envelope.message, Message::Append { .. } | Message::Heartbeat { .. });
             if self.role() != Role::Leader || !broken(Mutant::HigherTermKeepsLeader) {
                 self.become_follower(leads.then_some(from), effects);
+            }
+            if lagged {
+                self.ask_soon();
             }
         } else if envelope.term < self.member.term && !is_believed_though_old(&envelope.message) {
             return self.on_old_term(envelope, effects);
@@ -410,12 +428,7 @@ impl Raft {
                     self.on_poll(poll, effects);
                 }
             }
-            Message::PreVoteResponse { granted } => {
-                if let RoleState::PreCandidate(candidate) = &mut self.role {
-                    let poll = candidate.on_answer(&self.member, from, *granted);
-                    self.on_poll(poll, effects);
-                }
-            }
+            Message::PreVoteResponse { ahead, .. } => self.on_pre_vote_refused(from, *ahead, effects),
             Message::ReadIndexResponse { number, index } => {
                 if let RoleState::Follower(follower) = &self.role {
                     follower.on_read_index_response(&mut self.member, from, *number, *index, effects);
@@ -452,7 +465,7 @@ impl Raft {
     fn follow(&mut self, from: NodeId, effects: &mut Vec<Effect>) -> bool {
         match &self.role {
             RoleState::Follower(follower) if follower.leader.is_none_or(|leader| leader == from) => true,
-            RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
+            RoleState::PreCandidate(..) | RoleState::Candidate(_) => {
                 self.become_follower(Some(from), effects);
                 true
             }
@@ -499,11 +512,13 @@ impl Raft {
         let asked_now = envelope.term == self.member.term.next();
         let taken_for_vote = envelope.term == self.member.term && broken(Mutant::PreVoteCountsAsVote);
         let poll = match &mut self.role {
-            RoleState::PreCandidate(candidate) if asked_now => candidate.on_answer(&self.member, envelope.from, true),
+            RoleState::PreCandidate(candidate, _) if asked_now => {
+                candidate.on_answer(&self.member, envelope.from, true)
+            }
             RoleState::Candidate(candidate) if taken_for_vote => candidate.on_answer(&self.member, envelope.from, true),
             _ => return,
         };
-        self.on_poll(poll, effects);
+        self.fetch_or_give_up(poll, effects);
     }
 
     /// A message of an older term has no effect but to teach its sender, if it leads or asks to lead.
@@ -531,7 +546,7 @@ impl Raft {
     }
 
     /// The leader that this node has no reason to doubt: itself, or one heard within an election timeout.
-    fn live_leader(&self) -> Option<NodeId> {
+    pub(crate) fn live_leader(&self) -> Option<NodeId> {
         match &self.role {
             RoleState::Leader(_) => Some(self.member.id()),
             RoleState::Follower(follower) if follower.has_live_leader(&self.member) => follower.leader,
@@ -539,7 +554,7 @@ impl Raft {
         }
     }
 
-    fn refuse(&mut self, from: NodeId, reason: &'static str, effects: &mut Vec<Effect>) {
+    pub(crate) fn refuse(&mut self, from: NodeId, reason: &'static str, effects: &mut Vec<Effect>) {
         self.member.counters.messages_refused += 1;
         effects.push(Effect::Refused { from, reason });
     }

@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
 use crate::membership::{Change, ChangeRefusal, Configuration};
-use crate::message::{Envelope, Message, PeerMessage};
+use crate::message::{Envelope, PeerMessage};
 use crate::mutant::{Mutant, broken};
 use crate::ports::{LogWrite, Recovered};
 use crate::raft::Raft;
@@ -340,19 +340,19 @@ impl<W> Replica<W> {
             out.push(Output::Refused { from, reason: "a message for another group" });
             return;
         }
-        match &mut envelope.message {
-            Message::Append { entries: span, .. } => match Span::of(span.prev, &entries) {
+        match envelope.message.entries_mut() {
+            Some(span) => match Span::of(span.prev, &entries) {
                 Ok(described) if described.runs == span.runs => *span = described,
                 _ => {
-                    out.push(Output::Refused { from, reason: "an append whose entries are not those it names" });
+                    out.push(Output::Refused { from, reason: "a message whose entries are not those it names" });
                     return;
                 }
             },
-            _ if !entries.is_empty() => {
+            None if !entries.is_empty() => {
                 out.push(Output::Refused { from, reason: "entries beside a message that names none" });
                 return;
             }
-            _ => {}
+            None => {}
         }
         self.run(now, Event::Receive(envelope), Payloads::Received(entries), out);
     }
@@ -457,7 +457,7 @@ impl<W> Replica<W> {
     /// A message, with its entries if they are in memory; else a [`Fill`].
     fn send(&self, envelope: Envelope) -> Output<W> {
         let mut message = PeerMessage { group: self.group, envelope, entries: Vec::new() };
-        let Message::Append { entries: span, .. } = &mut message.envelope.message else {
+        let Some(span) = message.envelope.message.entries_mut() else {
             return Output::Send(message);
         };
         if span.is_empty() {

@@ -65,6 +65,8 @@ pub struct Counters {
     pub elections_won: u64,
     /// PreVote rounds that it began.
     pub pre_votes_started: u64,
+    /// Messages of entries that it took from a voter whose log was ahead, to be electable. ADR 16.
+    pub suffixes_fetched: u64,
     /// Times that the known leader changed to another node.
     pub leader_changes: u64,
     /// Times that it stepped down because it heard from no quorum.

@@ -16,7 +16,7 @@ impl Raft {
     pub fn deadline(&self) -> Duration {
         let own = match &self.role {
             RoleState::Follower(follower) => follower.election_deadline,
-            RoleState::PreCandidate(candidate) | RoleState::Candidate(candidate) => candidate.election_deadline,
+            RoleState::PreCandidate(candidate, _) | RoleState::Candidate(candidate) => candidate.election_deadline,
             RoleState::Leader(leader) => leader.heartbeat_due,
         };
         match self.member.reads.repeat_at(self.member.config.heartbeat_interval) {
@@ -101,7 +101,7 @@ impl Raft {
     pub fn role(&self) -> Role {
         match &self.role {
             RoleState::Follower(_) => Role::Follower,
-            RoleState::PreCandidate(_) => Role::PreCandidate,
+            RoleState::PreCandidate(..) => Role::PreCandidate,
             RoleState::Candidate(_) => Role::Candidate,
             RoleState::Leader(_) => Role::Leader,
         }

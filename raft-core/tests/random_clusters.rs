@@ -209,7 +209,10 @@ impl Cluster {
             Message::AppendAccepted { matched } if term == envelope.term => {
                 assert!(*matched <= durable.last().index, "an acknowledgement ahead of the disk");
             }
-            Message::PreVote { .. } | Message::PreVoteResponse { granted: true } => {}
+            Message::PreVote { .. }
+            | Message::PreVoteResponse { granted: true, .. }
+            | Message::Suffix { .. }
+            | Message::SuffixRefused { .. } => {}
             _ => assert!(term >= envelope.term, "{envelope:?} left before its term was durable"),
         }
         self.network.push(message);

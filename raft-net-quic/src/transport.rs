@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raft_core::message::{Message, PeerMessage};
+use raft_core::message::PeerMessage;
 use raft_core::ports::{
     Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RequestError, SnapshotError, SnapshotOffer, SnapshotSent,
     SnapshotSource, Transport,
 };
+use raft_core::runs::Span;
 use raft_core::types::{NodeId, NodeName};
 
 use crate::config::{QuicConfig, SetupError};
@@ -75,10 +76,7 @@ impl Transport for QuicTransport {
 
     fn send(&self, to: NodeId, message: PeerMessage) {
         assert!(
-            match &message.envelope.message {
-                Message::Append { entries, .. } => entries.count() == message.entries.len() as u64,
-                _ => message.entries.is_empty(),
-            },
+            message.envelope.message.entries().map_or(0, Span::count) == message.entries.len() as u64,
             "a message comes with exactly the entries that it names"
         );
         match self.shared.link_by_id(to) {

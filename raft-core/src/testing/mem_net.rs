@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::message::{Message, PeerMessage};
+use crate::message::PeerMessage;
 use crate::ports::{
     Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, SnapshotError,
     SnapshotOffer, SnapshotSent, SnapshotSource, Transport,
@@ -380,7 +380,7 @@ impl Node {
 
     /// Queues a message, or says that its lane is full.
     fn arrive(&mut self, from: &NodeName, message: PeerMessage) -> Result<(), &'static str> {
-        let is_append = matches!(message.envelope.message, Message::Append { .. });
+        let is_append = message.envelope.message.entries().is_some();
         let lane = if is_append { &mut self.bulk } else { &mut self.urgent };
         let of_sender = lane.iter().filter(|arrival| arrival.from == *from);
         let (count, bytes) =

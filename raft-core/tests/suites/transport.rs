@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raft_core::message::{Message, PeerMessage};
+use raft_core::message::PeerMessage;
 use raft_core::ports::{
     Inbound, LocalIdentity, Peer, PeerStatus, RefusalCounts, RemoteIdentity, RequestError, SnapshotError,
     SnapshotOffer, SnapshotSent, SnapshotSink, SnapshotSource, Transport,
@@ -332,7 +332,7 @@ impl Transport for Broken {
 
     fn send(&self, to: NodeId, mut message: PeerMessage) {
         let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        let is_append = matches!(message.envelope.message, Message::Append { .. });
+        let is_append = message.envelope.message.entries().is_some();
         match self.fault {
             Fault::LosesPayload => {
                 let unknown = message.entries.iter_mut().find(|entry| matches!(entry.kind, EntryKind::Unknown(_)));

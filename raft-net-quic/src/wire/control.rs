@@ -16,7 +16,7 @@ pub(crate) struct Ask {
     pub(crate) last_term: u64,
 }
 
-/// `PreVoteResponse` and `VoteResponse`. Tag 5 is reserved.
+/// `PreVoteResponse` and `VoteResponse`. `ahead_index` is zero where the log is no reason to refuse. Tag 5 is reserved.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct AskAnswer {
     #[prost(uint64, tag = "1")]
@@ -27,9 +27,13 @@ pub(crate) struct AskAnswer {
     pub(crate) term: u64,
     #[prost(bool, tag = "4")]
     pub(crate) granted: bool,
+    #[prost(uint64, tag = "6")]
+    pub(crate) ahead_index: u64,
+    #[prost(uint64, tag = "7")]
+    pub(crate) ahead_term: u64,
 }
 
-/// `Append`. The entries follow `prev` without a gap; list `i` of each kind belongs to entry `prev_index + 1 + i`, and
+/// `Append`, and `Suffix`, which has no `commit` and says where its sender's log ends. The entries follow `prev` without a gap; list `i` of each kind belongs to entry `prev_index + 1 + i`, and
 /// its payload is the next `lengths[i]` bytes of the body.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Append {
@@ -53,6 +57,10 @@ pub(crate) struct Append {
     pub(crate) lengths: Vec<u32>,
     #[prost(fixed32, repeated, tag = "10")]
     pub(crate) checksums: Vec<u32>,
+    #[prost(uint64, tag = "11")]
+    pub(crate) last_index: u64,
+    #[prost(uint64, tag = "12")]
+    pub(crate) last_term: u64,
 }
 
 /// `AppendAccepted`. Tags 5 and 6 are reserved.
@@ -82,6 +90,40 @@ pub(crate) struct AppendRejected {
     #[prost(uint64, tag = "5")]
     pub(crate) hint_index: u64,
     #[prost(uint64, tag = "6")]
+    pub(crate) hint_term: u64,
+}
+
+/// `FetchSuffix`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FetchSuffix {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) prev_index: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) prev_term: u64,
+}
+
+/// `SuffixRefused`. The beginning of a log (`0@0`) is a hint too, so whether there is one is said apart.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SuffixRefused {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) prev: u64,
+    #[prost(bool, tag = "5")]
+    pub(crate) has_hint: bool,
+    #[prost(uint64, tag = "6")]
+    pub(crate) hint_index: u64,
+    #[prost(uint64, tag = "7")]
     pub(crate) hint_term: u64,
 }
 

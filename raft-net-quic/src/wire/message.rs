@@ -15,10 +15,11 @@ use crate::config::Limits;
 /// copy; larger ones are handed on as they are.
 pub(crate) const COPY_BYTES_MAX: usize = 4096;
 
-/// The lane that a message travels in. Appends keep their order; everything else is small and must not wait for them.
+/// The lane that a message travels in. What carries entries keeps its order; everything else is small and must not wait
+/// for that.
 pub(crate) fn lane_of(message: &Message) -> StreamKind {
     match message {
-        Message::Append { .. } => StreamKind::Append,
+        Message::Append { .. } | Message::Suffix { .. } => StreamKind::Append,
         _ => StreamKind::Control,
     }
 }
@@ -47,11 +48,18 @@ impl Batch {
         match content {
             Message::PreVote { last } => put(frame_type::PRE_VOTE, &ask(from, to, term, *last)),
             Message::Vote { last } => put(frame_type::VOTE, &ask(from, to, term, *last)),
-            Message::PreVoteResponse { granted } => {
-                put(frame_type::PRE_VOTE_RESPONSE, &control::AskAnswer { from, to, term, granted: *granted })
+            Message::PreVoteResponse { granted, ahead } => {
+                put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead))
             }
             Message::VoteResponse { granted } => {
-                put(frame_type::VOTE_RESPONSE, &control::AskAnswer { from, to, term, granted: *granted })
+                put(frame_type::VOTE_RESPONSE, &ask_answer(from, to, term, *granted, None))
+            }
+            Message::FetchSuffix { prev } => put(
+                frame_type::FETCH_SUFFIX,
+                &control::FetchSuffix { from, to, term, prev_index: prev.index.0, prev_term: prev.term.0 },
+            ),
+            Message::SuffixRefused { prev, hint } => {
+                put(frame_type::SUFFIX_REFUSED, &suffix_refused(from, to, term, *prev, *hint))
             }
             Message::AppendAccepted { matched } => {
                 put(frame_type::APPEND_ACCEPTED, &control::AppendAccepted { from, to, term, matched: matched.0 })
@@ -84,11 +92,26 @@ impl Batch {
             Message::Removed { configuration } => {
                 put(frame_type::REMOVED, &control::Removed { from, to, term, configuration: configuration.0 })
             }
-            Message::Append { entries, commit } => self.push_append(message, entries, *commit, limits),
+            Message::Append { entries, commit } => {
+                let rest = control::Append { commit: commit.0, ..Default::default() };
+                self.push_entries(frame_type::APPEND, message, entries.prev, rest, limits)
+            }
+            Message::Suffix { entries, last } => {
+                let rest = control::Append { last_index: last.index.0, last_term: last.term.0, ..Default::default() };
+                self.push_entries(frame_type::SUFFIX, message, entries.prev, rest, limits)
+            }
         }
     }
 
-    fn push_append(&mut self, message: &PeerMessage, span: &Span, commit: Index, limits: &Limits) -> bool {
+    /// A frame with entries behind `prev`; `rest` holds the fields that are its own.
+    fn push_entries(
+        &mut self,
+        kind: u8,
+        message: &PeerMessage,
+        prev: LogId,
+        rest: control::Append,
+        limits: &Limits,
+    ) -> bool {
         let entries = &message.entries;
         let body_len = entries.iter().fold(0usize, |sum, entry| sum.saturating_add(entry.payload.bytes().len()));
         if entries.len() > limits.frame_entries_max || body_len > limits.frame_bytes_max {
@@ -98,15 +121,15 @@ impl Batch {
             from: message.envelope.from.0,
             to: message.envelope.to.0,
             term: message.envelope.term.0,
-            prev_index: span.prev.index.0,
-            prev_term: span.prev.term.0,
-            commit: commit.0,
+            prev_index: prev.index.0,
+            prev_term: prev.term.0,
             terms: entries.iter().map(|entry| entry.id.term.0).collect(),
             kinds: entries.iter().map(|entry| entry.kind.code()).collect(),
             lengths: entries.iter().map(|entry| entry.payload.bytes().len() as u32).collect(),
             checksums: entries.iter().map(|entry| entry.payload.checksum()).collect(),
+            ..rest
         };
-        if !put_head(&mut self.buffer, frame_type::APPEND, message.group.0, &control, body_len, limits) {
+        if !put_head(&mut self.buffer, kind, message.group.0, &control, body_len, limits) {
             return false;
         }
         for entry in entries {
@@ -146,11 +169,22 @@ fn ask(from: u64, to: u64, term: u64, last: LogId) -> control::Ask {
     control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0 }
 }
 
+fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>) -> control::AskAnswer {
+    let end = ahead.unwrap_or(LogId::ZERO);
+    control::AskAnswer { from, to, term, granted, ahead_index: end.index.0, ahead_term: end.term.0 }
+}
+
+fn suffix_refused(from: u64, to: u64, term: u64, prev: Index, hint: Option<LogId>) -> control::SuffixRefused {
+    let at = hint.unwrap_or(LogId::ZERO);
+    let (hint_index, hint_term) = (at.index.0, at.term.0);
+    control::SuffixRefused { from, to, term, prev: prev.0, has_hint: hint.is_some(), hint_index, hint_term }
+}
+
 /// Reads a frame of a lane. `None` when its type is not known to this version.
 pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage>, Malformed> {
     let group = GroupId(frame.group);
-    if frame.kind == frame_type::APPEND {
-        return decode_append(frame, limits).map(Some);
+    if matches!(frame.kind, frame_type::APPEND | frame_type::SUFFIX) {
+        return decode_entries(frame, limits).map(Some);
     }
     let kind = frame.kind;
     let (from, to, term, message) = match kind {
@@ -161,11 +195,12 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (ask.from, ask.to, ask.term, message)
         }
         frame_type::PRE_VOTE_RESPONSE | frame_type::VOTE_RESPONSE => {
-            let control::AskAnswer { from, to, term, granted } = parse(&frame)?;
+            let control::AskAnswer { from, to, term, granted, ahead_index, ahead_term } = parse(&frame)?;
+            let end = log_id(ahead_index, ahead_term)?;
             let message = if kind == frame_type::VOTE_RESPONSE {
                 Message::VoteResponse { granted }
             } else {
-                Message::PreVoteResponse { granted }
+                Message::PreVoteResponse { granted, ahead: (end.index > Index::ZERO).then_some(end) }
             };
             (from, to, term, message)
         }
@@ -198,12 +233,24 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             let control::Removed { from, to, term, configuration } = parse(&frame)?;
             (from, to, term, Message::Removed { configuration: index(configuration)? })
         }
+        frame_type::FETCH_SUFFIX | frame_type::SUFFIX_REFUSED => decode_suffix_talk(&frame)?,
         frame_type::HELLO | frame_type::WELCOME | frame_type::REFUSAL => return Err(Malformed::OutOfPlace),
         frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED => return Err(Malformed::OutOfPlace),
         _ => return Ok(None),
     };
     let envelope = Envelope { from: NodeId(from), to: NodeId(to), term: checked_term(term)?, message };
     Ok(Some(PeerMessage { group, envelope, entries: Vec::new() }))
+}
+
+/// The question for a suffix, and its refusal.
+fn decode_suffix_talk(frame: &Frame) -> Result<(u64, u64, u64, Message), Malformed> {
+    if frame.kind == frame_type::FETCH_SUFFIX {
+        let control::FetchSuffix { from, to, term, prev_index, prev_term } = parse(frame)?;
+        return Ok((from, to, term, Message::FetchSuffix { prev: log_id(prev_index, prev_term)? }));
+    }
+    let control::SuffixRefused { from, to, term, prev, has_hint, hint_index, hint_term } = parse(frame)?;
+    let at = log_id(hint_index, hint_term)?;
+    Ok((from, to, term, Message::SuffixRefused { prev: index(prev)?, hint: has_hint.then_some(at) }))
 }
 
 /// The control part of a message that has no body.
@@ -214,7 +261,8 @@ pub(super) fn parse<M: prost::Message + Default>(frame: &Frame) -> Result<M, Mal
     M::decode(&frame.control[..]).map_err(|_| Malformed::Control)
 }
 
-fn decode_append(frame: Frame, limits: &Limits) -> Result<PeerMessage, Malformed> {
+fn decode_entries(frame: Frame, limits: &Limits) -> Result<PeerMessage, Malformed> {
+    let kind = frame.kind;
     let append = control::Append::decode(frame.control).map_err(|_| Malformed::Control)?;
     let count = append.terms.len();
     if count > limits.frame_entries_max {
@@ -247,7 +295,11 @@ fn decode_append(frame: Frame, limits: &Limits) -> Result<PeerMessage, Malformed
     if !sound {
         return Err(Malformed::PayloadChecksum);
     }
-    let message = Message::Append { entries: span, commit: index(append.commit)? };
+    let message = if kind == frame_type::SUFFIX {
+        Message::Suffix { entries: span, last: log_id(append.last_index, append.last_term)? }
+    } else {
+        Message::Append { entries: span, commit: index(append.commit)? }
+    };
     let envelope =
         Envelope { from: NodeId(append.from), to: NodeId(append.to), term: checked_term(append.term)?, message };
     Ok(PeerMessage { group: GroupId(frame.group), envelope, entries })

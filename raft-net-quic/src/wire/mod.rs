@@ -79,6 +79,9 @@ pub(crate) mod frame_type {
     pub(crate) const HEARTBEAT_RESPONSE: u8 = 24;
     pub(crate) const READ_INDEX: u8 = 25;
     pub(crate) const READ_INDEX_RESPONSE: u8 = 26;
+    pub(crate) const FETCH_SUFFIX: u8 = 27;
+    pub(crate) const SUFFIX: u8 = 28;
+    pub(crate) const SUFFIX_REFUSED: u8 = 29;
     pub(crate) const REMOVED: u8 = 30;
     pub(crate) const REQUEST: u8 = 64;
     pub(crate) const ANSWER: u8 = 65;

@@ -31,7 +31,11 @@ fn every_message() -> Vec<PeerMessage> {
     let last = LogId::new(Index(5), Term(4));
     let plain = [
         Message::PreVote { last },
-        Message::PreVoteResponse { granted: true },
+        Message::PreVoteResponse { granted: true, ahead: None },
+        Message::PreVoteResponse { granted: false, ahead: Some(last) },
+        Message::FetchSuffix { prev: last },
+        Message::SuffixRefused { prev: Index(9), hint: Some(LogId::ZERO) },
+        Message::SuffixRefused { prev: Index(9), hint: None },
         Message::Vote { last },
         Message::VoteResponse { granted: false },
         Message::AppendAccepted { matched: Index(12) },
@@ -50,7 +54,13 @@ fn every_message() -> Vec<PeerMessage> {
     let mut unknown = entry(8, 5, "later");
     unknown.kind = EntryKind::Unknown(200);
     all.push(append(last, vec![entry(6, 4, "small"), noop, unknown, entry(9, 6, large), entry(10, 6, "")]));
+    all.push(suffix(last, vec![entry(6, 4, "small"), entry(7, 6, "")]));
     all
+}
+
+fn suffix(prev: LogId, entries: Vec<Entry>) -> PeerMessage {
+    let span = Span::of(prev, &entries).unwrap();
+    message(9, Message::Suffix { entries: span, last: LogId::new(Index(70), Term(8)) }, entries)
 }
 
 fn bytes_of(messages: &[PeerMessage]) -> Vec<u8> {
@@ -102,6 +112,27 @@ fn the_bytes_of_a_heartbeat_never_change() {
     assert_eq!(bytes[HEADER_LEN..], [8, 1, 16, 2, 24, 4, 32, 2, 40, 77]);
     assert_eq!(bytes[24..28], crc32c::crc32c(&bytes[HEADER_LEN..]).to_be_bytes());
     assert_eq!(bytes[28..32], crc32c::crc32c(&bytes[..28]).to_be_bytes());
+}
+
+#[test]
+fn the_bytes_of_a_fetched_suffix_never_change() {
+    let control = |content| {
+        let bytes = bytes_of(&[message(4, content, Vec::new())]);
+        (bytes[3], bytes[HEADER_LEN..].to_vec())
+    };
+    let at = LogId::new(Index(5), Term(3));
+    let refusal = Message::PreVoteResponse { granted: false, ahead: Some(at) };
+    assert_eq!(control(refusal), (17, vec![8, 1, 16, 2, 24, 4, 48, 5, 56, 3]));
+    assert_eq!(control(Message::FetchSuffix { prev: at }), (27, vec![8, 1, 16, 2, 24, 4, 32, 5, 40, 3]));
+    let refused = |hint| control(Message::SuffixRefused { prev: Index(9), hint });
+    assert_eq!(refused(Some(at)), (29, vec![8, 1, 16, 2, 24, 4, 32, 9, 40, 1, 48, 5, 56, 3]));
+    assert_eq!(refused(None), (29, vec![8, 1, 16, 2, 24, 4, 32, 9]));
+    let bytes = bytes_of(&[suffix(at, vec![entry(6, 4, "x")])]);
+    assert_eq!(bytes[3], 28);
+    let checksum = crc32c::crc32c(b"x").to_le_bytes();
+    let lists = [&[58, 1, 4, 66, 1, 2, 74, 1, 1, 82, 4][..], &checksum].concat();
+    let expected = [&[8, 1, 16, 2, 24, 9, 32, 5, 40, 3][..], &lists, &[88, 70, 96, 8], b"x"].concat();
+    assert_eq!(bytes[HEADER_LEN..], expected);
 }
 
 #[test]
@@ -208,6 +239,7 @@ fn append_control(count: usize) -> control::Append {
         kinds: vec![2; count].into(),
         lengths: vec![1; count],
         checksums: vec![crc32c::crc32c(b"x"); count],
+        ..Default::default()
     }
 }
 
@@ -236,6 +268,9 @@ fn appends_whose_parts_do_not_fit_are_refused_by_name() {
     assert_eq!(refused(&|append| append.commit = u64::MAX, b"xx"), Malformed::BeyondLimit);
     assert_eq!(refused(&|append| append.term = u64::MAX, b"xx"), Malformed::BeyondLimit);
     assert_eq!(refused(&|_| {}, b"xy"), Malformed::PayloadChecksum);
+    let ends_beyond = control::Append { last_index: u64::MAX, ..append_control(2) };
+    let suffix = frame(frame_type::SUFFIX, &ends_beyond, b"xx");
+    assert_eq!(decode_all(&suffix, &limits).unwrap_err(), Malformed::BeyondLimit);
     assert_eq!(refused(&|append| *append = append_control(5), b"xxxxx"), Malformed::TooManyEntries);
 }
 

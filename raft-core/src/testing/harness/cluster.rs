@@ -141,6 +141,7 @@ impl Harness {
                 ("elections_started", counters.elections_started),
                 ("elections_won", counters.elections_won),
                 ("pre_votes_started", counters.pre_votes_started),
+                ("suffixes_fetched", counters.suffixes_fetched),
                 ("leader_changes", counters.leader_changes),
                 ("check_quorum_step_downs", counters.check_quorum_step_downs),
                 ("disk_stall_step_downs", counters.disk_stall_step_downs),
@@ -166,6 +167,7 @@ fn settings(config: &mut Config, arguments: &mut Arguments) -> Result<(), Script
         match key.as_str() {
             "seed" => config.seed = number(&value)?,
             "append_bytes_max" => config.append_bytes_max = number(&value)?,
+            "append_entries_max" => config.append_entries_max = number(&value)?,
             "inflight_appends_max" => config.inflight_appends_max = number(&value)? as usize,
             "inflight_entries_max" => config.inflight_entries_max = number(&value)?,
             "inflight_bytes_max" => config.inflight_bytes_max = number(&value)?,

@@ -27,17 +27,17 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
     let granted = arguments.flag("granted");
     Ok(match kind {
         "PreVote" => Message::PreVote { last },
-        "PreVoteResponse" => Message::PreVoteResponse { granted },
+        "PreVoteResponse" => Message::PreVoteResponse { granted, ahead: arguments.log_id("ahead")? },
+        "FetchSuffix" => Message::FetchSuffix { prev: arguments.log_id("prev")?.unwrap_or(LogId::ZERO) },
+        "Suffix" => Message::Suffix { entries: named(arguments, entries)?, last },
+        "SuffixRefused" => {
+            Message::SuffixRefused { prev: Index(number(arguments, "prev")?), hint: arguments.log_id("hint")? }
+        }
         "Vote" => Message::Vote { last },
         "VoteResponse" => Message::VoteResponse { granted },
         "Append" => {
             let commit = Index(number(arguments, "commit")?);
-            let prev = arguments.log_id("prev")?.unwrap_or(LogId::ZERO);
-            let named = match arguments.key("names") {
-                Some(names) => self::entries(&names)?,
-                None => entries.to_vec(),
-            };
-            Message::Append { entries: span(prev, &named), commit }
+            Message::Append { entries: named(arguments, entries)?, commit }
         }
         "AppendAccepted" => Message::AppendAccepted { matched: Index(number(arguments, "matched")?) },
         "AppendRejected" => {
@@ -60,6 +60,13 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
         },
         other => return Err(format!("no message is called `{other}`").into()),
     })
+}
+
+/// The entries that the message names: those that come along, if `names` says nothing else.
+fn named(arguments: &mut Arguments, entries: &[Entry]) -> Result<Span, ScriptError> {
+    let prev = arguments.log_id("prev")?.unwrap_or(LogId::ZERO);
+    let names = arguments.key("names").map(|names| self::entries(&names)).transpose()?;
+    Ok(span(prev, names.as_deref().unwrap_or(entries)))
 }
 
 fn number(arguments: &mut Arguments, key: &str) -> Result<u64, ScriptError> {

@@ -86,16 +86,27 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
     let mut text = envelope.message.name().to_owned();
     let about_terms = matches!(
         envelope.message,
-        Message::PreVote { .. } | Message::PreVoteResponse { .. } | Message::Vote { .. } | Message::VoteResponse { .. }
+        Message::PreVote { .. }
+            | Message::PreVoteResponse { .. }
+            | Message::FetchSuffix { .. }
+            | Message::Suffix { .. }
+            | Message::SuffixRefused { .. }
+            | Message::Vote { .. }
+            | Message::VoteResponse { .. }
     );
     if about_terms || envelope.term != newest {
         let _ = write!(text, " term={}", envelope.term);
     }
     let _ = match &envelope.message {
         Message::PreVote { last } | Message::Vote { last } => write!(text, " last={last}"),
-        Message::PreVoteResponse { granted } | Message::VoteResponse { granted } => {
+        Message::PreVoteResponse { granted: false, ahead: Some(end) } => write!(text, " refused ahead={end}"),
+        Message::PreVoteResponse { granted, .. } | Message::VoteResponse { granted } => {
             write!(text, " {}", if *granted { "granted" } else { "refused" })
         }
+        Message::FetchSuffix { prev } => write!(text, " prev={prev}"),
+        Message::Suffix { entries, last } => write!(text, " prev={} {} last={last}", entries.prev, span(entries)),
+        Message::SuffixRefused { prev, hint: Some(hint) } => write!(text, " prev={prev} hint={hint}"),
+        Message::SuffixRefused { prev, hint: None } => write!(text, " prev={prev}"),
         Message::Append { entries, commit } => {
             write!(text, " prev={} {} commit={commit}", entries.prev, span(entries))
         }

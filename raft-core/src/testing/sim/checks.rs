@@ -86,6 +86,9 @@ impl World {
             let led = entry.seen.role == Role::Leader && entry.seen.term == replica.raft().term();
             assert!(!(leads && led), "[leader append-only] the leader truncates at {from}");
         }
+        self.truncations += 1;
+        self.check_quorum_keeps(node, from);
+        let entry = &self.nodes[node];
         let durable = entry.disk.durable.marks.at(from);
         let was_durable = durable.is_some() && durable == entry.log.at(from);
         let differs = |other: &Node| {
@@ -109,6 +112,26 @@ impl World {
         }
     }
 
+    /// Whoever truncates is not one of the quorum that made an entry committed.
+    fn check_quorum_keeps(&self, node: usize, from: Index) {
+        let last = self.ghost.last().min(self.nodes[node].log.last());
+        if last < from {
+            return;
+        }
+        let committed = &self.ghost.committed[usize::try_from(last.prev().0).expect("a small index")].mark;
+        let holds = |other: &usize| {
+            let disk = &self.nodes[*other].disk;
+            let held = |marks: &Marks| marks.at(last) == Some(committed);
+            *other != node && (held(&disk.durable.marks) || (disk.lost.is_some() && held(&disk.forgotten)))
+        };
+        let holders = (0..self.nodes.len()).filter(holds).count();
+        assert!(
+            self.nodes[node].log.at(last) != Some(committed) || holders > self.nodes.len() / 2,
+            "[a quorum keeps what is committed] n{} drops {last}, which {holders} others hold",
+            node + 1
+        );
+    }
+
     fn elected(&mut self, node: usize, term: Term) {
         self.check_elected_by_quorum(node, term.0);
         let first = self.ghost.elected(node, term.0, &self.nodes[node].log);
@@ -118,6 +141,8 @@ impl World {
             self.goals.reach_if(self.believed(node).seats().len() == 1, Goal::SingleVoterElected);
             self.goals.reach_if(self.nodes[node].led, Goal::FormerLeaderElected);
             self.nodes[node].led = true;
+            let fetched = std::mem::take(&mut self.nodes[node].fetched);
+            self.goals.reach_if(fetched, Goal::ElectedAfterSuffix);
             let leaders = self.nodes.iter().filter(|entry| entry.leads()).count();
             self.goals.reach_if(leaders > 1, Goal::TwoLeadersAtOnce);
         }
@@ -231,7 +256,10 @@ impl World {
         };
         match &envelope.message {
             // They promise nothing.
-            Message::PreVote { .. } | Message::PreVoteResponse { granted: true } => return,
+            Message::PreVote { .. }
+            | Message::PreVoteResponse { granted: true, .. }
+            | Message::Suffix { .. }
+            | Message::SuffixRefused { .. } => return,
             Message::Vote { .. } => {
                 voted(envelope.from);
                 self.ghost.voted(node, term.0, envelope.from.0);
@@ -271,16 +299,22 @@ impl World {
                 self.goals.reach(Goal::AppendRejected);
                 self.goals.reach_if(self.nodes[node].rejections == 3, Goal::LongRepair);
             }
-            Message::PreVoteResponse { .. } => self.goals.reach(Goal::PreVoteRefused),
-            Message::VoteResponse { .. } => {
-                self.goals.reach(Goal::VoteRefused);
-                let entry = &self.nodes[node];
-                let kept = hard_state.term == term && hard_state.vote.is_some_and(|vote| vote != envelope.to);
-                let in_former_life = entry.vote_found == Some(hard_state);
-                self.goals.reach_if(kept && in_former_life, Goal::VoteRememberedAcrossRestart);
+            Message::PreVoteResponse { ahead, .. } => {
+                self.goals.reach(Goal::PreVoteRefused);
+                self.goals.reach_if(ahead.is_some(), Goal::RefusedForItsLog);
             }
+            Message::VoteResponse { .. } => self.note_refused_vote(node, envelope),
             _ => {}
         }
+    }
+
+    fn note_refused_vote(&mut self, node: usize, envelope: &Envelope) {
+        self.goals.reach(Goal::VoteRefused);
+        let entry = &self.nodes[node];
+        let hard_state = entry.disk.durable.hard_state;
+        let kept = hard_state.term == envelope.term && hard_state.vote.is_some_and(|vote| vote != envelope.to);
+        let in_former_life = entry.vote_found == Some(hard_state);
+        self.goals.reach_if(kept && in_former_life, Goal::VoteRememberedAcrossRestart);
     }
 
     /// What is acknowledged is durable here, and is what the leader of that term has.
@@ -337,6 +371,11 @@ impl World {
                 self.goals.reach_if(forgot && !stale, Goal::ForgetfulFollowerRepaired);
             }
             Message::ReadIndexResponse { .. } => self.goals.reach_if(stale, Goal::StaleReadIndexResponse),
+            Message::SuffixRefused { prev, hint } => {
+                self.goals.reach(if hint.is_some() { Goal::SuffixHinted } else { Goal::SuffixNotToBeHad });
+                let against = hint.is_some() && *prev <= seen.commit && seen.role == Role::PreCandidate;
+                self.goals.reach_if(against, Goal::AheadAgainstCommitted);
+            }
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ use crate::message::{Message, PeerMessage};
 use crate::raft::RoleState;
 use crate::replica::Input;
 use crate::status::Role;
+use crate::testing::sim::goals::Goal;
 use crate::testing::sim::members::{NODES_MAX, quorum};
 use crate::testing::sim::network::place;
 use crate::testing::sim::world::World;
@@ -16,6 +17,7 @@ impl World {
         let (from, before) = (message.envelope.from, self.nodes[node].seen);
         let leaves_the_term = match &message.envelope.message {
             Message::PreVote { .. } => Some("[a PreVote changes nothing]"),
+            Message::FetchSuffix { .. } => Some("[a question for a suffix changes nothing]"),
             Message::Vote { .. } if self.follows_another(node, from) => Some("[a live leader is protected]"),
             _ => None,
         };
@@ -25,8 +27,21 @@ impl World {
         );
         let is_old = message.envelope.term < before.term;
         let believed = self.match_index(node, from);
+        if let Message::Append { .. } = &message.envelope.message {
+            self.nodes[node].fetched = false;
+        }
+        let offered = matches!(&message.envelope.message, Message::Suffix { .. });
+        let awaited = before.role == Role::PreCandidate && message.envelope.term == before.term;
+        let log = offered.then(|| (self.nodes[node].log.last(), self.truncations));
         self.step(node, Input::Receive(message));
         let after = self.nodes[node].seen;
+        if let Some((end, truncations)) = log {
+            let took = self.nodes[node].log.last() != end || self.truncations > truncations;
+            assert!(!took || awaited, "[a suffix is for who waits for it] n{} takes one from {from}", node + 1);
+            self.nodes[node].fetched |= took;
+            self.goals.reach(if took { Goal::SuffixFetched } else { Goal::SuffixCameLate });
+            self.goals.reach_if(self.truncations > truncations, Goal::SuffixReplacedTail);
+        }
         if let Some(property) = leaves_the_term {
             assert_eq!(after.term, before.term, "{property} n{} enters a term for {from}", node + 1);
         }

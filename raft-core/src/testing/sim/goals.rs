@@ -41,6 +41,24 @@ goals! {
     StalePreVoteDelivered,
     /// A PreVote was refused.
     PreVoteRefused,
+    /// A refusal said that the log was the reason, and where the refuser's ends.
+    RefusedForItsLog,
+    /// A node took entries of a log that was ahead of its own.
+    SuffixFetched,
+    /// They took the place of others.
+    SuffixReplacedTail,
+    /// A node was elected with entries that it had fetched.
+    ElectedAfterSuffix,
+    /// It was asked for entries behind the place where the logs part.
+    SuffixHinted,
+    /// Nothing was to be had where entries were asked for.
+    SuffixNotToBeHad,
+    /// Entries came that nobody waited for.
+    SuffixCameLate,
+    /// A log that was ahead held something else where an entry is known committed here.
+    AheadAgainstCommitted,
+    /// With the faults still on, a majority that a single node reaches went on to commit.
+    PartialMajorityWentOn,
     /// A request for a vote of an old term arrived.
     StaleVoteDelivered,
     /// A vote was refused.
@@ -227,6 +245,8 @@ goals! {
     RestoreDoneAgain,
     /// A process died while a snapshot was on its way into it.
     DiedDuringInstall,
+    /// In a cluster that was healed already, a process died with a whole snapshot that it had not looked at.
+    DiedWithSnapshot,
     /// A state was replaced on request.
     StateRebuilt,
     /// A leader's state was found to differ.

@@ -93,6 +93,8 @@ pub(super) struct Node {
     pub(super) frozen_until: u64,
     /// Dies after so many more effects.
     pub(super) dies_in: Option<u64>,
+    /// It dies when it has the whole of a snapshot, before it looks at it.
+    pub(super) dies_with_snapshot: bool,
     /// When the next tick is scheduled.
     pub(super) tick_at: u64,
     /// Its disk failed: it answers nobody and waits for its end.
@@ -102,6 +104,8 @@ pub(super) struct Node {
     pub(super) rejections: u64,
     pub(super) step_downs: (u64, u64),
     pub(super) led: bool,
+    /// Its log ends in entries that it fetched, and no leader has spoken since.
+    pub(super) fetched: bool,
     /// The term and vote that the process found when it started.
     pub(super) vote_found: Option<HardState>,
     /// Its disk stalls for good.
@@ -143,12 +147,14 @@ impl Node {
             inbox: Vec::new(),
             frozen_until: 0,
             dies_in: None,
+            dies_with_snapshot: false,
             tick_at: u64::MAX,
             failed: false,
             seen: Seen::default(),
             rejections: 0,
             step_downs: (0, 0),
             led: false,
+            fetched: false,
             vote_found: None,
             stalled: false,
             asked: 0,

@@ -17,7 +17,7 @@ use crate::types::{Index, NodeId};
 
 /// With standing faults, a connected majority must commit a new write within this long: tens of election timeouts.
 const MAJORITY_GOES_ON_WITHIN: u64 = 30_000_000_000;
-/// What a partial majority is given to do the same; that it does is counted, not demanded.
+/// What a partial majority is given to do the same where that is not demanded; then it is counted.
 const PARTIAL_MAJORITY_WITHIN: u64 = 4_000_000_000;
 /// A healed cluster must agree within this long.
 const AGREES_WITHIN: u64 = 30_000_000_000;
@@ -87,8 +87,18 @@ impl World {
             Reach::Partial => {
                 self.goals.reach(Goal::PartialMajority);
                 self.tally.partial_majorities.0 += 1;
-                let went_on = self.goes_on(operations, began + PARTIAL_MAJORITY_WITHIN);
-                self.tally.partial_majorities.1 += u64::from(went_on);
+                let demanded = self.keeps_time() && self.is_plainly_cut();
+                let bound = if demanded { MAJORITY_GOES_ON_WITHIN } else { PARTIAL_MAJORITY_WITHIN };
+                let went_on = self.goes_on(operations, began + bound);
+                assert!(
+                    went_on || !demanded,
+                    "[a partial majority goes on] nothing was committed for {} s though a node reaches a majority: {}",
+                    (self.now - began) / 1_000_000_000,
+                    self.picture()
+                );
+                self.goals.reach_if(went_on && demanded, Goal::PartialMajorityWentOn);
+                let soon = went_on && self.now <= began + PARTIAL_MAJORITY_WITHIN;
+                self.tally.partial_majorities.1 += u64::from(soon);
             }
         }
     }
@@ -108,8 +118,10 @@ impl World {
         if self.plan.lockstep != 0 {
             self.power_returns();
         }
-        if (draw >> 3) & 7 == 0 {
-            return self.deafen_leader();
+        match (draw >> 3) & 7 {
+            0 => return self.deafen_leader(),
+            1 if self.nodes.len() >= 4 => return self.leave_to_laggard(),
+            _ => {}
         }
         let (of, both) = match (draw >> 1) & 3 {
             0 => return,
@@ -143,6 +155,28 @@ impl World {
         self.network.heal();
         for other in (0..self.nodes.len()).filter(|other| *other != leader) {
             self.network.link(other, leader).cut = true;
+        }
+    }
+
+    /// Only the node whose log is most behind reaches a majority, by a link to each of the others that are in it: it has to
+    /// fetch what it lacks.
+    fn leave_to_laggard(&mut self) {
+        let count = self.nodes.len();
+        let end = |node: &usize| {
+            let log = &self.nodes[*node].log;
+            (log.at(log.last()).map_or(0, |mark| mark.term), log.last())
+        };
+        let mut by_log: Vec<usize> = (0..count).filter(|node| self.nodes[*node].works(self.now)).collect();
+        by_log.sort_by_key(end);
+        let Some((laggard, others)) = by_log.split_first() else { return };
+        // With those that are most ahead.
+        let linked: Vec<usize> = others.iter().rev().take(count / 2).copied().collect();
+        for from in 0..count {
+            for to in 0..from {
+                let hub = (from == *laggard && linked.contains(&to)) || (to == *laggard && linked.contains(&from));
+                self.network.link(from, to).cut = !hub;
+                self.network.link(to, from).cut = !hub;
+            }
         }
     }
 
@@ -207,6 +241,18 @@ impl World {
             && plan.step_back == 0
     }
 
+    /// Whether links are there or not, for both directions, and nobody needs more than the entries of others: no snapshot, and
+    /// no state or disk of its own to repair.
+    fn is_plainly_cut(&self) -> bool {
+        let count = self.nodes.len();
+        let same = |a: usize, b: usize| self.network.is_cut(a, b) == self.network.is_cut(b, a);
+        let whole = |node: &Node| !node.rebuilds && node.disk.lost.is_none();
+        let cores = || self.nodes.iter().filter_map(|node| node.replica.as_ref().map(Replica::raft));
+        let begin = cores().map(|raft| raft.log_base().index).max().unwrap_or_default();
+        let reached = cores().map(|raft| raft.commit_index()).min().unwrap_or_default();
+        (0..count).all(|a| (0..a).all(|b| same(a, b))) && self.nodes.iter().all(whole) && begin <= reached
+    }
+
     /// Whether a write that was called from now on is acknowledged by `until`.
     fn goes_on(&mut self, operations: usize, until: u64) -> bool {
         let mut looked = operations;
@@ -250,12 +296,15 @@ impl World {
         if some { Reach::Partial } else { Reach::Nothing }
     }
 
-    /// Everything works again, and nobody begins anything new after a while.
+    /// Everything works again, and nobody begins anything new after a while. In half of the runs each node that gets a
+    /// snapshot yet dies with the first one, so that the leader stays and has to find out.
     fn heal(&mut self) {
         self.network.be_kind();
+        let die_with_snapshots = self.plan.fault_every != 0 && self.random.next_u64() & 1 == 0;
         self.healed_at = u32::try_from(self.clients.attempts.len()).ok();
         for node in 0..self.nodes.len() {
             let entry = &mut self.nodes[node];
+            entry.dies_with_snapshot = die_with_snapshots;
             entry.frozen_until = entry.frozen_until.min(self.now);
             if entry.failed || entry.stalled {
                 self.die(node);

@@ -135,13 +135,23 @@ impl World {
         if self.stage(to, id, (draw >> 16) % 1_000) {
             self.nodes[to].disk.snapshots.push(id);
             self.nodes[to].disk.staging = None;
-            let (receiver, wait) = (&self.nodes[to], 1 + draw % 1_000_000);
-            let here =
-                What::SnapshotHere { node: small(to), life: receiver.life, from: small(from), term: term.0, id: id.0 };
-            self.after(wait, here);
+            self.staged(&sending, draw);
             return self.end_sending(slot, id.0);
         }
         self.next_chunk(slot);
+    }
+
+    /// The receiver has them all: it is told so after a while, or is gone by then and knows nothing of it when it is back.
+    fn staged(&mut self, sending: &Sending, draw: u64) {
+        let Sending { from, to, term, id, .. } = *sending;
+        if std::mem::take(&mut self.nodes[to].dies_with_snapshot) {
+            self.goals.reach(Goal::DiedWithSnapshot);
+            self.die(to);
+            return self.after(1 + draw % 1_000_000, What::Start { node: small(to) });
+        }
+        let life = self.nodes[to].life;
+        let here = What::SnapshotHere { node: small(to), life, from: small(from), term: term.0, id: id.0 };
+        self.after(1 + draw % 1_000_000, here);
     }
 
     /// The receiver writes the next chunk that it misses. Returns whether it has them all.

@@ -130,6 +130,8 @@ pub(super) struct World {
     pub(super) sendings: Vec<Option<Sending>>,
     pub(super) tally: Tally,
     pub(super) goals: Goals,
+    /// Suffixes that were truncated, on all nodes.
+    pub(super) truncations: u64,
     /// How long a caller lets a node try, in nanoseconds.
     pub(super) patience: u64,
     pub(super) faults_change: bool,
@@ -164,6 +166,7 @@ impl World {
             fills: Vec::new(),
             library: Library::default(),
             sendings: Vec::new(),
+            truncations: 0,
             tally: Tally::default(),
             goals,
             patience: plan.patience * 1_000,

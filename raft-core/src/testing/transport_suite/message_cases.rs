@@ -87,8 +87,12 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
     ];
     let plain = [
         Message::PreVote { last },
-        Message::PreVoteResponse { granted: true },
-        Message::PreVoteResponse { granted: false },
+        Message::PreVoteResponse { granted: true, ahead: None },
+        Message::PreVoteResponse { granted: false, ahead: None },
+        Message::PreVoteResponse { granted: false, ahead: Some(LogId::new(Index(9), Term(2))) },
+        Message::FetchSuffix { prev: LogId::new(Index(9), Term(2)) },
+        Message::SuffixRefused { prev: Index(9), hint: Some(LogId::new(Index(4), Term(2))) },
+        Message::SuffixRefused { prev: Index(9), hint: None },
         Message::Vote { last: LogId::ZERO },
         Message::VoteResponse { granted: true },
         Message::VoteResponse { granted: false },
