@@ -17,6 +17,7 @@ use crate::query::{KvReader, View, Visit};
 use crate::settings::Settings;
 
 mod database;
+mod pace;
 mod retired;
 mod snapshot;
 mod writer;
@@ -79,7 +80,7 @@ impl KvStateMachine {
     /// Makes the next generation of a snapshot. Nothing counts on it yet.
     fn prepare(&self, from: &Path, to: &Path, last: LogId) -> Result<(Database, Meta, Marks), OpenError> {
         snapshot::install(from, to, last)?;
-        let Opened { database, meta, marks } = Database::open(to, false)?;
+        let Opened { database, meta, marks } = Database::open_restored(to)?;
         let missing = || OpenError::Damaged { path: to.to_owned(), reason: "the meta record is missing".into() };
         let meta = meta.ok_or_else(missing)?;
         // RocksDB has written files of its own by now.

@@ -9,11 +9,13 @@ use parking_lot::RwLock;
 use raft_core::ports::{QueryAnswer, QueryError};
 use raft_core::types::{Index, LogId};
 use rocksdb::compaction_filter::Decision;
+use rocksdb::properties::{self, PropName};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
     ReadOptions, ReadTier,
 };
 
+use super::pace::Pace;
 use crate::directory::OpenError;
 use crate::engine::{Header, Meta};
 use crate::manifest;
@@ -61,7 +63,7 @@ fn database_options() -> Options {
     options
 }
 
-fn families(horizon: &Arc<AtomicU64>) -> Vec<ColumnFamilyDescriptor> {
+fn families(horizon: &Arc<AtomicU64>, pace: &Arc<Pace>) -> Vec<ColumnFamilyDescriptor> {
     let cache = BLOCK_CACHE.get_or_init(|| Cache::new_lru_cache(BLOCK_CACHE_BYTES_MAX));
     FAMILIES
         .into_iter()
@@ -76,8 +78,9 @@ fn families(horizon: &Arc<AtomicU64>) -> Vec<ColumnFamilyDescriptor> {
             options.set_write_buffer_size(WRITE_BUFFER_BYTES_MAX / 2);
             if name == VERSIONS {
                 // Looked for by ranges only, which no filter knows.
-                let horizon = Arc::clone(horizon);
-                options.set_compaction_filter("forgotten versions", move |_, row: &[u8], _: &[u8]| {
+                let (horizon, pace) = (Arc::clone(horizon), Arc::clone(pace));
+                options.set_compaction_filter("forgotten versions", move |_, row: &[u8], record: &[u8]| {
+                    pace.row(row.len() + record.len());
                     let forgotten = versions::superseded_in(row)
                         .is_some_and(|superseded| superseded.0 <= horizon.load(Ordering::Acquire));
                     if forgotten { Decision::Remove } else { Decision::Keep }
@@ -87,6 +90,13 @@ fn families(horizon: &Arc<AtomicU64>) -> Vec<ColumnFamilyDescriptor> {
                 table.set_bloom_filter(10.0, false);
                 options.set_memtable_whole_key_filtering(true);
                 options.set_memtable_prefix_bloom_ratio(0.02);
+                if !pace.is_free() {
+                    let pace = Arc::clone(pace);
+                    options.set_compaction_filter("pace", move |_, row: &[u8], record: &[u8]| {
+                        pace.row(row.len() + record.len());
+                        Decision::Keep
+                    });
+                }
             }
             options.set_block_based_table_factory(&table);
             ColumnFamilyDescriptor::new(name, options)
@@ -104,6 +114,7 @@ pub(super) struct Database {
     horizon: Arc<AtomicU64>,
     /// Held by those who need the horizon to stand still. Compactions do not wait for them, only its next move.
     still: RwLock<()>,
+    pub(super) pace: Arc<Pace>,
 }
 
 /// What a database holds beside rows. `meta` is `None` in one that was just made.
@@ -123,24 +134,33 @@ pub(super) struct Seen {
 impl Database {
     /// Opens the database in `path`; `make` makes one in an empty directory.
     pub(super) fn open(path: &Path, make: bool) -> Result<Opened, OpenError> {
+        Self::open_at(path, make, Pace::free())
+    }
+
+    /// Opens a database that was just made of a snapshot.
+    pub(super) fn open_restored(path: &Path) -> Result<Opened, OpenError> {
+        Self::open_at(path, false, Pace::held_back())
+    }
+
+    fn open_at(path: &Path, make: bool, pace: Pace) -> Result<Opened, OpenError> {
         check_manifest(path)?;
         let mut options = database_options();
         options.create_if_missing(make);
         options.create_missing_column_families(make);
-        let horizon = Arc::new(AtomicU64::new(0));
-        let db = DB::open_cf_descriptors(&options, path, families(&horizon)).map_err(storage(path))?;
+        let (horizon, pace) = (Arc::new(AtomicU64::new(0)), Arc::new(pace));
+        let db = DB::open_cf_descriptors(&options, path, families(&horizon, &pace)).map_err(storage(path))?;
         let (meta, marks) = records(&db, path)?;
         let (applied, oldest) = meta.as_ref().map_or_else(Default::default, |meta| (meta.applied, meta.oldest));
         // Nothing is in memory only yet.
         horizon.store(oldest.0, Ordering::Release);
-        let database = Self { db, applied: RwLock::new(applied), horizon, still: RwLock::new(()) };
+        let database = Self { db, applied: RwLock::new(applied), horizon, still: RwLock::new(()), pace };
         Ok(Opened { database, meta, marks })
     }
 
     /// Looks into a database that nobody has open. Nothing of it is changed; RocksDB may put a diary beside it.
     pub(super) fn look_into(path: &Path) -> Result<Seen, OpenError> {
         check_manifest(path)?;
-        let descriptors = families(&Arc::default());
+        let descriptors = families(&Arc::default(), &Arc::new(Pace::free()));
         let db =
             DB::open_cf_descriptors_read_only(&database_options(), path, descriptors, true).map_err(storage(path))?;
         let damaged = |reason: &str| OpenError::Damaged { path: path.to_owned(), reason: reason.into() };
@@ -174,6 +194,27 @@ impl Database {
             }
         }
         Ok(true)
+    }
+
+    /// Lets the compactions of a restored database go once it is in order, or when writes would soon wait for them.
+    pub(super) fn look_at_pace(&self) -> Result<(), rocksdb::Error> {
+        /// RocksDB slows writes down from 20 on.
+        const LEVEL_0_FILES_MANY: u64 = 10;
+        if self.pace.is_free() {
+            return Ok(());
+        }
+        let number =
+            |family, name: &PropName| Ok(self.db.property_int_value_cf(self.family(family), name)?.unwrap_or(0));
+        let running = self.db.property_int_value(properties::NUM_RUNNING_COMPACTIONS)?.unwrap_or(0);
+        let (mut owed, mut most) = (running, 0);
+        for family in FAMILIES {
+            owed += number(family, properties::COMPACTION_PENDING)?;
+            most = most.max(number(family, &properties::num_files_at_level(0))?);
+        }
+        if owed == 0 || most >= LEVEL_0_FILES_MANY {
+            self.pace.let_go();
+        }
+        Ok(())
     }
 
     /// The applied index of the state that is in files. What was replaced before the oldest revision of that state is

@@ -13,7 +13,7 @@ use crate::digest::Sum;
 use crate::engine::{Engine, EngineError, Header, Meta, Row};
 use crate::versions;
 
-/// After so many entries it is looked again which versions compactions may drop.
+/// After so many entries it is looked again which versions compactions may drop, and how fast they may be.
 const HORIZON_ENTRIES: u64 = 4096;
 /// When more stretches are forgotten at once than this, one range is deleted in place of rows.
 const STRETCHES_ONE_BY_ONE_MAX: u64 = 64;
@@ -84,6 +84,7 @@ impl Engine for Writer {
         if meta.applied.index.0 - self.looked.0 >= HORIZON_ENTRIES {
             self.looked = meta.applied.index;
             self.durable()?;
+            self.database.look_at_pace().map_err(failed("reading what compactions are owed"))?;
         }
         Ok(())
     }
@@ -245,5 +246,45 @@ mod tests {
         assert_eq!(writer.durable(), Ok(Index(101)));
         compact();
         assert_eq!(rows(&database), 40, "the versions that were replaced at 61 to 100");
+    }
+
+    #[test]
+    fn a_restored_database_is_held_back_until_nothing_is_owed_or_writes_would_wait() {
+        let root = tempfile::tempdir().unwrap();
+        let put_and_flush = |database: &Arc<Database>, index: u64| {
+            let header = Header { revision: Index(index), created: Index(1), version: index, sum: Sum::default() };
+            let row = |key| Row::Put { key: Bytes::from_static(key), header, value: Bytes::from(vec![7; 1 << 20]) };
+            let meta = Meta { applied: LogId::new(Index(index), Term(1)), ..Meta::new(Settings::default()) };
+            let mut writer = Writer::new(Arc::clone(database));
+            writer.write(vec![row(b"first"), row(b"last")], &meta).unwrap();
+            writer.flush().unwrap();
+        };
+        let first = Arc::new(Database::open(root.path(), true).unwrap().database);
+        assert!(first.pace.is_free());
+        put_and_flush(&first, 1);
+        drop(first);
+
+        let in_order = Database::open_restored(root.path()).unwrap().database;
+        assert!(!in_order.pace.is_free());
+        in_order.look_at_pace().unwrap();
+        assert!(in_order.pace.is_free());
+        drop(in_order);
+
+        let owed = Arc::new(Database::open_restored(root.path()).unwrap().database);
+        owed.pace.spend_for_tests(1 << 40);
+        std::thread::scope(|scope| {
+            scope.spawn(|| owed.db.compact_range_cf(owed.family(KEYS), None::<&[u8]>, None::<&[u8]>));
+            while owed.pace.sleepers() == 0 {
+                std::thread::yield_now();
+            }
+            for index in 2..10 {
+                put_and_flush(&owed, index);
+                owed.look_at_pace().unwrap();
+                assert!(!owed.pace.is_free(), "{index} files and a compaction that waits");
+            }
+            put_and_flush(&owed, 10);
+            owed.look_at_pace().unwrap();
+            assert!(owed.pace.is_free());
+        });
     }
 }
