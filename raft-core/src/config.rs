@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::handover::Priority;
 use crate::membership::Configuration;
 use crate::types::{GroupId, NodeId};
 
@@ -61,8 +62,11 @@ pub struct Config {
     pub retain_bytes_max: u64,
     /// Entries that the log keeps, likewise.
     pub retain_entries_max: u64,
-    /// A leader whose oldest write has not been durable for this long steps down: its disk stalls.
+    /// A leader whose oldest write has not been durable for this long hands over, or steps down: its disk stalls.
     pub disk_stall_timeout: Duration,
+    /// How much this node is wanted as leader, 0 to 100. Leaders hand over to voters of higher priority that are up to
+    /// date; with 0 it campaigns only when nobody else does.
+    pub priority: Priority,
 }
 
 /// A setting that cannot work, by its name.
@@ -103,6 +107,7 @@ impl Config {
             retain_bytes_max: 192 << 20,
             retain_entries_max: 1_000_000,
             disk_stall_timeout: 2 * election_timeout,
+            priority: Priority::default(),
         }
     }
 
@@ -133,6 +138,9 @@ impl Config {
                 format!("is {:?}", self.disk_stall_timeout),
                 "set at least the election timeout",
             );
+        }
+        if self.priority > Priority::MAX {
+            return refuse("priority", format!("is {}", self.priority), "set 0 to 100");
         }
         for (field, value) in [
             ("append_bytes_max", self.append_bytes_max),

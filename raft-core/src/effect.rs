@@ -1,5 +1,6 @@
 //! All that a core can ask for.
 
+use crate::handover::{HandedOver, HandoverRefused};
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
 use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
@@ -42,6 +43,13 @@ pub enum Effect {
         ticket: Ticket,
         /// What the state must have applied.
         index: Index,
+    },
+    /// What became of a handover, for one who asked for it.
+    Handover {
+        /// Who asked.
+        ticket: Ticket,
+        /// Who leads now, or why the leadership did not go where it should.
+        result: Result<HandedOver, HandoverRefused>,
     },
     /// A peer sent what no correct peer sends; it was dropped.
     Refused {
@@ -141,6 +149,9 @@ pub enum Rejection {
         /// Which setting.
         bound: &'static str,
     },
+    /// The leadership is being handed over; try again in a moment, at the leader that is known then.
+    #[error("the leadership is being handed over")]
+    HandingOver,
     /// The deadline came first.
     #[error("the deadline passed first")]
     Deadline,

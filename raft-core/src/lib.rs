@@ -88,6 +88,7 @@ pub mod config;
 pub mod effect;
 pub mod event;
 mod follower;
+pub mod handover;
 mod input;
 mod invariants;
 mod leader;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
+use crate::handover::Asked;
 use crate::log::Log;
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
@@ -77,6 +78,10 @@ pub(crate) struct Member {
     pub(crate) failed: bool,
     /// The state differs from that of the others: this node must not lead, since its answers would be wrong.
     pub(crate) fenced: bool,
+    /// The node rests, or is about to stop: it is not to lead.
+    pub(crate) drained: bool,
+    /// Who waits for a handover.
+    pub(crate) handover_asked: Option<Asked>,
     /// The state is to be replaced by the next snapshot; until then nothing is applied to it.
     rebuild: bool,
     arrived: Option<Arrived>,
@@ -125,6 +130,8 @@ impl Member {
             lost,
             failed: false,
             fenced: false,
+            drained: false,
+            handover_asked: None,
             rebuild: false,
             arrived: None,
             install: None,
@@ -461,11 +468,9 @@ impl Member {
         !self.failed && whole && self.config.founders.is_voter(self.id())
     }
 
-    /// Whether this node may campaign: it may vote, its disk works, and its state is that of the others and not about to
-    /// be replaced.
-    pub(crate) fn may_lead(&self) -> bool {
-        let state_is_sound = !self.fenced && !self.rebuild && !self.needs_its_snapshot();
-        self.may_vote() && !self.disk_stalls() && state_is_sound
+    /// Whether this node is able to lead: it may vote, its disk works, and no snapshot is on its way into it.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.may_vote() && !self.disk_stalls() && !self.needs_its_snapshot()
     }
 
     /// The other voters.

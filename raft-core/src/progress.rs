@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::handover::Standing;
 use crate::mutant::{Mutant, broken};
 use crate::types::{Index, LogId};
 
@@ -98,6 +99,8 @@ pub(crate) struct Progress {
     pub(crate) heard: bool,
     /// The newest round that it answered.
     pub(crate) answered_round: u64,
+    /// What it said of itself last; nothing yet in this term.
+    pub(crate) standing: Option<Standing>,
 }
 
 impl Progress {
@@ -110,6 +113,7 @@ impl Progress {
             contact: now,
             heard: false,
             answered_round: 0,
+            standing: None,
         }
     }
 

@@ -119,6 +119,8 @@ impl Raft {
             installing: member.needs_its_snapshot(),
             fenced: member.fenced,
             rebuilding: member.waits_for_rebuild(),
+            drained: member.drained,
+            handover: self.handover(),
             broadcast_time,
             leader_contact,
             counters: member.counters,
@@ -138,6 +140,7 @@ fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
             inflight_bytes: progress.inflight_bytes(),
             snapshot: progress.snapshot_sending(),
             last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
+            standing: progress.standing,
         })
         .collect()
 }

@@ -69,6 +69,11 @@ fn snapshot() {
 }
 
 #[test]
+fn handover() {
+    run("handover");
+}
+
+#[test]
 fn input() {
     run("input");
 }
@@ -78,7 +83,7 @@ fn input() {
 fn no_script_is_forgotten() {
     let directory = directory();
     let topics: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(topics.len(), 6, "a topic has no test of its own: {topics:?}");
+    assert_eq!(topics.len(), 7, "a topic has no test of its own: {topics:?}");
     let all = scripts(&directory).len();
     assert!(all > 60, "the scripts have moved: only {all} were found");
 }

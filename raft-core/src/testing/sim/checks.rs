@@ -38,6 +38,7 @@ impl World {
         if seen.role != before.role || seen.term != before.term {
             self.note_role(node, before, seen);
         }
+        self.note_handover(node, before, seen);
         if seen.commit > before.commit {
             self.check_commit(node, seen.commit, seen.term);
         }
@@ -59,6 +60,7 @@ impl World {
             let mark = *self.nodes[node].log.at(index).expect("an entry just written");
             self.ghost.appended(index, &mark);
             if let Some(attempt) = self.attempt_of(written) {
+                self.check_proposal(node, written);
                 self.clients.appended(attempt, node, written.id);
             }
         }
@@ -222,7 +224,7 @@ impl World {
         let handed: u64 = entry.applies.iter().map(job_bytes).sum();
         let bound = config.applying_bytes_max + config.append_bytes_max + 20_000;
         assert!(handed <= bound, "[bounded memory] {handed} bytes wait for the applier");
-        let waiting_max = 16 * self.clients.count();
+        let waiting_max = 16 * self.clients.count() + 64;
         assert!(replica.waiting() <= waiting_max, "[bounded memory] {} tries wait", replica.waiting());
         assert!(entry.disk.queue.len() <= 8_192, "[bounded memory] {} writes wait", entry.disk.queue.len());
     }
@@ -246,9 +248,10 @@ impl World {
             | Message::PreVoteResponse { granted: true, .. }
             | Message::Suffix { .. }
             | Message::SuffixRefused { .. } => return,
-            Message::Vote { .. } => {
+            Message::Vote { handover, .. } => {
                 voted(envelope.from);
                 self.ghost.voted(node, term.0, envelope.from.0);
+                self.check_handover_vote(node, term, *handover);
                 return;
             }
             Message::VoteResponse { granted: true } => {
@@ -269,6 +272,7 @@ impl World {
                 self.note_answered_round(node, envelope.to, term.0, *round);
                 self.check_acknowledgement(node, envelope, *matched);
             }
+            Message::TimeoutNow { last } => self.check_timeout_now(node, envelope, *last),
             Message::ReadIndex { number } => {
                 let entry = &mut self.nodes[node];
                 let before = entry.asked_before;
@@ -329,6 +333,7 @@ impl World {
         match &envelope.message {
             Message::PreVote { .. } => self.goals.reach_if(envelope.term <= seen.term, Goal::StalePreVoteDelivered),
             Message::Vote { .. } => self.goals.reach_if(stale, Goal::StaleVoteDelivered),
+            Message::TimeoutNow { .. } => self.goals.reach_if(stale, Goal::StaleTimeoutNowDelivered),
             Message::VoteResponse { granted: true } => {
                 let over = stale || seen.role != Role::Candidate;
                 self.goals.reach_if(over, Goal::GrantArrivedLate);
@@ -429,5 +434,6 @@ pub(super) fn look(replica: &Replica<Waiter>) -> Seen {
         commit: raft.commit_index(),
         applied: raft.applied_index(),
         durable: raft.durable_index(),
+        holds: raft.handover().is_some_and(|handover| handover.holds),
     }
 }

@@ -17,7 +17,12 @@ impl World {
         let leaves_the_term = match &message.envelope.message {
             Message::PreVote { .. } => Some("[a PreVote changes nothing]"),
             Message::FetchSuffix { .. } => Some("[a question for a suffix changes nothing]"),
-            Message::Vote { .. } if self.follows_another(node, from) => Some("[a live leader is protected]"),
+            Message::Vote { handover: false, .. } if self.follows_another(node, from) => {
+                Some("[a live leader is protected]")
+            }
+            Message::TimeoutNow { .. } if self.is_unfit(node) && message.envelope.term <= before.term => {
+                Some("[the unfit do not take over]")
+            }
             _ => None,
         };
         let answers = matches!(

@@ -26,10 +26,12 @@ enum Fault {
     LoseDisk,
     Unreachable,
     Rebuild,
+    HandOver,
+    Drain,
 }
 
 impl World {
-    fn weights(&self) -> [(Fault, u64); 14] {
+    fn weights(&self) -> [(Fault, u64); 16] {
         let plan = &self.plan;
         [
             (Fault::Crash, plan.crash),
@@ -46,6 +48,8 @@ impl World {
             (Fault::LoseDisk, plan.lose_disk),
             (Fault::Unreachable, plan.unreachable),
             (Fault::Rebuild, plan.rebuild),
+            (Fault::HandOver, plan.handover),
+            (Fault::Drain, plan.drain),
         ]
     }
 
@@ -118,6 +122,11 @@ impl World {
             Fault::SyncError => self.nodes[victim].disk.fault = Some(SyncFault::Fail),
             Fault::LoseDisk => self.lose_disk(victim, draw),
             Fault::Rebuild => self.begin_rebuild(victim),
+            Fault::HandOver => self.ask_handover(draw),
+            Fault::Drain => {
+                let drained = !self.nodes[victim].drained;
+                self.drain(victim, drained);
+            }
             Fault::Unreachable => {
                 let (node, life, peer) = (small(victim), self.nodes[victim].life, small(other));
                 if victim != other {
@@ -188,6 +197,7 @@ impl World {
         self.goals.reach_if(installs, Goal::DiedDuringInstall);
         let entry = &mut self.nodes[node];
         entry.rebuilds = false;
+        entry.drained = false;
         let forgets = std::mem::take(&mut entry.disk.forgets);
         entry.applies.clear();
         entry.applying = false;
@@ -259,9 +269,10 @@ impl World {
     }
 
     fn forget(&mut self, node: usize) {
-        // Nor beside one whose state is being replaced: with one that does not vote and one that does not lead, a third may
-        // be too far behind to do either.
-        if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some() || node.rebuilds) {
+        // Nor beside one whose state is being replaced, where logs are cut: that one leads in order to hand over, and sends
+        // nobody a snapshot.
+        let cut = self.plan.retain != 0;
+        if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some() || (node.rebuilds && cut)) {
             return;
         }
         if self.nodes[node].disk.forget() {

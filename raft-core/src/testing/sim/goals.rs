@@ -251,6 +251,28 @@ goals! {
     StateRebuilt,
     /// A leader's state was found to differ.
     LeaderFenced,
+    /// A leadership was handed over.
+    HandedOver,
+    /// A handover was given up, and the leader led on.
+    HandoverGivenUp,
+    /// Somebody asked for a handover that was under way.
+    HandoverJoined,
+    /// Somebody asked for another handover than that which was under way.
+    HandoverBusy,
+    /// Another node than the named one was elected.
+    HandoverWentElsewhere,
+    /// A proposal was refused since the leadership was being handed over.
+    ProposalInHandover,
+    /// A TimeoutNow of an old term arrived.
+    StaleTimeoutNowDelivered,
+    /// A leader handed over to a node of higher priority.
+    PriorityHandedOver,
+    /// A leader whose disk stalled handed over.
+    StallHandedOver,
+    /// A node was elected that leads only in order to hand over.
+    CaretakerElected,
+    /// A drained leader handed over.
+    DrainHandedOver,
     /// Everything was healed and agreed.
     Converged,
 }

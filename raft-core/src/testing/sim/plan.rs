@@ -137,6 +137,12 @@ plan! {
     chunk_damage,
     /// Weight: a state is found to differ and is replaced.
     rebuild,
+    /// Weight: somebody asks for another leader.
+    handover,
+    /// Weight: a node is drained, or not any more.
+    drain,
+    /// 1: some nodes are wanted more as leaders than others.
+    priorities,
 }
 
 /// Why a line is no plan.
@@ -214,6 +220,10 @@ impl Plan {
         plan.tight = draw.sometimes(2, 1);
         plan.cache = draw.sometimes(2, 600);
         plan.draw_snapshots(&mut draw);
+        plan.handover = draw.weight();
+        plan.drain = draw.weight();
+        plan.drain = draw.sometimes(3, plan.drain);
+        plan.priorities = draw.sometimes(3, 1);
         plan
     }
 

@@ -1,9 +1,11 @@
 //! What a node's log thread, applier and filler do.
 
+use crate::handover::HandoverRefused;
 use crate::ports::LogReader;
-use crate::replica::{Answer as ReplicaAnswer, ApplyBatch, Fill, FillError, Input, read_all};
+use crate::replica::{Answer as ReplicaAnswer, ApplyBatch, Fill, FillError, Input, Rejection, read_all};
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::handovers::is_handover;
 use crate::testing::sim::node::Job;
 use crate::testing::sim::node::Waiter;
 use crate::testing::sim::world::{What, World, small};
@@ -192,7 +194,12 @@ impl World {
     /// The replica answers a caller itself.
     pub(super) fn answer(&mut self, node: usize, attempt: Waiter, answer: ReplicaAnswer) {
         match answer {
+            ReplicaAnswer::Rejected { why: Rejection::Stopping, .. } if is_handover(attempt) => {
+                self.told_handover(attempt, Err(HandoverRefused::Stopping));
+            }
             ReplicaAnswer::Rejected { why, leader } => self.write_rejected(node, attempt, why, leader),
+            ReplicaAnswer::HandedOver(handed) => self.told_handover(attempt, Ok(handed)),
+            ReplicaAnswer::NotHandedOver { why, .. } => self.told_handover(attempt, Err(why)),
             ReplicaAnswer::Unknown { token } => self.write_unknown(attempt, token),
             ReplicaAnswer::ReadReady { index, .. } => self.read_ready(node, attempt, index),
         }

@@ -10,6 +10,7 @@ use crate::snapshot::Transfer;
 use crate::testing::sim::clients::Clients;
 use crate::testing::sim::ghost::Ghost;
 use crate::testing::sim::goals::{Goal, Goals};
+use crate::testing::sim::handovers::Handovers;
 use crate::testing::sim::network::{Arrival, Network, place};
 use crate::testing::sim::node::{Job, Node, Waiter};
 use crate::testing::sim::plan::Plan;
@@ -124,6 +125,7 @@ pub(super) struct World {
     pub(super) ghost: Ghost,
     pub(super) fills: Vec<Option<Fill>>,
     pub(super) library: Library,
+    pub(super) handovers: Handovers,
     pub(super) sendings: Vec<Option<Sending>>,
     pub(super) tally: Tally,
     pub(super) goals: Goals,
@@ -160,6 +162,7 @@ impl World {
             ghost: Ghost::new(count),
             fills: Vec::new(),
             library: Library::default(),
+            handovers: Handovers::default(),
             sendings: Vec::new(),
             truncations: 0,
             tally: Tally::default(),
