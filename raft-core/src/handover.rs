@@ -1,9 +1,9 @@
 //! Giving the leadership to another voter, on purpose. Thesis 3.10 \[TH-TRANSFER\].
 //!
-//! The leader brings the target's log up to its own end, then tells it to campaign at once (TimeoutNow). Proposals are
-//! taken while the target catches up with what was there when the handover began, and are refused only for the rest:
-//! what came meanwhile, the telling and the election. A target that is far behind or dead costs no write for that
-//! reason. Both parts last one election timeout at most; after that the leader leads on, and takes proposals again.
+//! The leader brings the target's log up to its own end, and when all of it is committed, tells it to campaign at once
+//! (TimeoutNow): no caller is left in doubt. Proposals are taken while the target catches up with what was there when
+//! the handover began, and are refused only for the rest: what came meanwhile, the telling and the election. So a target
+//! that is far behind or dead costs no write. Both parts last one election timeout at most; after that the leader leads on, and takes proposals again.
 //!
 //! A leader also hands over by itself: when its node is drained, when its disk stalls, when its state is found to differ
 //! from the others' (it leads only to hand over then), and to a voter of higher priority.
@@ -159,7 +159,7 @@ pub struct HandoverStatus {
 enum Phase {
     /// Proposals are taken, until the target has everything up to here.
     CatchUp { goal: Index },
-    /// They are refused, until the target has the whole log.
+    /// They are refused, until the target has the whole log and all of it is committed.
     Hold,
     /// The target was told to campaign, last at this time.
     Told { at: Duration },
@@ -306,8 +306,9 @@ impl Leader {
         {
             (handover.phase, handover.since) = (Phase::Hold, member.now);
         }
-        let is_equal = matched == last.index || broken(Mutant::TimeoutNowBeforeMatch);
-        if handover.phase == Phase::Hold && is_equal {
+        // What is committed is answered here and now; what is not would be in doubt for whoever waits for it.
+        let is_done = matched == last.index && member.commit_index == last.index;
+        if handover.phase == Phase::Hold && (is_done || broken(Mutant::TimeoutNowBeforeMatch)) {
             handover.phase = Phase::Told { at: member.now };
             member.say(handover.to, Message::TimeoutNow { last }, Index::ZERO, effects);
         }

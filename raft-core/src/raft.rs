@@ -274,7 +274,10 @@ impl Raft {
                 let poll = candidate.own_vote_is_durable(&self.member);
                 self.on_poll(poll, effects);
             }
-            RoleState::Leader(leader) => leader.advance_commit(&mut self.member, effects),
+            RoleState::Leader(leader) => {
+                leader.advance_commit(&mut self.member, effects);
+                leader.advance_handover(&mut self.member, effects);
+            }
             _ => {}
         }
     }

@@ -168,6 +168,8 @@ impl Driver {
                 // Nothing beyond it was handed to the applier, and nothing will be.
                 let _ = begun.send(self.replica.raft().commit_index());
             }
+            Event::HandOver { to, waiter } => self.step(Input::HandOver { to, waiter }),
+            Event::Drained(drained) => self.step(Input::Drained(drained)),
             Event::SnapshotWanted { to, at_least } => {
                 // Before the replica asks for one.
                 self.shared.snapshots.ask(to, at_least);
@@ -348,7 +350,9 @@ impl Driver {
         }
         for event in left.events {
             match event {
-                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) => waiter.tell(stopping()),
+                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) | Event::HandOver { waiter, .. } => {
+                    waiter.tell(stopping())
+                }
                 _ => {}
             }
         }

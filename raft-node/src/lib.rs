@@ -102,6 +102,7 @@ mod filler;
 mod founder;
 pub mod founding;
 pub mod handle;
+mod handovers;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod identity;

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use raft_core::handover::{Priority, Standing};
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::runs::Span;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
@@ -47,7 +48,10 @@ impl Batch {
         let mut put = |kind, control: &dyn PutHead| control.put(buffer, kind, group, 0, limits);
         match content {
             Message::PreVote { last } => put(frame_type::PRE_VOTE, &ask(from, to, term, *last)),
-            Message::Vote { last } => put(frame_type::VOTE, &ask(from, to, term, *last)),
+            Message::Vote { last, handover } => {
+                put(frame_type::VOTE, &control::Ask { handover: *handover, ..ask(from, to, term, *last) })
+            }
+            Message::TimeoutNow { last } => put(frame_type::TIMEOUT_NOW, &ask(from, to, term, *last)),
             Message::PreVoteResponse { granted, ahead } => {
                 put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead))
             }
@@ -78,9 +82,17 @@ impl Batch {
             Message::Heartbeat { commit, round } => {
                 put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit: commit.0, round: *round })
             }
-            Message::HeartbeatResponse { round, verified, matched } => put(
+            Message::HeartbeatResponse { round, verified, matched, standing } => put(
                 frame_type::HEARTBEAT_RESPONSE,
-                &control::HeartbeatResponse { from, to, term, round: *round, verified: verified.0, matched: matched.0 },
+                &control::HeartbeatResponse {
+                    from,
+                    to,
+                    term,
+                    round: *round,
+                    verified: verified.0,
+                    matched: matched.0,
+                    standing: standing_code(*standing),
+                },
             ),
             Message::ReadIndex { number } => {
                 put(frame_type::READ_INDEX, &control::ReadIndex { from, to, term, number: *number, index: 0 })
@@ -163,7 +175,30 @@ impl<M: prost::Message> PutHead for M {
 }
 
 fn ask(from: u64, to: u64, term: u64, last: LogId) -> control::Ask {
-    control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0 }
+    control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0, handover: false }
+}
+
+const UNFIT: u32 = 1;
+const PRIORITY_FIRST: u32 = 2;
+
+fn standing_code(standing: Standing) -> u32 {
+    match standing {
+        Standing::Unfit => UNFIT,
+        Standing::Fit(priority) => PRIORITY_FIRST + u32::from(priority.0),
+    }
+}
+
+fn standing(code: u32) -> Result<Standing, Malformed> {
+    match code {
+        0 => Ok(Standing::default()),
+        UNFIT => Ok(Standing::Unfit),
+        priority => u8::try_from(priority - PRIORITY_FIRST)
+            .ok()
+            .map(Priority)
+            .filter(|priority| *priority <= Priority::MAX)
+            .map(Standing::Fit)
+            .ok_or(Malformed::Control),
+    }
 }
 
 fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>) -> control::AskAnswer {
@@ -185,10 +220,14 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
     }
     let kind = frame.kind;
     let (from, to, term, message) = match kind {
-        frame_type::PRE_VOTE | frame_type::VOTE => {
+        frame_type::PRE_VOTE | frame_type::VOTE | frame_type::TIMEOUT_NOW => {
             let ask: control::Ask = parse(&frame)?;
             let last = log_id(ask.last_index, ask.last_term)?;
-            let message = if kind == frame_type::VOTE { Message::Vote { last } } else { Message::PreVote { last } };
+            let message = match kind {
+                frame_type::VOTE => Message::Vote { last, handover: ask.handover },
+                frame_type::TIMEOUT_NOW => Message::TimeoutNow { last },
+                _ => Message::PreVote { last },
+            };
             (ask.from, ask.to, ask.term, message)
         }
         frame_type::PRE_VOTE_RESPONSE | frame_type::VOTE_RESPONSE => {
@@ -214,9 +253,10 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (from, to, term, Message::Heartbeat { commit: index(commit)?, round })
         }
         frame_type::HEARTBEAT_RESPONSE => {
-            let control::HeartbeatResponse { from, to, term, round, verified, matched } = parse(&frame)?;
-            let (verified, matched) = (index(verified)?, index(matched)?);
-            (from, to, term, Message::HeartbeatResponse { round, verified, matched })
+            let control::HeartbeatResponse { from, to, term, round, verified, matched, standing: code } =
+                parse(&frame)?;
+            let (verified, matched, standing) = (index(verified)?, index(matched)?, standing(code)?);
+            (from, to, term, Message::HeartbeatResponse { round, verified, matched, standing })
         }
         frame_type::READ_INDEX => {
             let control::ReadIndex { from, to, term, number, index: _ } = parse(&frame)?;
