@@ -256,6 +256,11 @@ impl Leader {
         Some(HandoverStatus { to: running.to, cause: running.cause, holds })
     }
 
+    /// Whether the target was told to campaign.
+    pub(crate) fn was_handing_over(&self) -> bool {
+        matches!(self.succession.running, Some(Handover { phase: Phase::Told { .. }, .. }))
+    }
+
     /// Why no proposal is taken now, if none is. Thesis 3.10, step 1 \[TH-TRANSFER\].
     pub(crate) fn refuses_proposals(&self, member: &Member) -> Option<Rejection> {
         let holds = self.handover().is_some_and(|handover| handover.holds) && !broken(Mutant::ProposalsDuringHandover);

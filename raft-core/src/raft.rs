@@ -225,6 +225,7 @@ impl Raft {
         let was = std::mem::replace(&mut self.role, RoleState::Follower(follower));
         self.member.reads.restart();
         if let RoleState::Leader(was) = was {
+            self.member.counters.handovers_done += u64::from(was.was_handing_over());
             for ticket in was.rounds.into_local_reads() {
                 self.member.reads.push(ticket);
             }

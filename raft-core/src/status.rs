@@ -73,6 +73,8 @@ pub struct Counters {
     pub disk_stall_step_downs: u64,
     /// Handovers of its leadership that it began.
     pub handovers_begun: u64,
+    /// Handovers after which it leads no more: a later term began while its target was campaigning.
+    pub handovers_done: u64,
     /// Handovers that it gave up, and led on.
     pub handovers_given_up: u64,
     /// Times that it campaigned because its leader wanted it to.

@@ -10,6 +10,7 @@ use raft_core::ports::{QueryError, ReadError, SnapshotError};
 use raft_core::replica::Outcome;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 
+use crate::events::NodeEvent;
 pub use crate::handovers::{HandOverError, LeaderMoved};
 use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
 use crate::metrics::Metrics;
@@ -338,6 +339,13 @@ impl NodeHandle {
         let taking = tokio::spawn(async move { taker::take_now(&shared).await.map(|kept| kept.view()) });
         let Ok(taken) = tokio::time::timeout(timeout, taking).await else { return Err(TakeError::Deadline) };
         Ok(taken.unwrap_or_else(|error| Err(SnapshotError::Abandoned(error.to_string())))?)
+    }
+
+    /// The newest `limit` events of this node's life, the oldest of them first; at most
+    /// [`EVENTS_MAX`](crate::events::EVENTS_MAX) are kept.
+    #[must_use]
+    pub fn events(&self, limit: usize) -> Vec<NodeEvent> {
+        self.shared.events.newest(limit)
     }
 
     /// The node's metrics. With the feature `metrics`, more can be registered with its registry.

@@ -124,7 +124,7 @@ pub(crate) async fn here(shared: &Shared, to: Option<&NodeName>) -> Result<Leade
     }
     match answered.await {
         Ok(Ok(HandedOver { leader, term })) => {
-            Ok(LeaderMoved { from: shared.name.clone(), to: NodeName::new(named(shared, leader)), term })
+            Ok(LeaderMoved { from: shared.name.clone(), to: NodeName::new(shared.name_of(leader)), term })
         }
         Ok(Err(why)) => Err(told(shared, why)),
         Err(_) => Err(HandOverError::Stopping),
@@ -142,13 +142,9 @@ fn unknown_member(shared: &Shared, name: &NodeName) -> String {
     format!("`{name}` is no member of this cluster; there are {}", names.join(", "))
 }
 
-fn named(shared: &Shared, id: NodeId) -> String {
-    shared.member(id).map_or_else(|| id.to_string(), |member| member.name.to_string())
-}
-
 /// What the core says, with names in the place of ids.
 fn told(shared: &Shared, why: HandoverRefused) -> HandOverError {
-    let said = |id: NodeId| why.to_string().replacen(&id.to_string(), &named(shared, id), 1);
+    let said = |id: NodeId| why.to_string().replacen(&id.to_string(), &shared.name_of(id), 1);
     match why {
         HandoverRefused::NotLeader => HandOverError::NotLeader,
         HandoverRefused::Itself(id)

@@ -4,6 +4,7 @@
 //! [`NodeHandle`].
 
 mod cluster;
+mod events;
 mod handovers;
 pub mod key;
 mod kv;
@@ -52,6 +53,7 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/node/snapshot", post(snapshots::take))
+        .route("/v1/events", get(events::events))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)

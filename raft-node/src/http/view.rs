@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::events::{EventView, EventsView};
 pub use super::snapshots::{KeptSnapshotView, MemberSnapshotView, ProgressView, SendingView, SnapshotsView};
 
 /// The answer to a write.
