@@ -311,8 +311,10 @@ impl Leader {
         {
             (handover.phase, handover.since) = (Phase::Hold, member.now);
         }
-        // What is committed is answered here and now; what is not would be in doubt for whoever waits for it.
-        let is_done = matched == last.index && member.commit_index == last.index;
+        // What is committed is answered here and now; what is not would be in doubt for whoever waits for it. Without its
+        // own disk this node may be unable to commit.
+        let is_committed = member.commit_index == last.index || member.disk_stalls();
+        let is_done = matched == last.index && is_committed;
         if handover.phase == Phase::Hold && (is_done || broken(Mutant::TimeoutNowBeforeMatch)) {
             handover.phase = Phase::Told { at: member.now };
             member.say(handover.to, Message::TimeoutNow { last }, Index::ZERO, effects);

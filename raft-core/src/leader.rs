@@ -341,6 +341,9 @@ impl Leader {
             let index = if early { index } else { index.max(self.first_of_term) };
             for reader in readers {
                 match reader {
+                    Reader::Here(ticket) if member.is_caretaker() => {
+                        Member::reject(ticket, 1, Rejection::HandingOver, effects);
+                    }
                     Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index }),
                     Reader::Peer { from, number } => {
                         member.say(from, Message::ReadIndexResponse { number, index }, Index::ZERO, effects);
