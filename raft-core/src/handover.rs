@@ -3,7 +3,8 @@
 //! The leader brings the target's log up to its own end, and when all of it is committed, tells it to campaign at once
 //! (TimeoutNow): no caller is left in doubt. Proposals are taken while the target catches up with what was there when
 //! the handover began, and are refused only for the rest: what came meanwhile, the telling and the election. So a target
-//! that is far behind or dead costs no write. Both parts last one election timeout at most; after that the leader leads on, and takes proposals again.
+//! that is far behind or dead costs no write. Both parts last one election timeout at most; after that the leader leads
+//! on, and takes proposals again.
 //!
 //! A leader also hands over by itself: when its node is drained, when its disk stalls, when its state is found to differ
 //! from the others' (it leads only to hand over then), and to a voter of higher priority.
