@@ -2,12 +2,12 @@
 //!
 //! The leader brings the target's log up to its own end, and when all of it is committed, tells it to campaign at once
 //! (TimeoutNow): no caller is left in doubt. Proposals are taken while the target catches up with what was there when
-//! the handover began, and are refused only for the rest: what came meanwhile, the telling and the election. So a target
-//! that is far behind or dead costs no write. Both parts last one election timeout at most; after that the leader leads
-//! on, and takes proposals again.
+//! the handover began, and are refused only for the rest: what came meanwhile, the telling and the election. So a
+//! target that is far behind or dead costs no write. Both parts last one election timeout at most; after that the
+//! leader leads on, and takes proposals again.
 //!
-//! A leader also hands over by itself: when its node is drained, when its disk stalls, when its state is found to differ
-//! from the others' (it leads only to hand over then), and to a voter of higher priority.
+//! A leader also hands over by itself: when its node is drained, when its disk stalls, when its state is found to
+//! differ from the others' (it leads only to hand over then), and to a voter of higher priority.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use crate::raft::{Raft, RoleState};
 use crate::status::Role;
 use crate::types::{Index, LogId, NodeId, Term, Ticket};
 
-/// How much a node is wanted as leader, 0 to 100. A voter of higher priority that is up to date is handed the leadership;
-/// one of priority 0 campaigns by itself only when nobody else does for a long time.
+/// How much a node is wanted as leader, 0 to 100. A voter of higher priority that is up to date is handed the
+/// leadership; one of priority 0 campaigns by itself only when nobody else does for a long time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub u8);
 
@@ -51,8 +51,8 @@ impl std::fmt::Display for Priority {
 pub enum Standing {
     /// It may.
     Fit(Priority),
-    /// It must not: its log has lost its end, its state differs or is being replaced, its disk stalls, it is drained, or
-    /// it does not vote.
+    /// It must not: its log has lost its end, its state differs or is being replaced, its disk stalls, it is drained,
+    /// or it does not vote.
     Unfit,
 }
 
@@ -268,8 +268,9 @@ impl Leader {
         (holds || member.is_caretaker()).then_some(Rejection::HandingOver)
     }
 
-    /// The voter to hand over to: the named one if it can be, else the best: one that keeps up before one that does not,
-    /// then the highest priority, then the longest log. One that is to be avoided comes last of those that keep up.
+    /// The voter to hand over to: the named one if it can be, else the best: one that keeps up before one that does
+    /// not, then the highest priority, then the longest log. One that is to be avoided comes last of those that keep
+    /// up.
     fn choose(&self, member: &Member, named: Option<NodeId>, avoid: Option<NodeId>) -> Result<NodeId, HandoverRefused> {
         let timeout = member.config.election_timeout;
         let is_heard = |peer: &Progress| member.now < peer.contact + timeout;
@@ -312,8 +313,8 @@ impl Leader {
         {
             (handover.phase, handover.since) = (Phase::Hold, member.now);
         }
-        // What is committed is answered here and now; what is not would be in doubt for whoever waits for it. Without its
-        // own disk this node may be unable to commit.
+        // What is committed is answered here and now; what is not would be in doubt for whoever waits for it. Without
+        // its own disk this node may be unable to commit.
         let is_committed = member.commit_index == last.index || member.disk_stalls();
         let is_done = matched == last.index && is_committed;
         if handover.phase == Phase::Hold && (is_done || broken(Mutant::TimeoutNowBeforeMatch)) {
@@ -469,8 +470,8 @@ impl Raft {
         }
     }
 
-    /// The leader of this term wants this node to lead: campaign at once, without asking first. `last` is the end of the
-    /// leader's log; a log that ends elsewhere was told long ago, or was meant to be another. Thesis 3.10
+    /// The leader of this term wants this node to lead: campaign at once, without asking first. `last` is the end of
+    /// the leader's log; a log that ends elsewhere was told long ago, or was meant to be another. Thesis 3.10
     /// \[TH-TRANSFER\].
     pub(crate) fn on_timeout_now(&mut self, from: NodeId, last: LogId, effects: &mut Vec<Effect>) {
         let RoleState::Follower(follower) = &self.role else { return };

@@ -86,7 +86,8 @@ impl Leader {
 
     /// A read of this node or a follower's question: waits for a round that is sent after it arrived.
     pub(crate) fn read(&mut self, member: &mut Member, reader: Reader, effects: &mut Vec<Effect>) {
-        // A follower's state may be sound where this one is not, and the index is true: only reads of this state are none.
+        // A follower's state may be sound where this one is not, and the index is true: only reads of this state are
+        // none.
         if let (Reader::Here(ticket), true) = (reader, member.is_caretaker()) {
             return Member::reject(ticket, 1, Rejection::HandingOver, effects);
         }

@@ -428,8 +428,8 @@ impl NodeHandle {
         }
     }
 
-    /// Hands the leadership over to the member of this name, or to the best there is; asks the leader when this node does
-    /// not lead. Returns when the new leader is known. At most for one election timeout no write is taken.
+    /// Hands the leadership over to the member of this name, or to the best there is; asks the leader when this node
+    /// does not lead. Returns when the new leader is known. At most for one election timeout no write is taken.
     ///
     /// # Errors
     /// Says whether nothing was begun, or the target does not lead.
@@ -437,9 +437,9 @@ impl NodeHandle {
         handovers::hand_over(&self.shared, to, timeout).await
     }
 
-    /// Hands over what this node leads, then refuses new requests and fails readiness. What is in flight goes on, and so
-    /// does Raft, but this node is handed no leadership. Returns whether another node leads; with nobody to hand over to
-    /// it leads on, for what other nodes pass on.
+    /// Hands over what this node leads, then refuses new requests and fails readiness. What is in flight goes on, and
+    /// so does Raft, but this node is handed no leadership. Returns whether another node leads; with nobody to hand
+    /// over to it leads on, for what other nodes pass on.
     pub async fn drain(&self) -> bool {
         handovers::drain(&self.shared, true).await
     }
@@ -451,8 +451,8 @@ impl NodeHandle {
         }
     }
 
-    /// Hands over, drains, finishes what is in flight (bounded by the configured grace), makes the state durable and closes
-    /// everything. Calling it again waits for the same end.
+    /// Hands over, drains, finishes what is in flight (bounded by the configured grace), makes the state durable and
+    /// closes everything. Calling it again waits for the same end.
     ///
     /// # Errors
     /// When something could not be made durable, or the node had failed before.

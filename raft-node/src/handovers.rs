@@ -167,8 +167,8 @@ pub(crate) async fn serve(shared: &Shared, to: Option<&NodeName>) -> Result<Lead
     here(shared, to).await
 }
 
-/// From now on this node refuses new requests, hands over what it leads, and is handed nothing; or not any more. Returns
-/// once another node leads, or after a few election timeouts. Whether another one leads.
+/// From now on this node refuses new requests, hands over what it leads, and is handed nothing; or not any more.
+/// Returns once another node leads, or after a few election timeouts. Whether another one leads.
 pub(crate) async fn drain(shared: &Shared, drained: bool) -> bool {
     let moved = if drained { rest(shared).await } else { false };
     if !drained {
@@ -178,8 +178,8 @@ pub(crate) async fn drain(shared: &Shared, drained: bool) -> bool {
     moved
 }
 
-/// Hands over what this node leads, and waits for it; clients are served meanwhile. With nobody to hand over to, it leads
-/// on when the time is over. Whether another node leads.
+/// Hands over what this node leads, and waits for it; clients are served meanwhile. With nobody to hand over to, it
+/// leads on when the time is over. Whether another node leads.
 pub(crate) async fn rest(shared: &Shared) -> bool {
     shared.queue.complete(Event::Drained(true));
     let mut leadership = shared.leadership.subscribe();

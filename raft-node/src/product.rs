@@ -119,7 +119,8 @@ impl Product {
         })
     }
 
-    /// Hands over what the node leads, fails readiness and refuses new requests, lets those in flight finish, makes everything durable, closes.
+    /// Hands over what the node leads, fails readiness and refuses new requests, lets those in flight finish, makes
+    /// everything durable, closes.
     ///
     /// # Errors
     /// When the node had failed before, or something could not be made durable.

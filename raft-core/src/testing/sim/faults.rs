@@ -269,8 +269,8 @@ impl World {
     }
 
     fn forget(&mut self, node: usize) {
-        // Nor beside one whose state is being replaced, where logs are cut: that one leads in order to hand over, and sends
-        // nobody a snapshot.
+        // Nor beside one whose state is being replaced, where logs are cut: that one leads in order to hand over, and
+        // sends nobody a snapshot.
         let cut = self.plan.retain != 0;
         if self.nodes.len() < 3 || self.nodes.iter().any(|node| node.disk.lost.is_some() || (node.rebuilds && cut)) {
             return;

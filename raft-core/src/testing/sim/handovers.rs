@@ -43,8 +43,8 @@ pub(super) fn is_handover(waiter: Waiter) -> bool {
 }
 
 impl World {
-    /// Somebody asks a node, mostly the leader, for another leader, and sometimes at once for a third one; sometimes the
-    /// target is drained before it hears of it.
+    /// Somebody asks a node, mostly the leader, for another leader, and sometimes at once for a third one; sometimes
+    /// the target is drained before it hears of it.
     pub(super) fn ask_handover(&mut self, draw: u64) {
         let Some(leader) = self.nodes.iter().position(Node::leads) else { return };
         let count = self.nodes.len() as u64;
