@@ -51,8 +51,11 @@ impl std::fmt::Display for Priority {
 pub enum Standing {
     /// It may.
     Fit(Priority),
-    /// It must not: its log has lost its end, its state differs or is being replaced, its disk stalls, it is drained,
-    /// or it does not vote.
+    /// It can, and would rather not: it is drained. Only a leader that must not serve hands over to it, when it finds
+    /// no other.
+    Reluctant,
+    /// It must not: its log has lost its end, its state differs or is being replaced, its disk stalls, or it does not
+    /// vote.
     Unfit,
 }
 
@@ -241,10 +244,12 @@ impl Member {
 
     /// What a leader is told about this node.
     pub(crate) fn standing(&self) -> Standing {
-        if self.may_campaign() && !self.wants_successor() {
-            Standing::Fit(self.config.priority)
-        } else {
+        if !self.may_campaign() || !self.state_is_sound() {
             Standing::Unfit
+        } else if self.drained {
+            Standing::Reluctant
+        } else {
+            Standing::Fit(self.config.priority)
         }
     }
 }
@@ -268,9 +273,19 @@ impl Leader {
         (holds || member.is_caretaker()).then_some(Rejection::HandingOver)
     }
 
+    /// Whether this leader may hand over to a member that says this of itself.
+    fn may_be_handed(member: &Member, standing: Standing) -> bool {
+        match standing {
+            Standing::Fit(_) => true,
+            // Drained it serves, and whoever leads now does not.
+            Standing::Reluctant => member.is_caretaker() && !broken(Mutant::DrainedNeverLead),
+            Standing::Unfit => false,
+        }
+    }
+
     /// The voter to hand over to: the named one if it can be, else the best: one that keeps up before one that does
-    /// not, then the highest priority, then the longest log. One that is to be avoided comes last of those that keep
-    /// up.
+    /// not, a drained one after all others, then the highest priority, then the longest log. One that is to be avoided
+    /// comes last of those that keep up.
     fn choose(&self, member: &Member, named: Option<NodeId>, avoid: Option<NodeId>) -> Result<NodeId, HandoverRefused> {
         let timeout = member.config.election_timeout;
         let is_heard = |peer: &Progress| member.now < peer.contact + timeout;
@@ -280,12 +295,15 @@ impl Leader {
                 _ if to == member.id() => Err(HandoverRefused::Itself(to)),
                 None => Err(HandoverRefused::NotAVoter(to)),
                 Some(peer) if !is_heard(peer) => Err(HandoverRefused::Silent(to)),
-                Some(peer) if peer.standing == Some(Standing::Unfit) => Err(HandoverRefused::Unfit(to)),
+                Some(peer) if peer.standing.is_some_and(|standing| !Self::may_be_handed(member, standing)) => {
+                    Err(HandoverRefused::Unfit(to))
+                }
                 Some(_) => Ok(to),
             };
         }
         let rank = |(id, peer): (&NodeId, &Progress)| {
-            let Some(Standing::Fit(priority)) = peer.standing else { return None };
+            let standing = peer.standing.filter(|standing| Self::may_be_handed(member, *standing))?;
+            let priority = if let Standing::Fit(priority) = standing { Some(priority) } else { None };
             let may = peer.heard && is_heard(peer) && member.config.founders.is_voter(*id);
             let keeps_up = matches!(peer.state, State::Replicate { .. });
             let fresh = avoid != Some(*id);
@@ -319,7 +337,8 @@ impl Leader {
         let is_done = matched == last.index && is_committed;
         if handover.phase == Phase::Hold && (is_done || broken(Mutant::TimeoutNowBeforeMatch)) {
             handover.phase = Phase::Told { at: member.now };
-            member.say(handover.to, Message::TimeoutNow { last }, Index::ZERO, effects);
+            let drained_too = member.is_caretaker();
+            member.say(handover.to, Message::TimeoutNow { last, drained_too }, Index::ZERO, effects);
         }
     }
 
@@ -471,13 +490,17 @@ impl Raft {
     }
 
     /// The leader of this term wants this node to lead: campaign at once, without asking first. `last` is the end of
-    /// the leader's log; a log that ends elsewhere was told long ago, or was meant to be another. Thesis 3.10
+    /// the leader's log; a log that ends elsewhere was told long ago, or was meant to be another. A drained node may
+    /// have been chosen before it was; it obeys (`drained_too`) a leader that must not serve. Thesis 3.10
     /// \[TH-TRANSFER\].
-    pub(crate) fn on_timeout_now(&mut self, from: NodeId, last: LogId, effects: &mut Vec<Effect>) {
+    pub(crate) fn on_timeout_now(&mut self, from: NodeId, last: LogId, drained_too: bool, effects: &mut Vec<Effect>) {
         let RoleState::Follower(follower) = &self.role else { return };
         let is_its_word = follower.leader == Some(from) || broken(Mutant::OldTimeoutNowObeyed);
-        let is_fit = matches!(self.member.standing(), Standing::Fit(_))
-            || (broken(Mutant::UnfitObeysTimeoutNow) && !self.member.failed);
+        let is_fit = match self.member.standing() {
+            Standing::Fit(_) => true,
+            Standing::Reluctant => drained_too || broken(Mutant::UnfitObeysTimeoutNow),
+            Standing::Unfit => broken(Mutant::UnfitObeysTimeoutNow) && !self.member.failed,
+        };
         let is_equal = self.member.log.last() == last || broken(Mutant::OldTimeoutNowObeyed);
         if is_its_word && is_fit && (is_equal || broken(Mutant::TimeoutNowBeforeMatch)) {
             self.member.counters.handovers_taken += 1;

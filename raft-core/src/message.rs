@@ -117,6 +117,8 @@ pub enum Message {
     TimeoutNow {
         /// The last entry of the leader's log, which is that of the follower's.
         last: LogId,
+        /// The leader must not serve: the follower shall obey though it be drained.
+        drained_too: bool,
     },
     /// A follower asks for an index at which it may serve linearizable reads. Thesis 6.4.
     ReadIndex {

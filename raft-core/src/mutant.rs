@@ -278,6 +278,8 @@ mutants! {
         PriorityIgnored,
         /// Nodes that should not lead do not even when nobody else can.
         NoLastResort,
+        /// A leader that must not serve keeps the leadership where all members that could serve are drained.
+        DrainedNeverLead,
     }
     Liveness, "thesis 10.2.1, 6.4: what is lost is asked for again" {
         /// An append that was lost is not sent again.

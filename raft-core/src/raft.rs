@@ -402,7 +402,7 @@ impl Raft {
                 }
             }
             Message::PreVoteResponse { ahead, .. } => self.on_pre_vote_refused(from, *ahead, effects),
-            Message::TimeoutNow { last } => self.on_timeout_now(from, *last, effects),
+            Message::TimeoutNow { last, drained_too } => self.on_timeout_now(from, *last, *drained_too, effects),
             Message::ReadIndexResponse { number, index } => {
                 if let RoleState::Follower(follower) = &self.role {
                     follower.on_read_index_response(&mut self.member, from, *number, *index, effects);

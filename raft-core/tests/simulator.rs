@@ -27,6 +27,13 @@ const REGRESSIONS: &[(&str, &str)] = &[
          stall=4",
         "a follower that gave its leader up kept its question out, and wanted a tick at once, for ever",
     ),
+    (
+        "seed=641 nodes=3 clients=2 keys=3 events=40000 think=4541 patience=1108941 latency=67 latency_spread=1168 \
+         duplicate=154 sync=1778 sync_spread=193 hear=237 apply=322 fill=8255 flush=7 fault_every=640000 down=9986 \
+         aim_at_leader=534 crash_all=1 cut_one_way=2 isolate=2 heal=9 stall=3 sync_error=3 unreachable=3 tight=1 \
+         cache=600 retain=16 chunks=16 chunk_time=23 chunk_loss=51 chunk_damage=157 rebuild=2 handover=4 drain=2",
+        "a leader that must not serve kept the leadership, since all that could serve were drained",
+    ),
 ];
 
 /// What all runs did together.

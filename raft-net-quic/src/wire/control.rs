@@ -17,6 +17,9 @@ pub(crate) struct Ask {
     /// In a `Vote`: the leader wants it.
     #[prost(bool, tag = "6")]
     pub(crate) handover: bool,
+    /// In a `TimeoutNow`: though its receiver be drained.
+    #[prost(bool, tag = "7")]
+    pub(crate) drained_too: bool,
 }
 
 /// `PreVoteResponse` and `VoteResponse`. `ahead_index` is zero where the log is no reason to refuse. Tag 5 is reserved.
@@ -160,7 +163,7 @@ pub(crate) struct HeartbeatResponse {
     pub(crate) verified: u64,
     #[prost(uint64, tag = "6")]
     pub(crate) matched: u64,
-    /// 0: not said, which means the default priority; 1: unfit; else the priority and 2.
+    /// 0: not said, which means the default priority; 1: unfit; 2 to 102: the priority and 2; 103: drained.
     #[prost(uint32, tag = "9")]
     pub(crate) standing: u32,
 }

@@ -51,7 +51,9 @@ impl Batch {
             Message::Vote { last, handover } => {
                 put(frame_type::VOTE, &control::Ask { handover: *handover, ..ask(from, to, term, *last) })
             }
-            Message::TimeoutNow { last } => put(frame_type::TIMEOUT_NOW, &ask(from, to, term, *last)),
+            Message::TimeoutNow { last, drained_too } => {
+                put(frame_type::TIMEOUT_NOW, &control::Ask { drained_too: *drained_too, ..ask(from, to, term, *last) })
+            }
             Message::PreVoteResponse { granted, ahead } => {
                 put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead))
             }
@@ -175,15 +177,25 @@ impl<M: prost::Message> PutHead for M {
 }
 
 fn ask(from: u64, to: u64, term: u64, last: LogId) -> control::Ask {
-    control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0, handover: false }
+    control::Ask {
+        from,
+        to,
+        term,
+        last_index: last.index.0,
+        last_term: last.term.0,
+        handover: false,
+        drained_too: false,
+    }
 }
 
 const UNFIT: u32 = 1;
 const PRIORITY_FIRST: u32 = 2;
+const DRAINED: u32 = PRIORITY_FIRST + Priority::MAX.0 as u32 + 1;
 
 fn standing_code(standing: Standing) -> u32 {
     match standing {
         Standing::Unfit => UNFIT,
+        Standing::Reluctant => DRAINED,
         Standing::Fit(priority) => PRIORITY_FIRST + u32::from(priority.0),
     }
 }
@@ -192,6 +204,7 @@ fn standing(code: u32) -> Result<Standing, Malformed> {
     match code {
         0 => Ok(Standing::default()),
         UNFIT => Ok(Standing::Unfit),
+        DRAINED => Ok(Standing::Reluctant),
         priority => u8::try_from(priority - PRIORITY_FIRST)
             .ok()
             .map(Priority)
@@ -225,7 +238,7 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             let last = log_id(ask.last_index, ask.last_term)?;
             let message = match kind {
                 frame_type::VOTE => Message::Vote { last, handover: ask.handover },
-                frame_type::TIMEOUT_NOW => Message::TimeoutNow { last },
+                frame_type::TIMEOUT_NOW => Message::TimeoutNow { last, drained_too: ask.drained_too },
                 _ => Message::PreVote { last },
             };
             (ask.from, ask.to, ask.term, message)

@@ -39,12 +39,14 @@ fn every_message() -> Vec<PeerMessage> {
         Message::SuffixRefused { prev: Index(9), hint: None },
         Message::Vote { last, handover: false },
         Message::Vote { last, handover: true },
-        Message::TimeoutNow { last },
+        Message::TimeoutNow { last, drained_too: false },
+        Message::TimeoutNow { last, drained_too: true },
         Message::VoteResponse { granted: false },
         Message::AppendAccepted { matched: Index(12) },
         Message::AppendRejected { prev: Index(12), hint: last },
         Message::Heartbeat { commit: Index(2), round: 77 },
         Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8), standing: Standing::Unfit },
+        Message::HeartbeatResponse { round: 78, verified: Index(9), matched: Index(8), standing: Standing::Reluctant },
         Message::HeartbeatResponse {
             round: 78,
             verified: Index(9),
@@ -132,7 +134,8 @@ fn a_standing_that_is_not_said_is_the_usual_one() {
         (1, Some(Standing::Unfit)),
         (2, Some(Standing::Fit(Priority::NEVER))),
         (102, Some(Standing::Fit(Priority::MAX))),
-        (103, None),
+        (103, Some(Standing::Reluctant)),
+        (104, None),
         (u32::MAX, None),
     ] {
         let read = decode_all(&frame(frame_type::HEARTBEAT_RESPONSE, &answer(code), &[]), &Limits::default());

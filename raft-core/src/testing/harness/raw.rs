@@ -35,7 +35,7 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
             Message::SuffixRefused { prev: Index(number(arguments, "prev")?), hint: arguments.log_id("hint")? }
         }
         "Vote" => Message::Vote { last, handover: arguments.flag("handover") },
-        "TimeoutNow" => Message::TimeoutNow { last },
+        "TimeoutNow" => Message::TimeoutNow { last, drained_too: arguments.flag("drained_too") },
         "VoteResponse" => Message::VoteResponse { granted },
         "Append" => {
             let commit = Index(number(arguments, "commit")?);
@@ -55,6 +55,7 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
             let priority = arguments.number("priority")?.map(|priority| u8::try_from(priority).unwrap_or(u8::MAX));
             let standing = match priority {
                 _ if arguments.flag("unfit") => Standing::Unfit,
+                _ if arguments.flag("drained") => Standing::Reluctant,
                 Some(priority) => Standing::Fit(Priority(priority)),
                 None => Standing::default(),
             };

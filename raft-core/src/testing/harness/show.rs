@@ -74,7 +74,8 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
     }
     let _ = match &envelope.message {
         Message::Vote { last, handover: true } => write!(text, " last={last} handover"),
-        Message::PreVote { last } | Message::Vote { last, .. } | Message::TimeoutNow { last } => {
+        Message::TimeoutNow { last, drained_too: true } => write!(text, " last={last} drained_too"),
+        Message::PreVote { last } | Message::Vote { last, .. } | Message::TimeoutNow { last, .. } => {
             write!(text, " last={last}")
         }
         Message::PreVoteResponse { granted: false, ahead: Some(end) } => write!(text, " refused ahead={end}"),
@@ -107,6 +108,7 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
 fn standing(standing: Standing) -> String {
     match standing {
         Standing::Unfit => " unfit".into(),
+        Standing::Reluctant => " drained".into(),
         fit if fit == Standing::default() => String::new(),
         Standing::Fit(priority) => format!(" priority={priority}"),
     }

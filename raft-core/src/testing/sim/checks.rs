@@ -272,7 +272,7 @@ impl World {
                 self.note_answered_round(node, envelope.to, term.0, *round);
                 self.check_acknowledgement(node, envelope, *matched);
             }
-            Message::TimeoutNow { last } => self.check_timeout_now(node, envelope, *last),
+            Message::TimeoutNow { last, .. } => self.check_timeout_now(node, envelope, *last),
             Message::ReadIndex { number } => {
                 let entry = &mut self.nodes[node];
                 let before = entry.asked_before;

@@ -20,7 +20,9 @@ impl World {
             Message::Vote { handover: false, .. } if self.follows_another(node, from) => {
                 Some("[a live leader is protected]")
             }
-            Message::TimeoutNow { .. } if self.is_unfit(node) && message.envelope.term <= before.term => {
+            Message::TimeoutNow { drained_too, .. }
+                if self.is_unfit(node, *drained_too) && message.envelope.term <= before.term =>
+            {
                 Some("[the unfit do not take over]")
             }
             _ => None,

@@ -271,6 +271,8 @@ goals! {
     StallHandedOver,
     /// A node was elected that leads only in order to hand over.
     CaretakerElected,
+    /// A leader that must not serve handed over to a drained node.
+    DrainedTookOver,
     /// A drained leader handed over.
     DrainHandedOver,
     /// Everything was healed and agreed.

@@ -16,6 +16,8 @@ use crate::types::{Entry, LogId, NodeId, Term};
 const WAITER_FIRST: Waiter = 1 << 31;
 /// Where messages and disks are fast, a leadership moves sooner than any election timer runs out.
 const MOVES_WITHIN: u64 = 150_000_000;
+/// So long a leader needs, mostly, to hear what its followers say of themselves.
+const HEARD_OF_WITHIN: u64 = 200_000_000;
 /// A leader has to look for a voter of higher priority this soon, whatever failed before.
 const PRIORITY_DECIDES_WITHIN: u64 = 120_000_000_000;
 
@@ -101,6 +103,18 @@ impl World {
         }
     }
 
+    /// With standing faults: the leader's state is found to differ, and all others are drained. One of them has to lead.
+    pub(super) fn drain_beside_caretaker(&mut self) {
+        let Some(leader) = self.nodes.iter().position(Node::leads) else { return };
+        for other in (0..self.nodes.len()).filter(|other| *other != leader) {
+            self.drain(other, true);
+        }
+        self.run_for(HEARD_OF_WITHIN);
+        if let Some(leader) = self.nodes.iter().position(Node::leads) {
+            self.begin_rebuild(leader);
+        }
+    }
+
     pub(super) fn end_drains(&mut self) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].drained {
@@ -177,10 +191,10 @@ impl World {
         }
     }
 
-    /// Whether this node must not be handed a leadership.
-    pub(super) fn is_unfit(&self, node: usize) -> bool {
+    /// Whether this node must not be handed a leadership; a caretaker's is taken by one that is drained, too.
+    pub(super) fn is_unfit(&self, node: usize, drained_too: bool) -> bool {
         let entry = &self.nodes[node];
-        entry.drained
+        (entry.drained && !drained_too)
             || entry.rebuilds
             || entry.replica.as_ref().is_some_and(|replica| replica.raft().member.lost.is_some())
     }
@@ -226,6 +240,8 @@ impl World {
             self.goals.reach_if(was.cause == Cause::Priority, Goal::PriorityHandedOver);
             self.goals.reach_if(was.cause == Cause::Stall, Goal::StallHandedOver);
             self.goals.reach_if(was.cause == Cause::Drain, Goal::DrainHandedOver);
+            let drained = self.nodes[place(was.to.0)].drained;
+            self.goals.reach_if(was.cause == Cause::State && drained, Goal::DrainedTookOver);
         }
     }
 
