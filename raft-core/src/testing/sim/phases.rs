@@ -198,7 +198,7 @@ impl World {
             let victim = leader.filter(|_| draw & 8 == 0).unwrap_or(drawn);
             self.stall_for_good(victim);
         }
-        if self.plan.drain > 0 && self.plan.rebuild > 0 && draw & 0x40 == 0 {
+        if self.plan.drain > 0 && draw & 0x40 == 0 {
             self.drain_beside_caretaker();
         }
     }
