@@ -180,7 +180,7 @@ struct Handover {
 }
 
 /// After the election of a leader, and after it handed over in vain, this many election timeouts pass before it looks
-/// for a voter of higher priority: what moves too often serves nobody.
+/// for a voter of higher priority, or one that is not drained: what moves too often serves nobody.
 const PRIORITY_PAUSE: u32 = 10;
 /// The pause doubles with every handover in vain, so often.
 const PRIORITY_PAUSE_DOUBLINGS_MAX: u32 = 4;
@@ -205,8 +205,10 @@ pub(crate) struct Succession {
 
 impl Succession {
     pub(crate) fn new(member: &Member) -> Self {
+        // One that is drained serves first, too: it was elected since nobody else was, and perhaps nobody else reaches a
+        // majority. Handing over at once, again and again, would leave no time for a write.
         let pause = member.config.election_timeout * PRIORITY_PAUSE;
-        let next_try = if member.wants_successor() { member.now } else { member.now + pause };
+        let next_try = if member.state_is_sound() { member.now + pause } else { member.now };
         Self { running: None, next_try, failures: 0, failed: None, tried_since_stall: false }
     }
 }

@@ -70,17 +70,9 @@ impl Batch {
             Message::AppendAccepted { matched } => {
                 put(frame_type::APPEND_ACCEPTED, &control::AppendAccepted { from, to, term, matched: matched.0 })
             }
-            Message::AppendRejected { prev, hint } => put(
-                frame_type::APPEND_REJECTED,
-                &control::AppendRejected {
-                    from,
-                    to,
-                    term,
-                    prev: prev.0,
-                    hint_index: hint.index.0,
-                    hint_term: hint.term.0,
-                },
-            ),
+            Message::AppendRejected { prev, hint } => {
+                put(frame_type::APPEND_REJECTED, &append_rejected(from, to, term, *prev, *hint))
+            }
             Message::Heartbeat { commit, round } => {
                 put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit: commit.0, round: *round })
             }
@@ -217,6 +209,11 @@ fn standing(code: u32) -> Result<Standing, Malformed> {
 fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>) -> control::AskAnswer {
     let end = ahead.unwrap_or(LogId::ZERO);
     control::AskAnswer { from, to, term, granted, ahead_index: end.index.0, ahead_term: end.term.0 }
+}
+
+fn append_rejected(from: u64, to: u64, term: u64, prev: Index, hint: LogId) -> control::AppendRejected {
+    let (hint_index, hint_term) = (hint.index.0, hint.term.0);
+    control::AppendRejected { from, to, term, prev: prev.0, hint_index, hint_term }
 }
 
 fn suffix_refused(from: u64, to: u64, term: u64, prev: Index, hint: Option<LogId>) -> control::SuffixRefused {
