@@ -50,8 +50,9 @@ impl Candidate {
     }
 
     /// Raises the term, votes for itself and asks for votes. The request announces the candidate's own vote, so it
-    /// leaves with the write of that vote; the own vote counts once it is durable. Raft Figure 2 \[F2-CAND-START\].
-    pub(crate) fn campaign(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
+    /// leaves with the write of that vote; the own vote counts once it is durable. In a `handover` the leader wants it.
+    /// Raft Figure 2 \[F2-CAND-START\].
+    pub(crate) fn campaign(member: &mut Member, handover: bool, effects: &mut Vec<Effect>) -> Self {
         member.counters.elections_started += 1;
         member.adopt_term(member.term.next());
         member.vote_for(member.id());
@@ -59,10 +60,10 @@ impl Candidate {
         let last = member.log.last();
         for peer in member.peers() {
             if broken(Mutant::VoteRequestBeforeWrite) {
-                member.say_in_term(peer, member.term, Message::Vote { last }, effects);
+                member.say_in_term(peer, member.term, Message::Vote { last, handover }, effects);
                 continue;
             }
-            member.say(peer, Message::Vote { last }, Index::ZERO, effects);
+            member.say(peer, Message::Vote { last, handover }, Index::ZERO, effects);
         }
         candidate
     }

@@ -35,6 +35,9 @@ enum Until {
 impl Leader {
     /// Somebody wants other members.
     pub(crate) fn change(&mut self, member: &mut Member, ticket: Ticket, change: &Change, effects: &mut Vec<Effect>) {
+        if let Some(why) = self.refuses_proposals(member) {
+            return Member::reject(ticket, 1, why, effects);
+        }
         let planned = self.plan(member, change);
         let (configuration, until) = match planned {
             Ok(planned) => planned,
@@ -130,7 +133,9 @@ impl Leader {
         self.answer_changes(member, effects);
         self.forget_parted(member);
         let committed = member.configurations.is_committed(member.commit_index);
-        if !member.may_append() || !self.knows_committed(member) || member.failed {
+        // Nor while the leadership is being handed over: the target has the whole log, and goes on with the change.
+        let hands_over = self.refuses_proposals(member).is_some();
+        if !member.may_append() || !self.knows_committed(member) || member.failed || hands_over {
             return;
         }
         let in_force = member.configurations.in_force();
@@ -266,9 +271,10 @@ impl Leader {
         committed && !member.configurations.in_force().is_voter(member.id()) && !broken(Mutant::RemovedLeaderStays)
     }
 
-    /// The last words of a leader that has to leave: what is committed. Whoever it hands the leadership to is told here.
+    /// The last words of a leader that has to leave: what is committed, and who is to campaign at once.
     pub(crate) fn take_leave(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         self.send_round(member, effects);
+        self.appoint_successor(member, effects);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::handover::Priority;
 use crate::membership::{Configuration, MEMBERS_MAX};
 use crate::types::{GroupId, NodeId};
 
@@ -69,8 +70,11 @@ pub struct Config {
     /// ... once that has been so for this long. Short makes changes fast; too short makes a voter of one that falls back
     /// as soon as somebody writes. Up to 10 minutes.
     pub catch_up_time: Duration,
-    /// A leader whose oldest write has not been durable for this long steps down: its disk stalls.
+    /// A leader whose oldest write has not been durable for this long hands over, or steps down: its disk stalls.
     pub disk_stall_timeout: Duration,
+    /// How much this node is wanted as leader, 0 to 100. Leaders hand over to voters of higher priority that are up to
+    /// date; with 0 it campaigns only when nobody else does.
+    pub priority: Priority,
 }
 
 /// A setting that cannot work, by its name.
@@ -114,6 +118,7 @@ impl Config {
             catch_up_entries_max: 2_000,
             catch_up_time: Duration::from_millis(500),
             disk_stall_timeout: 2 * election_timeout,
+            priority: Priority::default(),
         }
     }
 
@@ -160,6 +165,9 @@ impl Config {
                 format!("is {time:?}"),
                 "set at most 10m, or no learner is promoted in time",
             );
+        }
+        if self.priority > Priority::MAX {
+            return refuse("priority", format!("is {}", self.priority), "set 0 to 100");
         }
         for (field, value) in [
             ("members_max", members as u64),

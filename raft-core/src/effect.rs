@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::handover::{HandedOver, HandoverRefused};
 use crate::membership::{ChangeRefusal, Configuration};
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
@@ -83,6 +84,13 @@ pub enum Effect {
     Removed {
         /// The entry.
         configuration: Index,
+    },
+    /// What became of a handover, for one who asked for it.
+    Handover {
+        /// Who asked.
+        ticket: Ticket,
+        /// Who leads now, or why the leadership did not go where it should.
+        result: Result<HandedOver, HandoverRefused>,
     },
     /// A peer sent what no correct peer sends; it was dropped.
     Refused {
@@ -187,6 +195,9 @@ pub enum Rejection {
         /// Which setting.
         bound: &'static str,
     },
+    /// The leadership is being handed over; try again in a moment, at the leader that is known then.
+    #[error("the leadership is being handed over")]
+    HandingOver,
     /// The deadline came first.
     #[error("the deadline passed first")]
     Deadline,

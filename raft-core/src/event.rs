@@ -77,11 +77,21 @@ pub enum Event {
         /// Who shall have it.
         to: NodeId,
     },
-    /// This replica's state differs from that of the others, or does not any more: while it does it leads nobody.
+    /// This replica's state differs from that of the others, or does not any more: while it does it leads only in order
+    /// to hand over, and serves nobody.
     Fenced(bool),
     /// This replica's state is to be replaced by that of a snapshot: nothing is applied to it any more, and the next
     /// snapshot is installed even where the log needs none.
     Rebuild,
+    /// Somebody wants another node to lead.
+    HandOver {
+        /// Who.
+        ticket: Ticket,
+        /// Whom; the best there is if nobody is named.
+        to: Option<NodeId>,
+    },
+    /// This node is drained, or not any more: meanwhile it hands over what it leads, and is handed nothing.
+    Drained(bool),
     /// What was sent to this peer may be lost.
     Unreachable(NodeId),
 }

@@ -24,6 +24,8 @@ pub(crate) struct Follower {
     pub(crate) election_deadline: Duration,
     /// The log is known to equal this leader's up to here, durable or not.
     pub(crate) verified: Index,
+    /// Election timers that ran out in a row without a campaign, since this node leaves that to others.
+    pub(crate) timers_passed: u32,
 }
 
 impl Follower {
@@ -36,6 +38,7 @@ impl Follower {
             contact: leader.map(|_| member.now),
             election_deadline: member.election_deadline(),
             verified: Index::ZERO,
+            timers_passed: 0,
         }
     }
 
@@ -53,6 +56,7 @@ impl Follower {
             member.reads.restart();
         }
         self.contact = Some(member.now);
+        self.timers_passed = 0;
         self.election_deadline = member.election_deadline();
     }
 
@@ -155,7 +159,8 @@ impl Follower {
         }
         let durable = unless(Mutant::HeartbeatAcknowledgesUndurable, member.durable_index, self.verified);
         let matched = self.verified.min(durable);
-        let answer = Message::HeartbeatResponse { round, verified: self.verified, matched };
+        let standing = member.standing();
+        let answer = Message::HeartbeatResponse { round, verified: self.verified, matched, standing };
         member.say(from, answer, Index::ZERO, effects);
         self.ask_for_reads(member, effects);
     }

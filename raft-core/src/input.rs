@@ -89,10 +89,20 @@ pub enum Input<W> {
         /// Who.
         to: NodeId,
     },
-    /// This replica's state differs from the others', or not any more: meanwhile it does not lead.
+    /// This replica's state differs from the others', or not any more: meanwhile it leads only in order to hand over.
     Fenced(bool),
     /// Nothing is applied to this replica's state any more, until the next snapshot replaces it.
     Rebuild,
+    /// Somebody wants another node to lead. The answer is [`Answer::HandedOver`](crate::replica::Answer::HandedOver) or
+    /// [`Answer::NotHandedOver`](crate::replica::Answer::NotHandedOver), within a few election timeouts.
+    HandOver {
+        /// Whom; the best there is if nobody is named.
+        to: Option<NodeId>,
+        /// The caller.
+        waiter: W,
+    },
+    /// This node is to rest or to stop, or not any more: meanwhile it hands over what it leads, and is handed nothing.
+    Drained(bool),
     /// What was sent to this peer may be lost.
     Unreachable(NodeId),
     /// A [`Fill`] could not be completed.

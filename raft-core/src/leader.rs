@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::changes::Pending;
 use crate::config::LogRepair;
 use crate::effect::{Effect, Rejection, Source};
+use crate::handover::{Standing, Succession};
 use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
@@ -27,6 +28,7 @@ pub(crate) struct Leader {
     pub(crate) parting_until: Option<Duration>,
     pub(crate) heartbeat_due: Duration,
     pub(crate) broadcast_time: Option<Duration>,
+    pub(crate) succession: Succession,
 }
 
 impl Leader {
@@ -55,6 +57,7 @@ impl Leader {
             parting_until: None,
             heartbeat_due: member.now,
             broadcast_time: None,
+            succession: Succession::new(member),
         };
         for ticket in member.reads.take_all() {
             leader.rounds.wait(Reader::Here(ticket), member.commit_index);
@@ -73,6 +76,9 @@ impl Leader {
         bytes: u64,
         effects: &mut Vec<Effect>,
     ) {
+        if let Some(why) = self.refuses_proposals(member) {
+            return Member::reject(first, count, why, effects);
+        }
         let uncommitted = member.log.bytes_after(member.commit_index);
         if uncommitted + bytes > member.config.uncommitted_bytes_max && uncommitted > 0 {
             let why = Rejection::Overloaded { bound: "uncommitted_bytes_max" };
@@ -88,6 +94,11 @@ impl Leader {
 
     /// A read of this node or a follower's question: waits for a round that is sent after it arrived.
     pub(crate) fn read(&mut self, member: &mut Member, reader: Reader, effects: &mut Vec<Effect>) {
+        // A follower's state may be sound where this one is not, and the index is true: only reads of this state are
+        // none.
+        if let (Reader::Here(ticket), true) = (reader, member.is_caretaker()) {
+            return Member::reject(ticket, 1, Rejection::HandingOver, effects);
+        }
         if self.rounds.len >= member.config.reads_pending_max {
             if let Reader::Here(ticket) = reader {
                 let why = Rejection::Overloaded { bound: "reads_pending_max" };
@@ -113,8 +124,7 @@ impl Leader {
             member.counters.check_quorum_step_downs += 1;
             return false;
         }
-        if member.disk_stalls() && !broken(Mutant::StalledDiskLeads) {
-            member.counters.disk_stall_step_downs += 1;
+        if !self.tick_handover(member, effects) {
             return false;
         }
         if member.now >= self.heartbeat_due {
@@ -168,6 +178,7 @@ impl Leader {
         replicate(member, from, progress, effects);
         if news {
             self.advance_commit(member, effects);
+            self.advance_handover(member, effects);
         }
     }
 
@@ -230,6 +241,7 @@ impl Leader {
         from: NodeId,
         round: u64,
         verified: Index,
+        standing: Standing,
         effects: &mut Vec<Effect>,
     ) {
         if round > self.rounds.sent || verified > member.log.last().index {
@@ -244,6 +256,7 @@ impl Leader {
             return;
         }
         progress.answered_round = progress.answered_round.max(proved);
+        progress.standing = Some(standing);
         // A bare probe, too, is due when none is out: a follower may miss nothing and still not be known to match.
         if progress.heartbeat_answered(verified, member.now, patience, install_patience) {
             replicate(member, from, progress, effects);
@@ -264,7 +277,7 @@ impl Leader {
     /// This follower is sent a snapshot whatever its log holds. Where that needs none it goes on taking entries, so that it
     /// counts for commits meanwhile.
     pub(crate) fn send_snapshot(&mut self, member: &Member, to: NodeId, effects: &mut Vec<Effect>) {
-        if let Some(progress) = self.progress.get_mut(&to) {
+        if let Some(progress) = self.progress.get_mut(&to).filter(|_| !member.is_caretaker()) {
             if progress.next_index <= member.log.base().index {
                 progress.needs_snapshot(member.log.base().index);
             }
@@ -345,6 +358,9 @@ impl Leader {
             let index = if early { index } else { index.max(self.first_of_term) };
             for reader in readers {
                 match reader {
+                    Reader::Here(ticket) if member.is_caretaker() => {
+                        Member::reject(ticket, 1, Rejection::HandingOver, effects);
+                    }
                     Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index }),
                     Reader::Peer { from, number } => {
                         member.say(from, Message::ReadIndexResponse { number, index }, Index::ZERO, effects);
@@ -368,8 +384,11 @@ fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects
     while let Some(room) = progress.room(window) {
         // The entry before the first one is not here any more. Raft §7 [F13-SEND]
         if progress.next_index <= member.log.base().index {
-            progress.needs_snapshot(member.log.base().index);
-            effects.push(Effect::SendSnapshot { to: peer });
+            // A state that differs is no snapshot for anybody: the next leader sends one.
+            if !member.is_caretaker() {
+                progress.needs_snapshot(member.log.base().index);
+                effects.push(Effect::SendSnapshot { to: peer });
+            }
             return;
         }
         let entries_max = room.min(append_entries_max);

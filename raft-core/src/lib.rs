@@ -95,6 +95,7 @@ pub mod effect;
 pub mod event;
 mod fill;
 mod follower;
+pub mod handover;
 mod input;
 mod invariants;
 mod leader;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::configurations::Configurations;
 use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
+use crate::handover::Asked;
 use crate::log::Log;
 use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
@@ -85,6 +86,10 @@ pub(crate) struct Member {
     pub(crate) failed: bool,
     /// The state differs from that of the others: this node must not lead, since its answers would be wrong.
     pub(crate) fenced: bool,
+    /// The node rests, or is about to stop: it is not to lead.
+    pub(crate) drained: bool,
+    /// Who waits for a handover.
+    pub(crate) handover_asked: Option<Asked>,
     /// The state is to be replaced by the next snapshot; until then nothing is applied to it.
     rebuild: bool,
     arrived: Option<Arrived>,
@@ -136,6 +141,8 @@ impl Member {
             lost,
             failed: false,
             fenced: false,
+            drained: false,
+            handover_asked: None,
             rebuild: false,
             arrived: None,
             install: None,
@@ -539,14 +546,13 @@ impl Member {
         }
     }
 
-    /// Whether this node may campaign: it may vote, its disk works, and its state is that of the others and not about to
-    /// be replaced.
-    pub(crate) fn may_lead(&self) -> bool {
-        let state_is_sound = !self.fenced && !self.rebuild && !self.needs_its_snapshot();
+    /// Whether this node is able to lead: it may vote, is or may be a voter, its disk works, and no snapshot is on its way
+    /// into it.
+    pub(crate) fn may_campaign(&self) -> bool {
         let counts = self.configurations.may_campaign(self.id(), self.commit_index);
         let learner = self.configurations.in_force().contains(self.id()) && broken(Mutant::LearnerCampaigns);
         let member = self.removed.is_none() && (counts || learner);
-        self.may_vote() && member && !self.disk_stalls() && state_is_sound
+        self.may_vote() && member && !self.disk_stalls() && !self.needs_its_snapshot()
     }
 
     /// The other voters, of both sets while the configuration is joint.

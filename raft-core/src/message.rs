@@ -1,5 +1,6 @@
 //! What peers say to each other. The bytes are `raft-net-quic`'s business; see `docs/wire.md`.
 
+use crate::handover::Standing;
 use crate::runs::Span;
 use crate::types::{Entry, GroupId, Index, LogId, NodeId, Term};
 
@@ -62,6 +63,8 @@ pub enum Message {
     Vote {
         /// The last entry of the candidate's log.
         last: LogId,
+        /// The leader wants it: voters answer though they hear from that leader. Thesis 3.10, 4.2.3.
+        handover: bool,
     },
     /// Answer to [`Message::Vote`]; a grant leaves only after it is durable.
     VoteResponse {
@@ -107,6 +110,15 @@ pub enum Message {
         verified: Index,
         /// As much of it as is durable: the same promise as [`Message::AppendAccepted`], in case that one was lost.
         matched: Index,
+        /// Whether the follower may be handed the leadership, and how much it is wanted as leader.
+        standing: Standing,
+    },
+    /// The leader wants its follower to lead: "campaign at once". Thesis 3.10.
+    TimeoutNow {
+        /// The last entry of the leader's log, which is that of the follower's.
+        last: LogId,
+        /// The leader must not serve: the follower shall obey though it be drained.
+        drained_too: bool,
     },
     /// A follower asks for an index at which it may serve linearizable reads. Thesis 6.4.
     ReadIndex {
@@ -162,6 +174,7 @@ impl Message {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatResponse { .. } => "HeartbeatResponse",
+            Self::TimeoutNow { .. } => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexResponse { .. } => "ReadIndexResponse",
             Self::Removed { .. } => "Removed",

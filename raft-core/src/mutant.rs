@@ -287,6 +287,32 @@ mutants! {
         /// Nodes that hear from a leader vote it out: whoever cannot reach it deposes it for all.
         LiveLeaderDeposed,
     }
+    Safety, "thesis 3.10: leadership transfer" {
+        /// The target is told to campaign before it has the leader's whole log.
+        TimeoutNowBeforeMatch,
+        /// Proposals are taken while the target campaigns: its log is not the leader's any more.
+        ProposalsDuringHandover,
+        /// A leader's wish of an older term, or of a log that has grown since, is obeyed.
+        OldTimeoutNowObeyed,
+        /// A node that must not lead campaigns because its leader wants it to.
+        UnfitObeysTimeoutNow,
+        /// A leader whose state differs takes proposals and serves reads.
+        CaretakerServes,
+        /// Who asked for a handover is never told what became of it.
+        HandoverUnanswered,
+    }
+    Liveness, "thesis 3.10, 4.2.3: leadership moves, and comes to rest" {
+        /// A handover is never given up: with a dead target, no proposal is taken any more.
+        HandoverNeverEnds,
+        /// Voters that hear from their leader do not answer whom it wants elected.
+        HandoverVoteStopped,
+        /// The leadership stays with a node of low priority.
+        PriorityIgnored,
+        /// Nodes that should not lead do not even when nobody else can.
+        NoLastResort,
+        /// A leader that must not serve keeps the leadership where all members that could serve are drained.
+        DrainedNeverLead,
+    }
     Liveness, "thesis 10.2.1, 6.4: what is lost is asked for again" {
         /// An append that was lost is not sent again.
         LostAppendForgotten,

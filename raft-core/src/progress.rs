@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::handover::Standing;
 use crate::mutant::{Mutant, broken};
 use crate::types::{Index, LogId};
 
@@ -100,6 +101,8 @@ pub(crate) struct Progress {
     pub(crate) answered_round: u64,
     /// Of a learner: since when it has lacked little.
     pub(crate) caught_up_since: Option<Duration>,
+    /// What it said of itself last; nothing yet in this term.
+    pub(crate) standing: Option<Standing>,
 }
 
 impl Progress {
@@ -113,6 +116,7 @@ impl Progress {
             heard: false,
             answered_round: 0,
             caught_up_since: None,
+            standing: None,
         }
     }
 

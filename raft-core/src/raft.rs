@@ -5,6 +5,7 @@ use crate::config::{Config, ConfigError};
 use crate::effect::{Effect, Rejection};
 use crate::event::{Event, Now};
 use crate::follower::Follower;
+use crate::handover::{Cause, LAST_RESORT_TIMERS};
 use crate::invariants;
 use crate::leader::Leader;
 use crate::member::{Arrived, Member};
@@ -111,11 +112,16 @@ impl Raft {
                     leader.send_snapshot(&self.member, to, effects);
                 }
             }
-            Event::Fenced(fenced) => self.fence(fenced, effects),
+            Event::Fenced(fenced) => {
+                self.member.fenced = fenced;
+                self.seek_successor(Cause::State, effects);
+            }
             Event::Rebuild => {
                 self.member.rebuild();
-                self.stop_leading(effects);
+                self.seek_successor(Cause::State, effects);
             }
+            Event::HandOver { ticket, to } => self.hand_over(ticket, to, effects),
+            Event::Drained(drained) => self.drain(drained, effects),
             Event::Unreachable(peer) => {
                 if let RoleState::Leader(leader) = &mut self.role {
                     leader.on_unreachable(peer);
@@ -124,6 +130,7 @@ impl Raft {
         }
         self.go_on_with_change(effects);
         self.member.tell_configuration(effects);
+        self.answer_handover(effects);
         self.member.apply_committed(effects);
         self.member.seal_write(begin, effects);
         if broken(Mutant::RestoredBeforeWrite) {
@@ -160,10 +167,17 @@ impl Raft {
         }
     }
 
-    /// Nobody was heard for too long. A node that may not vote, or whose disk stalls, has no business to lead.
+    /// Nobody was heard for too long. A node that may not vote, or whose disk stalls, has no business to lead; one that
+    /// should not lead waits whether others do, and then leads in order to hand over: somebody has to.
     pub(crate) fn ask_before_campaign(&mut self, effects: &mut Vec<Effect>) {
-        if !self.member.may_lead() {
-            self.role = RoleState::Follower(Follower::new(&mut self.member, None));
+        let passed = if let RoleState::Follower(follower) = &self.role { follower.timers_passed } else { 0 };
+        let waits = self.member.is_reluctant()
+            && (passed < LAST_RESORT_TIMERS || broken(Mutant::NoLastResort))
+            && self.role() == Role::Follower;
+        if !self.member.may_campaign() || waits {
+            let mut follower = Follower::new(&mut self.member, None);
+            follower.timers_passed = passed.saturating_add(1);
+            self.role = RoleState::Follower(follower);
             // Whom they were asked of is forgotten: a question that stays out would want a tick at once, for ever.
             if !broken(Mutant::QuestionOutlivesLeader) {
                 self.member.reads.restart();
@@ -180,7 +194,7 @@ impl Raft {
     pub(crate) fn on_poll(&mut self, poll: Poll, effects: &mut Vec<Effect>) {
         match (poll, &self.role) {
             (Poll::Won, RoleState::PreCandidate(..)) => {
-                self.role = RoleState::Candidate(Candidate::campaign(&mut self.member, effects));
+                self.role = RoleState::Candidate(Candidate::campaign(&mut self.member, false, effects));
             }
             // [F2-CAND-WIN]
             (Poll::Won, RoleState::Candidate(_)) => {
@@ -204,6 +218,7 @@ impl Raft {
         if let (RoleState::Follower(was), None) = (&self.role, leader) {
             // A later term alone is no reason for more patience. [F2-FOLLOWER-TIMEOUT]
             follower.election_deadline = was.election_deadline.max(self.member.now);
+            follower.timers_passed = was.timers_passed;
         }
         if leader.is_some() && broken(Mutant::SuffixCountsAsVerified) && self.member.counters.suffixes_fetched > 0 {
             follower.verified = self.member.log.last().index;
@@ -215,6 +230,7 @@ impl Raft {
         self.member.reads.restart();
         if let RoleState::Leader(was) = was {
             effects.extend(was.changes.iter().map(|pending| Effect::ChangeUnknown { ticket: pending.ticket }));
+            self.member.counters.handovers_done += u64::from(was.was_handing_over());
             for ticket in was.rounds.into_local_reads() {
                 self.member.reads.push(ticket);
             }
@@ -288,7 +304,10 @@ impl Raft {
                 let poll = candidate.own_vote_is_durable(&self.member);
                 self.on_poll(poll, effects);
             }
-            RoleState::Leader(leader) => leader.advance_commit(&mut self.member, effects),
+            RoleState::Leader(leader) => {
+                leader.advance_commit(&mut self.member, effects);
+                leader.advance_handover(&mut self.member, effects);
+            }
             _ => {}
         }
     }
@@ -306,20 +325,6 @@ impl Raft {
             _ => self.member.log.last().index,
         };
         self.member.compact(followers, effects);
-    }
-
-    /// This replica's state is found to differ from the others', or not any more. Its log is sound, so it still votes.
-    fn fence(&mut self, fenced: bool, effects: &mut Vec<Effect>) {
-        self.member.fenced = fenced;
-        if fenced {
-            self.stop_leading(effects);
-        }
-    }
-
-    fn stop_leading(&mut self, effects: &mut Vec<Effect>) {
-        if self.role() != Role::Follower {
-            self.become_follower(None, effects);
-        }
     }
 
     /// A snapshot is here, from the leader of `term` as of the time when it was offered. Its term counts as a message's
@@ -389,7 +394,11 @@ impl Raft {
         if envelope.term > self.member.term {
             // A candidate that cannot reach the leader must not depose it for those who can. Thesis 4.2.3
             // [TH-CHECKQUORUM]
-            let asks_for_vote = matches!(envelope.message, Message::Vote { .. });
+            // But one whom its leader wants elected is answered by all.
+            let asks_for_vote = match envelope.message {
+                Message::Vote { handover, .. } => !handover || broken(Mutant::HandoverVoteStopped),
+                _ => false,
+            };
             let content_with_leader = self.live_leader().is_some_and(|leader| leader != from);
             if asks_for_vote && content_with_leader && !broken(Mutant::LiveLeaderDeposed) {
                 return;
@@ -414,7 +423,7 @@ impl Raft {
         let from = envelope.from;
         match &envelope.message {
             Message::Append { .. } | Message::Heartbeat { .. } => self.on_leader_message(envelope, effects),
-            Message::Vote { last } => {
+            Message::Vote { last, .. } => {
                 if candidate::on_vote(&mut self.member, from, *last, effects) {
                     // Having voted, give the candidate an election timeout. [F2-FOLLOWER-TIMEOUT]
                     if let RoleState::Follower(follower) = &mut self.role {
@@ -429,6 +438,7 @@ impl Raft {
                 }
             }
             Message::PreVoteResponse { ahead, .. } => self.on_pre_vote_refused(from, *ahead, effects),
+            Message::TimeoutNow { last, drained_too } => self.on_timeout_now(from, *last, *drained_too, effects),
             Message::ReadIndexResponse { number, index } => {
                 if let RoleState::Follower(follower) = &self.role {
                     follower.on_read_index_response(&mut self.member, from, *number, *index, effects);
@@ -482,13 +492,13 @@ impl Raft {
         match envelope.message {
             Message::AppendAccepted { matched } => leader.on_accepted(member, from, matched, effects),
             Message::AppendRejected { prev, hint } => leader.on_rejected(member, from, prev, hint, effects),
-            Message::HeartbeatResponse { round, verified, matched } => {
+            Message::HeartbeatResponse { round, verified, matched, standing } => {
                 if matched > verified {
                     return self.refuse(from, "more durable than verified", effects);
                 }
                 let held = unless(Mutant::VerifiedCountsAsHeld, matched, verified);
                 leader.on_durable_repeated(member, from, held, effects);
-                leader.on_heartbeat_response(member, from, round, verified, effects);
+                leader.on_heartbeat_response(member, from, round, verified, standing, effects);
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
             _ => {}
@@ -503,7 +513,9 @@ impl Raft {
             return self.refuse(from, "a removal by a configuration that has this node", effects);
         }
         self.member.note_removal(configuration, effects);
-        self.stop_leading(effects);
+        if self.role() != Role::Follower {
+            self.become_follower(None, effects);
+        }
     }
 
     /// A grant names the term that would be campaigned in. One that answers an earlier asking for the same term counts
@@ -533,7 +545,8 @@ impl Raft {
                     Message::Heartbeat { round, .. } if broken(Mutant::OldRoundEchoed) => round,
                     _ => 0,
                 };
-                Message::HeartbeatResponse { round, verified: Index::ZERO, matched: Index::ZERO }
+                let standing = member.standing();
+                Message::HeartbeatResponse { round, verified: Index::ZERO, matched: Index::ZERO, standing }
             }
             Message::Vote { .. } if broken(Mutant::OldVoteRequestGranted) => {
                 let answer = Message::VoteResponse { granted: true };
@@ -578,6 +591,7 @@ fn is_believed_though_old(message: &Message) -> bool {
         Message::Append { .. } | Message::Heartbeat { .. } => broken(Mutant::OldLeaderObeyed),
         Message::AppendAccepted { .. } => broken(Mutant::OldAcknowledgementCounts),
         Message::VoteResponse { .. } => broken(Mutant::OldVoteCounts),
+        Message::TimeoutNow { .. } => broken(Mutant::OldTimeoutNowObeyed),
         _ => false,
     }
 }

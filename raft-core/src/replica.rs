@@ -14,6 +14,7 @@ use crate::cache::EntryCache;
 use crate::config::{Config, ConfigError};
 use crate::effect::{Apply, Effect, Source, TicketRun, Write};
 use crate::event::Event;
+use crate::handover::{HandedOver, HandoverRefused};
 use crate::membership::{Change, ChangeRefusal, Configuration};
 use crate::message::{Envelope, PeerMessage};
 use crate::mutant::{Mutant, broken};
@@ -75,6 +76,15 @@ pub enum Answer {
     ChangeRefused {
         /// Why.
         why: ChangeRefusal,
+    },
+    /// Another node leads, as the caller wanted.
+    HandedOver(HandedOver),
+    /// The leadership did not go where the caller wanted it.
+    NotHandedOver {
+        /// Why.
+        why: HandoverRefused,
+        /// The leader, if known.
+        leader: Option<NodeId>,
     },
     /// This replica has applied everything that a linearizable read must see.
     ReadReady {
@@ -267,6 +277,8 @@ impl<W> Replica<W> {
             Input::SnapshotWanted { to } => self.run(now, Event::SnapshotWanted { to }, Payloads::None, out),
             Input::Fenced(fenced) => self.run(now, Event::Fenced(fenced), Payloads::None, out),
             Input::Rebuild => self.run(now, Event::Rebuild, Payloads::None, out),
+            Input::HandOver { to, waiter } => self.hand_over(now, to, waiter, out),
+            Input::Drained(drained) => self.run(now, Event::Drained(drained), Payloads::None, out),
             Input::Unreachable(peer) | Input::FillFailed { to: peer } => {
                 self.run(now, Event::Unreachable(peer), Payloads::None, out);
             }
@@ -332,6 +344,30 @@ impl<W> Replica<W> {
         self.run(now, Event::Read { ticket }, Payloads::None, out);
     }
 
+    /// The core answers within its own bounds, so this caller has no deadline.
+    fn hand_over(&mut self, now: Now, to: Option<NodeId>, waiter: W, out: &mut Vec<Output<W>>) {
+        if self.waiting.len() >= WAITING_MAX {
+            let (why, leader) = (HandoverRefused::Overloaded, self.raft.leader());
+            out.push(Output::Answer { waiter, answer: Answer::NotHandedOver { why, leader } });
+            return;
+        }
+        self.last_ticket.0 += 1;
+        let ticket = self.last_ticket;
+        self.waiting.insert(ticket, Waiting { waiter, deadline: Duration::MAX, entry: None });
+        self.run(now, Event::HandOver { ticket, to }, Payloads::None, out);
+    }
+
+    fn handed_over(&mut self, ticket: Ticket, result: Result<HandedOver, HandoverRefused>, out: &mut Vec<Output<W>>) {
+        let leader = self.raft.leader();
+        if let Some(Waiting { waiter, .. }) = self.waiting.remove(&ticket) {
+            let answer = match result {
+                Ok(handed) => Answer::HandedOver(handed),
+                Err(why) => Answer::NotHandedOver { why, leader },
+            };
+            out.push(Output::Answer { waiter, answer });
+        }
+    }
+
     /// A peer's message; what the envelope names and what came with it must agree, whatever the transport checked.
     fn receive(&mut self, now: Now, message: PeerMessage, out: &mut Vec<Output<W>>) {
         let PeerMessage { group, mut envelope, entries } = message;
@@ -377,6 +413,7 @@ impl<W> Replica<W> {
                 Effect::SendSnapshot { to } => out.push(Output::SendSnapshot { to, term: self.raft.term() }),
                 Effect::Reject { first, count, why } => self.reject(first, count, why, out),
                 Effect::ReadReady { ticket, index } => self.confirm_read(ticket, index, out),
+                Effect::Handover { ticket, result } => self.handed_over(ticket, result, out),
                 Effect::Refused { from, reason } => out.push(Output::Refused { from, reason }),
                 Effect::ChangeBegun { ticket, entry } => {
                     if let Some(waiting) = self.waiting.get_mut(&ticket) {

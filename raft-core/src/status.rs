@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handover::{HandoverStatus, Standing};
 use crate::membership::Configuration;
 use crate::types::{Index, LogId, NodeId, Term};
 
@@ -54,6 +55,8 @@ pub struct PeerProgress {
     pub caught_up_for: Option<Duration>,
     /// Time since it was last heard from; `None` when never in this term.
     pub last_contact: Option<Duration>,
+    /// Whether it may be handed the leadership, and its priority; `None` when it has not said so in this term.
+    pub standing: Option<Standing>,
 }
 
 /// Counts since the start of the process.
@@ -73,6 +76,14 @@ pub struct Counters {
     pub check_quorum_step_downs: u64,
     /// Times that it stepped down because its disk stalled.
     pub disk_stall_step_downs: u64,
+    /// Handovers of its leadership that it began.
+    pub handovers_begun: u64,
+    /// Handovers after which it leads no more: a later term began while its target was campaigning.
+    pub handovers_done: u64,
+    /// Handovers that it gave up, and led on.
+    pub handovers_given_up: u64,
+    /// Times that it campaigned because its leader wanted it to.
+    pub handovers_taken: u64,
     /// Rejections of appends that it received as leader.
     pub append_rejections: u64,
     /// Changes of the members that it took back as leader since the voters to be had fallen silent.
@@ -126,10 +137,14 @@ pub struct Status {
     pub lost: Option<LogId>,
     /// A snapshot waits for the applier, or is on its way into the log and the state: it is needed on this disk.
     pub installing: bool,
-    /// The state differs from that of the others; nothing is read from it, and this node does not lead.
+    /// The state differs from that of the others; nothing is read from it, and this node leads only to hand over.
     pub fenced: bool,
     /// The state waits for a snapshot that replaces it.
     pub rebuilding: bool,
+    /// It is not to lead: it rests, or is about to stop.
+    pub drained: bool,
+    /// As leader: the handover that is under way.
+    pub handover: Option<HandoverStatus>,
     /// The last time between the sending of a round and its confirmation by a quorum: the broadcast time of Raft §5.6.
     pub broadcast_time: Option<Duration>,
     /// Time since the last word of a leader that we follow; zero as leader.

@@ -143,6 +143,8 @@ impl Raft {
             installing: member.needs_its_snapshot(),
             fenced: member.fenced,
             rebuilding: member.waits_for_rebuild(),
+            drained: member.drained,
+            handover: self.handover(),
             broadcast_time,
             leader_contact,
             counters: member.counters,
@@ -163,6 +165,7 @@ fn peer_progress(leader: &Leader, now: Duration) -> Vec<PeerProgress> {
             snapshot: progress.snapshot_sending(),
             caught_up_for: progress.caught_up_since.map(|since| now.saturating_sub(since)),
             last_contact: progress.heard.then(|| now.saturating_sub(progress.contact)),
+            standing: progress.standing,
         })
         .collect()
 }

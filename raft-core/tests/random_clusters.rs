@@ -170,6 +170,7 @@ impl Cluster {
     fn answered(&mut self, id: NodeId, op: Op, answer: Answer) {
         assert!(self.history.answered.insert(op), "a second answer for {op}: {answer:?}");
         match answer {
+            Answer::HandedOver(_) | Answer::NotHandedOver { .. } => panic!("nobody asks for a handover here"),
             Answer::Rejected { why, .. } => {
                 if why == Rejection::Overwritten {
                     // Only what is decided may be told.

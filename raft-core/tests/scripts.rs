@@ -69,6 +69,11 @@ fn snapshot() {
 }
 
 #[test]
+fn handover() {
+    run("handover");
+}
+
+#[test]
 fn input() {
     run("input");
 }

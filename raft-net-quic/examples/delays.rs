@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use certificates::{Authority, own_ip};
+use raft_core::handover::Standing;
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::ports::{
     Inbound, LocalIdentity, Peer, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink, SnapshotSource, Transport,
@@ -47,7 +48,8 @@ impl Inbound for Follower {
         let Envelope { from, term, message, .. } = message.envelope;
         let answer = match message {
             Message::Heartbeat { round, .. } => {
-                Message::HeartbeatResponse { round, verified: Index(0), matched: Index(0) }
+                let standing = Standing::default();
+                Message::HeartbeatResponse { round, verified: Index(0), matched: Index(0), standing }
             }
             Message::Append { entries, .. } => Message::AppendAccepted { matched: entries.last().index },
             // Nobody listens any more when the measurement is over.

@@ -26,11 +26,14 @@ use std::time::{Duration, Instant};
 
 use raft_core::membership::Configuration;
 use raft_core::message::PeerMessage;
+use raft_core::ports::RefusalCounts;
 use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
 use raft_core::snapshot::SnapshotMeta;
+use raft_core::status::Status;
 use raft_core::types::{Index, NodeId, SnapshotId, Term};
 
 use crate::applier::{ApplyJob, ApplyQueue};
+use crate::events::{self, EventKind, Seen, Tale};
 use crate::filler::FillQueue;
 use crate::log_writer::{LogJob, LogQueue};
 use crate::queue::{Event, Taken};
@@ -67,6 +70,9 @@ pub(crate) struct Driver {
     /// The snapshot that is kept because the replica has or had it in its hands.
     guarded: Option<SnapshotId>,
     refusals_logged: BTreeSet<(NodeId, &'static str)>,
+    seen: Seen,
+    refused_before: RefusalCounts,
+    refusals_looked_at: Instant,
     slow_rounds_warned: u64,
     slow_round_warned_at: Option<Instant>,
     outputs: Vec<Output<Waiter>>,
@@ -88,6 +94,9 @@ impl Driver {
             catching_up: false,
             guarded: None,
             refusals_logged: BTreeSet::new(),
+            seen: Seen::default(),
+            refused_before: RefusalCounts::default(),
+            refusals_looked_at: Instant::now(),
             slow_rounds_warned: 0,
             slow_round_warned_at: None,
             outputs: Vec::new(),
@@ -154,6 +163,8 @@ impl Driver {
             Event::Applied { index, durable } => self.step(Input::Applied { index, durable }),
             Event::Restored(last) => {
                 self.step(Input::Restored(last));
+                let text = format!("{} installed a snapshot of entry {}", self.shared.name, last.index);
+                self.shared.events.tell(Tale::new(EventKind::Snapshot, text).with("index", last.index));
                 self.shared.marks.restored(&self.shared);
             }
             Event::SnapshotReceived { from, term, meta } => self.snapshot_received(from, term, meta),
@@ -170,6 +181,8 @@ impl Driver {
                 // Nothing beyond it was handed to the applier, and nothing will be.
                 let _ = begun.send(self.replica.raft().commit_index());
             }
+            Event::HandOver { to, waiter } => self.step(Input::HandOver { to, waiter }),
+            Event::Drained(drained) => self.step(Input::Drained(drained)),
             Event::SnapshotWanted { to, at_least } => {
                 // Before the replica asks for one.
                 self.shared.snapshots.ask(to, at_least);
@@ -301,11 +314,14 @@ impl Driver {
         let status = self.replica.status(self.shared.clock.now());
         if status.applied_index >= self.recovered_commit && *self.shared.phase.borrow() == Phase::Replaying {
             tracing::info!(node = %self.shared.name, applied = %status.applied_index, "the log is replayed");
+            let text = format!("{} has replayed its log up to {}", self.shared.name, status.applied_index);
+            self.shared.events.tell(Tale::new(EventKind::Start, text).with("applied", status.applied_index));
             self.shared.enter(Phase::Running);
         }
         if status.counters.slow_rounds > self.slow_rounds_warned {
             self.warn_slow(status.counters.slow_rounds, status.broadcast_time);
         }
+        self.tell(&status);
         // Before others are told that none is being installed, and may take the next one.
         if !status.installing
             && let Some(id) = self.guarded.take()
@@ -313,6 +329,29 @@ impl Driver {
             self.shared.snapshots.store.need_no_more(id);
         }
         self.shared.publish(status);
+    }
+
+    /// Adds to the timeline what the replica, and whom the transport refused, has to tell.
+    fn tell(&mut self, status: &Status) {
+        let (shared, seen) = (&self.shared, Seen::of(status));
+        if seen != self.seen {
+            let tales = events::tales(&self.seen, &seen, shared.name.as_str(), |id| shared.name_of(id));
+            tales.into_iter().for_each(|tale| shared.events.tell(tale));
+            self.seen = seen;
+        }
+        if self.refusals_looked_at.elapsed() < BEAT_INTERVAL {
+            return;
+        }
+        self.refusals_looked_at = Instant::now();
+        let (_, counts) = shared.transport.status();
+        for (reason, count) in &counts {
+            let before = self.refused_before.iter().find(|(known, _)| known == reason).map_or(0, |(_, count)| *count);
+            if *count > before {
+                let text = format!("{} refused {} frames or connections: {reason}", shared.name, count - before);
+                shared.events.tell(Tale::new(EventKind::Refusal, text).with("reason", reason));
+            }
+        }
+        self.refused_before = counts;
     }
 
     /// Raft §5.6: the broadcast time has to be far below the election timeout.
@@ -355,6 +394,8 @@ impl Driver {
         self.shared.metrics.message_refused();
         if self.refusals_logged.len() < REFUSALS_LOGGED_MAX && self.refusals_logged.insert((from, reason)) {
             tracing::warn!(node = %self.shared.name, peer = %from, reason, "a peer sent what no correct peer sends");
+            let text = format!("{} sent what no correct peer sends: {reason}", self.shared.name_of(from));
+            self.shared.events.tell(Tale::new(EventKind::Refusal, text).with("reason", reason));
         }
     }
 
@@ -366,7 +407,9 @@ impl Driver {
         }
         for event in left.events {
             match event {
-                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) => waiter.tell(stopping()),
+                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) | Event::HandOver { waiter, .. } => {
+                    waiter.tell(stopping())
+                }
                 _ => {}
             }
         }

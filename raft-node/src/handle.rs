@@ -10,6 +10,8 @@ use raft_core::ports::{QueryError, ReadError, SnapshotError};
 use raft_core::replica::Outcome;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 
+use crate::events::NodeEvent;
+pub use crate::handovers::{HandOverError, LeaderMoved};
 use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
 use crate::metrics::Metrics;
 use crate::queue::Event;
@@ -17,7 +19,7 @@ use crate::shared::{Readers, Shared, deadline_after, describe};
 use crate::snapshots::{KeptSnapshot, TakeError, taker};
 use crate::status::{ClusterStatus, Member, NodeStatus, Phase};
 use crate::writes::Wanted;
-use crate::{cluster_view, marks, reads, writes};
+use crate::{cluster_view, handovers, marks, reads, writes};
 
 /// Bytes of entries in one answer of [`NodeHandle::entries`].
 const ENTRIES_BYTES_MAX: u64 = 4 << 20;
@@ -55,6 +57,9 @@ pub enum Refusal {
     /// No leader was known within the deadline.
     #[error("no leader is known")]
     NoLeader,
+    /// The leader was handing over, and no other was known within the deadline.
+    #[error("the leadership is being handed over")]
+    HandingOver,
     /// A bound is reached; try again a little later.
     #[error("{bound} is reached")]
     Overloaded {
@@ -336,6 +341,13 @@ impl NodeHandle {
         Ok(taken.unwrap_or_else(|error| Err(SnapshotError::Abandoned(error.to_string())))?)
     }
 
+    /// The newest `limit` events of this node's life, the oldest of them first; at most
+    /// [`EVENTS_MAX`](crate::events::EVENTS_MAX) are kept.
+    #[must_use]
+    pub fn events(&self, limit: usize) -> Vec<NodeEvent> {
+        self.shared.events.newest(limit)
+    }
+
     /// The node's metrics. With the feature `metrics`, more can be registered with its registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -416,19 +428,39 @@ impl NodeHandle {
         }
     }
 
-    /// Refuses new requests from now on and fails readiness. What is in flight goes on, and so does Raft.
-    pub async fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+    /// Hands the leadership over to the member of this name, or to the best there is; asks the leader when this node
+    /// does not lead. Returns when the new leader is known. At most for one election timeout no write is taken.
+    ///
+    /// # Errors
+    /// Says whether nothing was begun, or the target does not lead.
+    pub async fn hand_over(&self, to: Option<&NodeName>, timeout: Duration) -> Result<LeaderMoved, HandOverError> {
+        handovers::hand_over(&self.shared, to, timeout).await
     }
 
-    /// Drains, finishes what is in flight (bounded by the configured grace), makes the state durable and closes
-    /// everything. Calling it again waits for the same end.
+    /// Hands over what this node leads, then refuses new requests and fails readiness. What is in flight goes on, and
+    /// so does Raft, but this node is handed no leadership. Returns whether another node leads; with nobody to hand
+    /// over to it leads on, for what other nodes pass on.
+    pub async fn drain(&self) -> bool {
+        handovers::drain(&self.shared, true).await
+    }
+
+    /// Takes back [`NodeHandle::drain`]. A node that is stopping goes on stopping.
+    pub async fn end_drain(&self) {
+        if *self.shared.phase.borrow() != Phase::Stopping {
+            handovers::drain(&self.shared, false).await;
+        }
+    }
+
+    /// Hands over, drains, finishes what is in flight (bounded by the configured grace), makes the state durable and
+    /// closes everything. Calling it again waits for the same end.
     ///
     /// # Errors
     /// When something could not be made durable, or the node had failed before.
     pub async fn stop(&self) -> Result<(), StopError> {
         let shared = &self.shared;
-        self.drain().await;
+        if !shared.draining.load(Ordering::Acquire) {
+            self.drain().await;
+        }
         shared.enter(Phase::Stopping);
         let grace = shared.config.stop_grace;
         if tokio::time::timeout(grace, shared.all_ended()).await.is_err() {

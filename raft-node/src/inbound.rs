@@ -12,6 +12,7 @@ use raft_core::types::NodeId;
 use crate::cluster_view;
 use crate::founder;
 use crate::founding::FounderAnswer;
+use crate::handovers;
 use crate::marks;
 use crate::queue::Refused;
 use crate::requests::{NodeAnswer, NodeRequest};
@@ -77,6 +78,7 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
             let Some(to) = from.id else { return NodeAnswer::Failure("it has no id".into()) };
             marks::serve_snapshot_wanted(shared, to, at_least).await
         }
+        NodeRequest::HandOver { to } => NodeAnswer::HandedOver(handovers::serve(shared, to.as_ref()).await),
         NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
         NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),
     }

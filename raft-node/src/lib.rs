@@ -98,10 +98,12 @@ mod cluster_view;
 pub mod config;
 mod driver;
 mod durability;
+pub mod events;
 mod filler;
 mod founder;
 pub mod founding;
 pub mod handle;
+mod handovers;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod identity;

@@ -13,6 +13,7 @@ use raft_core::ports::{LogStore, LogWrite};
 use raft_core::replica::Persist;
 use raft_core::types::{Entry, GroupId, Index};
 
+use crate::events::{EventKind, Tale};
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
 
@@ -146,10 +147,18 @@ fn persist(store: &mut dyn LogStore, batch: Vec<Persist>, shared: &Shared) -> Re
             // A promise rides on the write that backs it: straight from here, before the driver even knows.
             send(shared, group, release);
         }
-        Err(reason) => drop(shared.disk_failed.set(reason.clone())),
+        Err(reason) => failed(shared, reason),
     }
     shared.queue.complete(Event::Persisted { writes: ids, result: written.clone() });
     written
+}
+
+/// The disk failed, for good.
+fn failed(shared: &Shared, reason: &str) {
+    if shared.disk_failed.set(reason.to_owned()).is_ok() {
+        let text = format!("the disk of {} failed, and nothing is acknowledged any more: {reason}", shared.name);
+        shared.events.tell(Tale::new(EventKind::Fault, text));
+    }
 }
 
 /// Drops the log's beginning. A store that fails at this has failed for good, and nothing is acknowledged after it.
@@ -157,7 +166,7 @@ fn compact(store: &mut dyn LogStore, upto: Index, shared: &Shared) -> Result<(),
     let compacted = store.compact(GroupId::FIRST, upto).map_err(|error| error.to_string());
     match &compacted {
         Ok(()) => shared.metrics.log_compacted(),
-        Err(reason) => drop(shared.disk_failed.set(reason.clone())),
+        Err(reason) => failed(shared, reason),
     }
     compacted
 }

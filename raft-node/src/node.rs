@@ -12,6 +12,7 @@ use raft_core::types::{GroupId, Index};
 
 use crate::applier::{self, ApplyQueue};
 use crate::driver::{Driver, Threads};
+use crate::events::{EventKind, Tale};
 use crate::filler::{self, FillQueue};
 use crate::founder;
 use crate::founding::FoundingRecord;
@@ -49,6 +50,7 @@ impl Node {
         }
         let marks = Journal::new(marks)?;
         let shared = Arc::new(Shared::new(who, config, transport, metrics, stamp, snapshots, marks));
+        tell_start(&shared);
         if let Some(founded) = founded {
             belong(&shared, founded);
         }
@@ -58,6 +60,13 @@ impl Node {
         tokio::spawn(live(shared.clone(), identity, log, state_machine));
         Ok(NodeHandle::new(shared))
     }
+}
+
+/// The first event of a process life.
+fn tell_start(shared: &Shared) {
+    let (name, count, version) = (&shared.name, shared.start_count, env!("CARGO_PKG_VERSION"));
+    let text = format!("{name} starts, version {version}, start {count} of its directory");
+    shared.events.tell(Tale::new(EventKind::Start, text).with("start_count", count).with("version", version));
 }
 
 /// Reads back what this disk accepted.

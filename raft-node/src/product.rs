@@ -119,11 +119,13 @@ impl Product {
         })
     }
 
-    /// Fails readiness and refuses new requests, lets those in flight finish, makes everything durable, closes.
+    /// Hands over what the node leads, fails readiness and refuses new requests, lets those in flight finish, makes
+    /// everything durable, closes.
     ///
     /// # Errors
     /// When the node had failed before, or something could not be made durable.
     pub async fn stop(self) -> Result<(), StopError> {
+        // Clients are served until another node leads.
         self.node.drain().await;
         self.client.stop().await;
         let result = self.node.stop().await;

@@ -56,6 +56,13 @@ pub(crate) enum Event {
         /// Told what the snapshot has to hold at least.
         begun: oneshot::Sender<Index>,
     },
+    /// Somebody wants another node to lead.
+    HandOver {
+        to: Option<NodeId>,
+        waiter: Waiter,
+    },
+    /// This node is not to lead, or may again.
+    Drained(bool),
     /// A member wants a snapshot that ends with this entry or a later one.
     SnapshotWanted {
         to: NodeId,
@@ -90,7 +97,7 @@ struct Waiting {
     commands: VecDeque<Proposal<Waiter>>,
     command_bytes: u64,
     events: VecDeque<Event>,
-    /// Reads, questions for outcomes, and marks.
+    /// Reads, questions for outcomes, marks, and wishes for another leader.
     reads: usize,
     /// Peers of whom it waits already that they are unreachable.
     unreachable: BTreeSet<NodeId>,
@@ -156,6 +163,11 @@ impl EventQueue {
     /// Puts a linearizable read.
     pub(crate) fn read(&self, deadline: Duration, waiter: Waiter) -> Result<(), Refused> {
         self.ask(Event::Read { deadline, waiter })
+    }
+
+    /// Puts a wish for another leader; it counts as a read.
+    pub(crate) fn hand_over(&self, to: Option<NodeId>, waiter: Waiter) -> Result<(), Refused> {
+        self.ask(Event::HandOver { to, waiter })
     }
 
     /// Puts a question for the outcome of an entry; it counts as a read.
@@ -238,7 +250,9 @@ impl EventQueue {
                     waiting.messages -= 1;
                     waiting.message_bytes -= message_bytes(message);
                 }
-                Event::Read { .. } | Event::Outcome { .. } | Event::Mark(_) => waiting.reads -= 1,
+                Event::Read { .. } | Event::Outcome { .. } | Event::Mark(_) | Event::HandOver { .. } => {
+                    waiting.reads -= 1;
+                }
                 Event::Unreachable(peer) => drop(waiting.unreachable.remove(peer)),
                 _ => {}
             }

@@ -64,7 +64,7 @@ async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> 
             ReadEnd::Rejected { why: Rejection::Deadline } => {
                 return Err(if leader.is_some() { ReadFailure::Deadline } else { ReadFailure::NoLeader });
             }
-            ReadEnd::Rejected { why: Rejection::NotLeader | Rejection::Overwritten } => {}
+            ReadEnd::Rejected { why: Rejection::NotLeader | Rejection::HandingOver | Rejection::Overwritten } => {}
         }
         // A read has no effect, so it may be tried again freely.
         let until = if leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };

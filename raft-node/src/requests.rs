@@ -14,6 +14,7 @@ use raft_core::types::{ClusterId, Index, LogId, NodeName, Term};
 
 use crate::founding::{BlankNode, FounderAnswer, FoundingRecord, RecordError, WireMember, random_number};
 use crate::handle::{Doubt, Refusal};
+use crate::handovers::{HandOverError, LeaderMoved};
 use crate::snapshots::wire::WireSnapshot;
 use crate::status::{ClusterStatus, Member, MemberStatus};
 
@@ -43,6 +44,11 @@ pub(crate) enum NodeRequest {
         /// The entry.
         at_least: Index,
     },
+    /// "Hand the leadership over to this member, or to the best", asked of the leader. Never passed on again.
+    HandOver {
+        /// To whom.
+        to: Option<NodeName>,
+    },
     /// "How are you?"
     Report,
     /// "How is the cluster?", asked of the leader.
@@ -69,6 +75,8 @@ pub(crate) enum NodeAnswer {
     Cluster(ClusterStatus),
     /// To [`NodeRequest::MarkDigest`]; `None` when it is not known, or not yet.
     MarkDigest(Option<Bytes>),
+    /// To [`NodeRequest::HandOver`].
+    HandedOver(Result<LeaderMoved, HandOverError>),
     /// To [`NodeRequest::SendSnapshot`]: it is being done.
     Done,
 }
@@ -130,6 +138,9 @@ impl NodeRequest {
             Self::Mark { timeout } => wire::Ask::MarkWithinMillis(millis(*timeout)),
             Self::MarkDigest(mark) => wire::Ask::MarkDigest(mark.0),
             Self::SendSnapshot { at_least } => wire::Ask::SnapshotOf(at_least.0),
+            Self::HandOver { to } => {
+                wire::Ask::HandOver(wire::HandOver { to: to.as_ref().map(|name| name.as_str().to_owned()) })
+            }
         };
         wire::Request { ask: Some(ask) }.encode_to_vec().into()
     }
@@ -146,6 +157,7 @@ impl NodeRequest {
             wire::Ask::MarkWithinMillis(within) => Self::Mark { timeout: Duration::from_millis(within) },
             wire::Ask::MarkDigest(mark) => Self::MarkDigest(Index(mark)),
             wire::Ask::SnapshotOf(at_least) => Self::SendSnapshot { at_least: Index(at_least) },
+            wire::Ask::HandOver(wish) => Self::HandOver { to: wish.to.map(NodeName::new) },
         })
     }
 }
@@ -180,6 +192,7 @@ impl NodeAnswer {
             }),
             Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
             Self::MarkDigest(digest) => wire::Told::MarkDigest(wire::MarkDigest { digest: digest.clone() }),
+            Self::HandedOver(ended) => encode_handed_over(ended),
             Self::Done => wire::Told::Done(wire::Empty {}),
         };
         wire::Answer { told: Some(told) }.encode_to_vec().into()
@@ -215,6 +228,12 @@ impl NodeAnswer {
             }),
             wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
             wire::Told::MarkDigest(answer) => Self::MarkDigest(answer.digest),
+            wire::Told::HandedOver(moved) => Self::HandedOver(Ok(LeaderMoved {
+                from: NodeName::new(moved.from),
+                to: NodeName::new(moved.to),
+                term: Term(moved.term),
+            })),
+            wire::Told::NotHandedOver(not) => Self::HandedOver(Err(decode_not_handed_over(not)?)),
             wire::Told::Done(_) => Self::Done,
         })
     }
@@ -286,6 +305,7 @@ fn encode_refusal(why: &Refusal) -> wire::NotApplied {
         Refusal::Stopping => plain(6),
         Refusal::NotReady(why) => wire::NotApplied { text: why.clone(), ..plain(7) },
         Refusal::Overwritten => plain(8),
+        Refusal::HandingOver => plain(10),
         Refusal::TooLarge { bytes, limit, setting } => {
             wire::NotApplied { text: setting.to_string(), bytes: *bytes, limit: *limit, ..plain(9) }
         }
@@ -304,7 +324,37 @@ fn decode_refusal(refusal: wire::NotApplied) -> Result<Refusal, WireError> {
         7 => Refusal::NotReady(text),
         8 => Refusal::Overwritten,
         9 => Refusal::TooLarge { bytes: refusal.bytes, limit: refusal.limit, setting: Cow::Owned(text) },
+        10 => Refusal::HandingOver,
         other => return Err(WireError::Malformed(format!("refusal {other}"))),
+    })
+}
+
+fn encode_handed_over(ended: &Result<LeaderMoved, HandOverError>) -> wire::Told {
+    let (why, text) = match ended {
+        Ok(LeaderMoved { from, to, term }) => {
+            let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
+            return wire::Told::HandedOver(wire::HandedOver { from, to, term: term.0 });
+        }
+        Err(HandOverError::NotLeader) => (1, ""),
+        Err(HandOverError::NoLeader(text)) => (2, text.as_str()),
+        Err(HandOverError::Refused(text)) => (3, text.as_str()),
+        Err(HandOverError::Failed(text)) => (4, text.as_str()),
+        Err(HandOverError::NoAnswer(text)) => (5, text.as_str()),
+        Err(HandOverError::Stopping) => (6, ""),
+    };
+    wire::Told::NotHandedOver(wire::NotHandedOver { why, text: text.to_owned() })
+}
+
+fn decode_not_handed_over(not: wire::NotHandedOver) -> Result<HandOverError, WireError> {
+    let text = not.text;
+    Ok(match not.why {
+        1 => HandOverError::NotLeader,
+        2 => HandOverError::NoLeader(text),
+        3 => HandOverError::Refused(text),
+        4 => HandOverError::Failed(text),
+        5 => HandOverError::NoAnswer(text),
+        6 => HandOverError::Stopping,
+        other => return Err(WireError::Malformed(format!("reason {other} of a handover"))),
     })
 }
 

@@ -12,6 +12,7 @@ use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName, Term};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
+use crate::events::{EventKind, Tale, Timeline};
 use crate::founding::FoundingRecord;
 use crate::marks::Journal;
 use crate::metrics::Metrics;
@@ -66,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) marks: Journal,
     pub(crate) snapshots: Snapshots,
     pub(crate) queue: EventQueue,
+    pub(crate) events: Timeline,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) stop_requested: watch::Sender<bool>,
@@ -143,6 +145,7 @@ impl Shared {
         Self {
             snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
             queue: EventQueue::new(&config),
+            events: Timeline::default(),
             config,
             name: who.name,
             incarnation: who.incarnation,
@@ -229,6 +232,7 @@ impl Shared {
     /// Gives up: nothing is acknowledged any more, and the process has to end with an error.
     pub(crate) fn fail(&self, reason: String) {
         tracing::error!(node = %self.name, %reason, "the node gives up");
+        self.events.tell(Tale::new(EventKind::Fault, format!("{} gives up: {reason}", self.name)));
         self.enter(Phase::Failed(reason));
         self.stop_requested.send_replace(true);
         self.queue.complete(Event::Stop);
@@ -306,6 +310,11 @@ impl Shared {
     /// The member of this id.
     pub(crate) fn member(&self, id: NodeId) -> Option<&Member> {
         self.founded.get()?.record.members.iter().find(|member| member.id == id)
+    }
+
+    /// A member by its name, or what stands for it.
+    pub(crate) fn name_of(&self, id: NodeId) -> String {
+        self.member(id).map_or_else(|| id.to_string(), |member| member.name.to_string())
     }
 
     /// The leader that is known now.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use raft_core::handover::{HandedOver, HandoverRefused};
 use raft_core::replica::{Answer, Rejection};
 use raft_core::types::LogId;
 use tokio::sync::oneshot;
@@ -23,6 +24,11 @@ pub(crate) enum Waiter {
         since: Instant,
         /// Where its answer goes.
         answer: oneshot::Sender<ReadEnd>,
+    },
+    /// Who wants another leader.
+    HandOver {
+        /// Where its answer goes.
+        answer: oneshot::Sender<Result<HandedOver, HandoverRefused>>,
     },
     /// The driver itself, which wants to know when this node has caught up with the leader.
     CaughtUp {
@@ -62,10 +68,18 @@ impl Waiter {
             (Self::Read { answer: caller, .. }, Answer::Rejected { why, .. }) => {
                 let _ = caller.send(ReadEnd::Rejected { why });
             }
+            (Self::HandOver { answer: caller }, Answer::HandedOver(handed)) => {
+                let _ = caller.send(Ok(handed));
+            }
+            (Self::HandOver { answer: caller }, Answer::NotHandedOver { why, .. }) => {
+                let _ = caller.send(Err(why));
+            }
+            // It has no deadline and no entry: what is left is that the node stops.
+            (Self::HandOver { answer: caller }, Answer::Rejected { .. }) => {
+                let _ = caller.send(Err(HandoverRefused::Stopping));
+            }
             (Self::CaughtUp { .. }, _) => {}
-            (waiter @ Self::Write { .. }, answer @ Answer::ReadReady { .. })
-            | (waiter @ Self::Read { .. }, answer @ Answer::Unknown { .. })
-            | (waiter, answer @ (Answer::Changed { .. } | Answer::ChangeRefused { .. })) => {
+            (waiter, answer) => {
                 panic!("the replica answered {waiter:?} with {answer:?}")
             }
         }

@@ -67,8 +67,14 @@ enum Attempt {
 
 /// Whether a refusal stands: it cannot be gone a moment later, at another leader, or the caller wants no other one.
 fn final_here(shared: &Shared, refusal: &Refusal, known: Leadership, options: WriteOptions) -> bool {
-    let passes =
-        matches!(refusal, Refusal::NotLeader | Refusal::NoLeader | Refusal::LeaderUnreachable(_) | Refusal::Stopping);
+    let passes = matches!(
+        refusal,
+        Refusal::NotLeader
+            | Refusal::NoLeader
+            | Refusal::LeaderUnreachable(_)
+            | Refusal::Stopping
+            | Refusal::HandingOver
+    );
     !passes || shared.queue.is_closed() || (!options.forward && known.leader.is_some())
 }
 
@@ -203,6 +209,7 @@ pub(crate) async fn ended(shared: &Shared, answered: oneshot::Receiver<WriteEnd>
 fn refusal(why: Rejection) -> Refusal {
     match why {
         Rejection::NotLeader => Refusal::NotLeader,
+        Rejection::HandingOver => Refusal::HandingOver,
         Rejection::Overloaded { bound } => Refusal::Overloaded { bound: Cow::Borrowed(bound) },
         Rejection::Deadline => Refusal::Deadline,
         Rejection::Stopping => Refusal::Stopping,

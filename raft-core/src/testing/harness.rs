@@ -27,7 +27,7 @@
 //!
 //! | command | what happens |
 //! |---|---|
-//! | `cluster nodes=3` | three nodes with blank disks; a setting of [`Config`](crate::config::Config) may follow, as in `inflight_appends_max=2` or `log_repair=step_back` |
+//! | `cluster nodes=3` | three nodes with blank disks; a setting of [`Config`](crate::config::Config) may follow, as in `inflight_appends_max=2` or `log_repair=step_back`; `priorities=50/70/0` are of the nodes in turn |
 //! | `cluster nodes=3 leader=1` | the same, and node 1 has been elected, its no-op `1@1` is applied everywhere |
 //! | `given 1 1-3@1 4@2 term=3 vote=2 commit=2` | node 1 starts anew with this on its disk; `lost=5@1`: and with evidence that it had acknowledged up to there |
 //! | `propose 1 x y` | clients ask node 1 to append the commands `x` and `y`; `bytes=100` pads them, `count=9` repeats them, `deadline=1s` says how long they wait |
@@ -49,7 +49,9 @@
 //! | `flush 1` | what node 1 has applied survives a crash from now on |
 //! | `snapshot 1 3` | node 1, which was asked for it, takes a snapshot for node 3 and begins to send it |
 //! | `arrive 3`, `break 3` | the snapshot on its way to node 3 is whole there (`untold`: its sender does not learn of it); it is given up |
-//! | `want 1 3`, `rebuild 3`, `fence 3` | node 1 is asked for a snapshot for node 3; node 3 shall replace its state; the state of node 3 is found to differ |
+//! | `want 1 3`, `rebuild 3`, `fence 3` | node 1 is asked for a snapshot for node 3; node 3 shall replace its state; the state of node 3 is found to differ (`over`: not any more) |
+//! | `handover 1 2` | somebody asks node 1 to hand the leadership to node 2 (to the best, if none is named) |
+//! | `drain 1` | node 1 is not to lead; `over`: it may again |
 //! | `mark 1` | node 1 is asked for a mark |
 //! | `new 4 5` | nodes 4 and 5 start with blank disks; they are no members |
 //! | `change 1 voters=1,2,4 learners=5,6+` | node 1 is asked for these members: 6 is promoted by itself; `force`, `less_tolerance`, `deadline=1s` |
@@ -194,6 +196,16 @@ impl Harness {
             "unreachable" => {
                 let (id, peer) = (arguments.node()?, arguments.node()?);
                 self.step(id, Input::Unreachable(peer))?;
+            }
+            "handover" => {
+                let id = arguments.node()?;
+                let to = arguments.word().map(|word| arguments::node(&word)).transpose()?;
+                let waiter = self.caller();
+                self.step(id, Input::HandOver { to, waiter })?;
+            }
+            "drain" => {
+                let (id, over) = (arguments.node()?, arguments.flag("over"));
+                self.step(id, Input::Drained(!over))?;
             }
             _ => return Ok(false),
         }

@@ -40,6 +40,7 @@ mod disk;
 mod faults;
 mod ghost;
 mod goals;
+mod handovers;
 mod machine;
 mod members;
 mod network;

@@ -1,7 +1,7 @@
 //! Control parts of Raft messages and requests. Fields are only ever added, under new tags; a reader skips those that
 //! it does not know. Tags that `docs/wire.md` reserves stay unused here.
 
-/// [`raft_core::message::Message::PreVote`] and `Vote`. Tag 6 is reserved.
+/// [`raft_core::message::Message::PreVote`], `Vote` and `TimeoutNow`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Ask {
     #[prost(uint64, tag = "1")]
@@ -14,6 +14,12 @@ pub(crate) struct Ask {
     pub(crate) last_index: u64,
     #[prost(uint64, tag = "5")]
     pub(crate) last_term: u64,
+    /// In a `Vote`: the leader wants it.
+    #[prost(bool, tag = "6")]
+    pub(crate) handover: bool,
+    /// In a `TimeoutNow`: though its receiver be drained.
+    #[prost(bool, tag = "7")]
+    pub(crate) drained_too: bool,
 }
 
 /// `PreVoteResponse` and `VoteResponse`. `ahead_index` is zero where the log is no reason to refuse. Tag 5 is reserved.
@@ -157,6 +163,9 @@ pub(crate) struct HeartbeatResponse {
     pub(crate) verified: u64,
     #[prost(uint64, tag = "6")]
     pub(crate) matched: u64,
+    /// 0: not said, which means the default priority; 1: unfit; 2 to 102: the priority and 2; 103: drained.
+    #[prost(uint32, tag = "9")]
+    pub(crate) standing: u32,
 }
 
 /// `ReadIndex`, and `ReadIndexResponse`, whose `index` is zero in the question.

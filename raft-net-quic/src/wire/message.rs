@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use raft_core::handover::{Priority, Standing};
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::runs::Span;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
@@ -47,7 +48,12 @@ impl Batch {
         let mut put = |kind, control: &dyn PutHead| control.put(buffer, kind, group, 0, limits);
         match content {
             Message::PreVote { last } => put(frame_type::PRE_VOTE, &ask(from, to, term, *last)),
-            Message::Vote { last } => put(frame_type::VOTE, &ask(from, to, term, *last)),
+            Message::Vote { last, handover } => {
+                put(frame_type::VOTE, &control::Ask { handover: *handover, ..ask(from, to, term, *last) })
+            }
+            Message::TimeoutNow { last, drained_too } => {
+                put(frame_type::TIMEOUT_NOW, &control::Ask { drained_too: *drained_too, ..ask(from, to, term, *last) })
+            }
             Message::PreVoteResponse { granted, ahead } => {
                 put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead))
             }
@@ -64,23 +70,23 @@ impl Batch {
             Message::AppendAccepted { matched } => {
                 put(frame_type::APPEND_ACCEPTED, &control::AppendAccepted { from, to, term, matched: matched.0 })
             }
-            Message::AppendRejected { prev, hint } => put(
-                frame_type::APPEND_REJECTED,
-                &control::AppendRejected {
-                    from,
-                    to,
-                    term,
-                    prev: prev.0,
-                    hint_index: hint.index.0,
-                    hint_term: hint.term.0,
-                },
-            ),
+            Message::AppendRejected { prev, hint } => {
+                put(frame_type::APPEND_REJECTED, &append_rejected(from, to, term, *prev, *hint))
+            }
             Message::Heartbeat { commit, round } => {
                 put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit: commit.0, round: *round })
             }
-            Message::HeartbeatResponse { round, verified, matched } => put(
+            Message::HeartbeatResponse { round, verified, matched, standing } => put(
                 frame_type::HEARTBEAT_RESPONSE,
-                &control::HeartbeatResponse { from, to, term, round: *round, verified: verified.0, matched: matched.0 },
+                &control::HeartbeatResponse {
+                    from,
+                    to,
+                    term,
+                    round: *round,
+                    verified: verified.0,
+                    matched: matched.0,
+                    standing: standing_code(*standing),
+                },
             ),
             Message::ReadIndex { number } => {
                 put(frame_type::READ_INDEX, &control::ReadIndex { from, to, term, number: *number, index: 0 })
@@ -166,12 +172,51 @@ impl<M: prost::Message> PutHead for M {
 }
 
 fn ask(from: u64, to: u64, term: u64, last: LogId) -> control::Ask {
-    control::Ask { from, to, term, last_index: last.index.0, last_term: last.term.0 }
+    control::Ask {
+        from,
+        to,
+        term,
+        last_index: last.index.0,
+        last_term: last.term.0,
+        handover: false,
+        drained_too: false,
+    }
+}
+
+const UNFIT: u32 = 1;
+const PRIORITY_FIRST: u32 = 2;
+const DRAINED: u32 = PRIORITY_FIRST + Priority::MAX.0 as u32 + 1;
+
+fn standing_code(standing: Standing) -> u32 {
+    match standing {
+        Standing::Unfit => UNFIT,
+        Standing::Reluctant => DRAINED,
+        Standing::Fit(priority) => PRIORITY_FIRST + u32::from(priority.0),
+    }
+}
+
+fn standing(code: u32) -> Result<Standing, Malformed> {
+    match code {
+        0 => Ok(Standing::default()),
+        UNFIT => Ok(Standing::Unfit),
+        DRAINED => Ok(Standing::Reluctant),
+        priority => u8::try_from(priority - PRIORITY_FIRST)
+            .ok()
+            .map(Priority)
+            .filter(|priority| *priority <= Priority::MAX)
+            .map(Standing::Fit)
+            .ok_or(Malformed::Control),
+    }
 }
 
 fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>) -> control::AskAnswer {
     let end = ahead.unwrap_or(LogId::ZERO);
     control::AskAnswer { from, to, term, granted, ahead_index: end.index.0, ahead_term: end.term.0 }
+}
+
+fn append_rejected(from: u64, to: u64, term: u64, prev: Index, hint: LogId) -> control::AppendRejected {
+    let (hint_index, hint_term) = (hint.index.0, hint.term.0);
+    control::AppendRejected { from, to, term, prev: prev.0, hint_index, hint_term }
 }
 
 fn suffix_refused(from: u64, to: u64, term: u64, prev: Index, hint: Option<LogId>) -> control::SuffixRefused {
@@ -188,10 +233,14 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
     }
     let kind = frame.kind;
     let (from, to, term, message) = match kind {
-        frame_type::PRE_VOTE | frame_type::VOTE => {
+        frame_type::PRE_VOTE | frame_type::VOTE | frame_type::TIMEOUT_NOW => {
             let ask: control::Ask = parse(&frame)?;
             let last = log_id(ask.last_index, ask.last_term)?;
-            let message = if kind == frame_type::VOTE { Message::Vote { last } } else { Message::PreVote { last } };
+            let message = match kind {
+                frame_type::VOTE => Message::Vote { last, handover: ask.handover },
+                frame_type::TIMEOUT_NOW => Message::TimeoutNow { last, drained_too: ask.drained_too },
+                _ => Message::PreVote { last },
+            };
             (ask.from, ask.to, ask.term, message)
         }
         frame_type::PRE_VOTE_RESPONSE | frame_type::VOTE_RESPONSE => {
@@ -217,9 +266,10 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (from, to, term, Message::Heartbeat { commit: index(commit)?, round })
         }
         frame_type::HEARTBEAT_RESPONSE => {
-            let control::HeartbeatResponse { from, to, term, round, verified, matched } = parse(&frame)?;
-            let (verified, matched) = (index(verified)?, index(matched)?);
-            (from, to, term, Message::HeartbeatResponse { round, verified, matched })
+            let control::HeartbeatResponse { from, to, term, round, verified, matched, standing: code } =
+                parse(&frame)?;
+            let (verified, matched, standing) = (index(verified)?, index(matched)?, standing(code)?);
+            (from, to, term, Message::HeartbeatResponse { round, verified, matched, standing })
         }
         frame_type::READ_INDEX => {
             let control::ReadIndex { from, to, term, number, index: _ } = parse(&frame)?;

@@ -168,7 +168,8 @@ pub(crate) fn decode_chunk(frame: Frame) -> Result<Option<Chunk>, Malformed> {
 fn is_known(kind: u8) -> bool {
     let raft = frame_type::PRE_VOTE..=frame_type::REMOVED;
     let streams = frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED;
-    raft.contains(&kind) || streams.contains(&kind) || (frame_type::HELLO..=frame_type::REFUSAL).contains(&kind)
+    let is_raft = raft.contains(&kind) || kind == frame_type::TIMEOUT_NOW;
+    is_raft || streams.contains(&kind) || (frame_type::HELLO..=frame_type::REFUSAL).contains(&kind)
 }
 
 impl Reply {

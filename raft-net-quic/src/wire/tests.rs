@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where it fails.
 
 use proptest::prelude::*;
+use raft_core::handover::{Priority, Standing};
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::ports::{LocalIdentity, SnapshotOffer};
 use raft_core::runs::Span;
@@ -36,12 +37,22 @@ fn every_message() -> Vec<PeerMessage> {
         Message::FetchSuffix { prev: last },
         Message::SuffixRefused { prev: Index(9), hint: Some(LogId::ZERO) },
         Message::SuffixRefused { prev: Index(9), hint: None },
-        Message::Vote { last },
+        Message::Vote { last, handover: false },
+        Message::Vote { last, handover: true },
+        Message::TimeoutNow { last, drained_too: false },
+        Message::TimeoutNow { last, drained_too: true },
         Message::VoteResponse { granted: false },
         Message::AppendAccepted { matched: Index(12) },
         Message::AppendRejected { prev: Index(12), hint: last },
         Message::Heartbeat { commit: Index(2), round: 77 },
-        Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8) },
+        Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8), standing: Standing::Unfit },
+        Message::HeartbeatResponse { round: 78, verified: Index(9), matched: Index(8), standing: Standing::Reluctant },
+        Message::HeartbeatResponse {
+            round: 78,
+            verified: Index(9),
+            matched: Index(8),
+            standing: Standing::Fit(Priority::MAX),
+        },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: u64::MAX, index: Index(8) },
         Message::Removed { configuration: Index(1 << 61) },
@@ -112,6 +123,29 @@ fn the_bytes_of_a_heartbeat_never_change() {
     assert_eq!(bytes[HEADER_LEN..], [8, 1, 16, 2, 24, 4, 32, 2, 40, 77]);
     assert_eq!(bytes[24..28], crc32c::crc32c(&bytes[HEADER_LEN..]).to_be_bytes());
     assert_eq!(bytes[28..32], crc32c::crc32c(&bytes[..28]).to_be_bytes());
+}
+
+/// A member of an older version says nothing of its standing, and one of a broken version nonsense.
+#[test]
+fn a_standing_that_is_not_said_is_the_usual_one() {
+    let answer =
+        |standing| control::HeartbeatResponse { from: 1, to: 2, term: 4, round: 5, verified: 6, matched: 6, standing };
+    for (code, expected) in [
+        (0, Some(Standing::default())),
+        (1, Some(Standing::Unfit)),
+        (2, Some(Standing::Fit(Priority::NEVER))),
+        (102, Some(Standing::Fit(Priority::MAX))),
+        (103, Some(Standing::Reluctant)),
+        (104, None),
+        (u32::MAX, None),
+    ] {
+        let read = decode_all(&frame(frame_type::HEARTBEAT_RESPONSE, &answer(code), &[]), &Limits::default());
+        let standing = read.ok().map(|messages| match messages[0].envelope.message {
+            Message::HeartbeatResponse { standing, .. } => standing,
+            _ => panic!("another message"),
+        });
+        assert_eq!(standing, expected, "{code}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod exit;
 mod kv;
+mod leader;
 mod output;
 mod settings;
 mod snapshot;
@@ -40,6 +41,12 @@ enum Command {
     Status(status::StatusArgs),
     /// Has a node take a snapshot of its state now.
     Snapshot(snapshot::SnapshotArgs),
+    /// Moves the leadership.
+    Leader(leader::LeaderArgs),
+    /// Has a node hand over what it leads and refuse new requests.
+    Drain(leader::DrainArgs),
+    /// Shows what happened to a node lately.
+    Events(leader::EventsArgs),
     /// Checks or shows the configuration.
     Config(Box<settings::ConfigArgs>),
     /// Prints completions for a shell.
@@ -78,6 +85,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Kv(args) => block_on(args.run()),
         Command::Status(args) => block_on(args.run()),
         Command::Snapshot(args) => block_on(args.run()),
+        Command::Leader(args) => block_on(args.run()),
+        Command::Drain(args) => block_on(args.run()),
+        Command::Events(args) => block_on(args.run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "raft-node", &mut script);

@@ -195,6 +195,12 @@ pub const FIELDS: &[Field] = &[
     ),
     field("shutdown_timeout", Kind::Duration, Some("10s"), "How long a stopping node lets requests in flight finish."),
     field(
+        "raft.priority",
+        Kind::Count,
+        Some("50"),
+        "How much this node is wanted as leader, 0 to 100. Leaders hand over to a member of higher priority that is up to date; with 0 it campaigns only when nobody else does.",
+    ),
+    field(
         "runtime.threads",
         Kind::Count,
         Some("1"),

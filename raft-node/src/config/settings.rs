@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use raft_core::config::Config as CoreConfig;
+use raft_core::handover::Priority;
 use raft_core::membership::Configuration;
 use raft_core::types::{NodeId, NodeName};
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub election_timeout: Duration,
     /// How often a leader speaks.
     pub heartbeat_interval: Duration,
+    /// How much this node is wanted as leader.
+    pub priority: Priority,
     /// What the client listener lets in.
     pub limits: Limits,
     /// First values of the replicated settings.
@@ -187,6 +190,7 @@ impl Settings {
         core.election_timeout = self.election_timeout;
         core.heartbeat_interval = self.heartbeat_interval;
         core.disk_stall_timeout = 2 * self.election_timeout;
+        core.priority = self.priority;
         // None is refused under the names that the user knows.
         core.retain_bytes_max = (self.log_bytes_max / 16 * 3).max(1);
         core.retain_entries_max = self.keep_entries.max(1);
@@ -276,6 +280,7 @@ impl Reader<'_> {
             bootstrap: self.bootstrap(),
             election_timeout: self.duration("election_timeout"),
             heartbeat_interval: self.duration("heartbeat_interval"),
+            priority: self.priority(),
             limits: self.limits(),
             seeds: Seeds {
                 idempotency_window: self.number("idempotency.window"),
@@ -294,6 +299,15 @@ impl Reader<'_> {
             log_filter: self.required("log.filter"),
             log_format: self.log_format(),
         }
+    }
+
+    fn priority(&mut self) -> Priority {
+        let number = self.number("raft.priority");
+        let priority = u8::try_from(number).map(Priority).ok().filter(|priority| *priority <= Priority::MAX);
+        priority.unwrap_or_else(|| {
+            self.refuse("raft.priority", format!("is {number}"), "set 0 to 100");
+            Priority::default()
+        })
     }
 
     fn client(&mut self) -> ClientSettings {

@@ -4,6 +4,8 @@
 //! [`NodeHandle`].
 
 mod cluster;
+mod events;
+mod handovers;
 pub mod key;
 mod kv;
 mod marks;
@@ -45,10 +47,13 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
         .route("/v1/cluster/mark", post(marks::mark))
+        .route("/v1/cluster/leader", post(handovers::hand_over))
         .route("/v1/node", get(cluster::node))
+        .route("/v1/node/drain", post(handovers::drain).delete(handovers::end_drain))
         .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/node/snapshot", post(snapshots::take))
+        .route("/v1/events", get(events::events))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -72,6 +72,8 @@ codes! {
     IdempotencyKeyExpired = "idempotency_key_expired", CONFLICT, "The idempotency key is older than the window";
     /// The node's state is not to be rebuilt, or cannot be.
     RebuildRefused = "rebuild_refused", CONFLICT, "The state is not rebuilt";
+    /// The named node cannot be handed the leadership, or another handover is under way.
+    HandoverRefused = "handover_refused", CONFLICT, "The leadership is not handed over";
     /// What was there is forgotten.
     Compacted = "compacted", GONE, "This point of the past is forgotten";
     /// `If-Match` or `If-None-Match` does not hold.
@@ -92,6 +94,10 @@ codes! {
     NotLeader = "not_leader", TEMPORARY_REDIRECT, "Another node leads";
     /// No leader is known.
     NoLeader = "no_leader", SERVICE_UNAVAILABLE, "No leader is known";
+    /// The leader is handing over, and no other was known in time.
+    HandingOver = "handing_over", SERVICE_UNAVAILABLE, "The leadership is being handed over";
+    /// The leadership moved to another node than the named one, or did not move.
+    HandoverFailed = "handover_failed", SERVICE_UNAVAILABLE, "The leadership was not handed over";
     /// A leader is known and could not be reached from this node.
     LeaderUnreachable = "leader_unreachable", SERVICE_UNAVAILABLE, "The leader cannot be reached";
     /// The node is not founded or still replays its log.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::events::{EventView, EventsView};
 pub use super::snapshots::{KeptSnapshotView, MemberSnapshotView, ProgressView, SendingView, SnapshotsView};
 
 /// The answer to a write.
@@ -349,4 +350,37 @@ pub struct VersionView {
     pub version: String,
     /// The node's name.
     pub name: String,
+}
+
+/// The body of `POST /v1/cluster/leader`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverWish {
+    /// Who shall lead; the best there is when nobody is named.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// The answer of `POST /v1/cluster/leader`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderMovedView {
+    /// Who led before.
+    pub from: String,
+    /// Who leads now.
+    pub to: String,
+    /// In which term.
+    pub term: u64,
+}
+
+/// The answer of `POST` and `DELETE /v1/node/drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Whether this node refuses new requests.
+    pub draining: bool,
+    /// Whether it still leads, since nobody else could take over.
+    pub leads: bool,
+    /// The leader that it knows of.
+    pub leader: Option<String>,
+    /// Whether another node was known to lead when this was answered.
+    pub handed_over: bool,
 }

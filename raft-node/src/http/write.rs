@@ -171,6 +171,7 @@ fn refusal(why: &Refusal, leader: Option<&Member>, target: &str) -> Problem {
         Refusal::Stopping => Code::Stopping,
         Refusal::NotReady(_) => Code::NotReady,
         Refusal::Overwritten => Code::Overwritten,
+        Refusal::HandingOver => Code::HandingOver,
         Refusal::TooLarge { .. } => Code::ValueTooLarge,
     };
     Problem::new(code, why.to_string())

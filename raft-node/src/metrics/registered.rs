@@ -65,6 +65,7 @@ struct Views {
     leader_changes: IntCounter,
     check_quorum_step_downs: IntCounter,
     disk_stall_step_downs: IntCounter,
+    handovers: IntCounterVec,
     append_rejections: IntCounter,
     slow_rounds: IntCounter,
     transport_refusals: IntCounterVec,
@@ -292,6 +293,11 @@ impl Views {
                 .counter("raft_check_quorum_step_downs_total", "Times that it stepped down, hearing from no quorum."),
             disk_stall_step_downs: build
                 .counter("raft_disk_stall_step_downs_total", "Times that it stepped down because its disk stalled."),
+            handovers: build.counters(
+                "raft_handovers_total",
+                "Handovers of the leadership: begun by this node as leader, done or given up; taken by it as target.",
+                &["result"],
+            ),
             append_rejections: build
                 .counter("raft_append_rejections_total", "Appends of this leader that a follower's log did not fit."),
             slow_rounds: build.counter(
@@ -346,6 +352,10 @@ impl Views {
         raise(&self.leader_changes, counts.leader_changes);
         raise(&self.check_quorum_step_downs, counts.check_quorum_step_downs);
         raise(&self.disk_stall_step_downs, counts.disk_stall_step_downs);
+        raise(&self.handovers.with_label_values(&["begun"]), counts.handovers_begun);
+        raise(&self.handovers.with_label_values(&["done"]), counts.handovers_done);
+        raise(&self.handovers.with_label_values(&["given_up"]), counts.handovers_given_up);
+        raise(&self.handovers.with_label_values(&["taken"]), counts.handovers_taken);
         raise(&self.append_rejections, counts.append_rejections);
         raise(&self.slow_rounds, counts.slow_rounds);
     }

@@ -33,8 +33,12 @@ fn append(bytes: usize) -> PeerMessage {
 }
 
 fn vote() -> PeerMessage {
-    let envelope =
-        Envelope { from: NodeId(2), to: NodeId(1), term: Term(1), message: Message::Vote { last: LogId::ZERO } };
+    let envelope = Envelope {
+        from: NodeId(2),
+        to: NodeId(1),
+        term: Term(1),
+        message: Message::Vote { last: LogId::ZERO, handover: false },
+    };
     PeerMessage { group: GroupId::FIRST, envelope, entries: Vec::new() }
 }
 

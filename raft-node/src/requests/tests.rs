@@ -42,6 +42,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Stopping,
         Refusal::NotReady("replaying".into()),
         Refusal::Overwritten,
+        Refusal::HandingOver,
         Refusal::TooLarge { bytes: 9, limit: 8, setting: "command_bytes_max".into() },
     ]
 }

@@ -7,7 +7,7 @@ use crate::snapshots::wire::WireSnapshot;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16")]
     pub(super) ask: Option<Ask>,
 }
 
@@ -29,6 +29,14 @@ pub(super) enum Ask {
     MarkDigest(u64),
     #[prost(uint64, tag = "8")]
     SnapshotOf(u64),
+    #[prost(message, tag = "16")]
+    HandOver(HandOver),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct HandOver {
+    #[prost(string, optional, tag = "1")]
+    pub(super) to: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -52,7 +60,7 @@ pub(super) struct Position {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Answer {
-    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17")]
     pub(super) told: Option<Told>,
 }
 
@@ -80,6 +88,28 @@ pub(super) enum Told {
     MarkDigest(MarkDigest),
     #[prost(message, tag = "11")]
     Done(Empty),
+    #[prost(message, tag = "16")]
+    HandedOver(HandedOver),
+    #[prost(message, tag = "17")]
+    NotHandedOver(NotHandedOver),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct HandedOver {
+    #[prost(string, tag = "1")]
+    pub(super) from: String,
+    #[prost(string, tag = "2")]
+    pub(super) to: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) term: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct NotHandedOver {
+    #[prost(uint32, tag = "1")]
+    pub(super) why: u32,
+    #[prost(string, tag = "2")]
+    pub(super) text: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -16,6 +16,7 @@ use super::kept::Kept;
 use super::progress::{Moving, SnapshotProgress};
 use super::source::Source;
 use super::taker;
+use crate::events::{self, EventKind, Tale};
 use crate::queue::Event;
 use crate::shared::Shared;
 
@@ -111,6 +112,8 @@ async fn run(shared: Arc<Shared>, to: NodeId, term: Term) {
         Some(Err(error)) => {
             let pause = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(16)).min(BACKOFF_MAX);
             tracing::warn!(node = %shared.name, follower = %to, %error, failures, ?pause, "a snapshot was not sent");
+            let text = format!("a snapshot for {} was not sent: {error}", shared.name_of(to));
+            shared.events.tell(Tale::new(EventKind::Snapshot, text));
             shared.metrics.snapshot_failed("send");
             tokio::time::sleep(pause).await;
             shared.queue.complete(Event::Transfer { to, transfer: Transfer::Failed });
@@ -145,6 +148,9 @@ async fn transfer(shared: &Arc<Shared>, to: NodeId, term: Term) -> Result<(), Sn
     let SnapshotSent { chunks, bytes, again } = sent;
     let (node, snapshot) = (&shared.name, kept.manifest.id);
     tracing::info!(%node, follower = %to, %snapshot, %last, chunks, bytes, again, ?took, "a snapshot is sent");
+    let (name, took_shown) = (shared.name_of(to), events::shown(took));
+    let text = format!("{node} sent {name} a snapshot of entry {}: {bytes} bytes in {took_shown}", last.index);
+    shared.events.tell(Tale::new(EventKind::Snapshot, text).with("to", name).with("index", last.index));
     shared.metrics.snapshot_done("send", took);
     shared.queue.complete(Event::Transfer { to, transfer: Transfer::Arrived(last) });
     Ok(())

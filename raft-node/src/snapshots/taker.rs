@@ -18,6 +18,7 @@ use super::making::{Label, make, now_millis};
 use super::manifest::CHUNK_BYTES;
 use super::progress::Moving;
 use super::store::TAKING;
+use crate::events::{self, EventKind, Tale};
 use crate::shared::Shared;
 use crate::status::Phase;
 
@@ -159,6 +160,13 @@ fn take(shared: &Shared) -> Result<Arc<Kept>, SnapshotError> {
         Ok(kept) => {
             let (took, last, bytes) = (begun.elapsed(), kept.manifest.last, kept.manifest.bytes());
             tracing::info!(node = %shared.name, snapshot = %id, %last, bytes, ?took, "a snapshot is taken");
+            let text = format!(
+                "{} took a snapshot of entry {}: {bytes} bytes in {}",
+                shared.name,
+                last.index,
+                events::shown(took)
+            );
+            shared.events.tell(Tale::new(EventKind::Snapshot, text).with("index", last.index));
             shared.metrics.snapshot_done("take", took);
             snapshots.store.collect();
         }

@@ -9,6 +9,7 @@ use super::network::Filter;
 use super::node::Node;
 use super::{Harness, ScriptError, members, raw, show};
 use crate::config::{Config, LogRepair};
+use crate::handover::Priority;
 use crate::membership::Configuration;
 use crate::replica::{Input, Outcome, Proposal};
 use crate::types::{HardState, Index, NodeId, Payload, Term};
@@ -29,10 +30,16 @@ impl Harness {
         let leader = arguments.node_key("leader")?;
         let founders = Configuration::new((1..=count).map(NodeId));
         let mut config = Config::new(NodeId(1), founders);
+        let priorities = arguments.key("priorities").unwrap_or_default();
+        let priorities: Vec<u64> =
+            priorities.split('/').filter(|word| !word.is_empty()).map(number).collect::<Result<_, _>>()?;
         settings(&mut config, arguments)?;
         *self = Self::new();
         for id in (1..=count).map(NodeId) {
-            let node = Node::blank(Config { id, ..config.clone() }, self.now())?;
+            let wanted = usize::try_from(id.0 - 1).ok().and_then(|at| priorities.get(at));
+            let priority =
+                wanted.map_or(config.priority, |priority| Priority(u8::try_from(*priority).unwrap_or(u8::MAX)));
+            let node = Node::blank(Config { id, priority, ..config.clone() }, self.now())?;
             self.nodes.insert(id, node);
         }
         if let Some(leader) = leader {
@@ -146,6 +153,9 @@ impl Harness {
                 ("check_quorum_step_downs", counters.check_quorum_step_downs),
                 ("disk_stall_step_downs", counters.disk_stall_step_downs),
                 ("changes_rolled_back", counters.changes_rolled_back),
+                ("handovers_begun", counters.handovers_begun),
+                ("handovers_given_up", counters.handovers_given_up),
+                ("handovers_taken", counters.handovers_taken),
                 ("append_rejections", counters.append_rejections),
                 ("messages_refused", counters.messages_refused),
             ];

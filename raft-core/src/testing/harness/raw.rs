@@ -2,6 +2,7 @@
 
 use super::ScriptError;
 use super::arguments::{Arguments, log_ids};
+use crate::handover::{Priority, Standing};
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::runs::{Span, TermRun};
 use crate::testing::entry_of;
@@ -33,7 +34,8 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
         "SuffixRefused" => {
             Message::SuffixRefused { prev: Index(number(arguments, "prev")?), hint: arguments.log_id("hint")? }
         }
-        "Vote" => Message::Vote { last },
+        "Vote" => Message::Vote { last, handover: arguments.flag("handover") },
+        "TimeoutNow" => Message::TimeoutNow { last, drained_too: arguments.flag("drained_too") },
         "VoteResponse" => Message::VoteResponse { granted },
         "Append" => {
             let commit = Index(number(arguments, "commit")?);
@@ -50,7 +52,14 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
         "HeartbeatResponse" => {
             let (verified, matched) = (number(arguments, "verified")?, number(arguments, "matched")?);
             let (verified, matched) = (Index(verified), Index(matched));
-            Message::HeartbeatResponse { round: number(arguments, "round")?, verified, matched }
+            let priority = arguments.number("priority")?.map(|priority| u8::try_from(priority).unwrap_or(u8::MAX));
+            let standing = match priority {
+                _ if arguments.flag("unfit") => Standing::Unfit,
+                _ if arguments.flag("drained") => Standing::Reluctant,
+                Some(priority) => Standing::Fit(Priority(priority)),
+                None => Standing::default(),
+            };
+            Message::HeartbeatResponse { round: number(arguments, "round")?, verified, matched, standing }
         }
         "Removed" => Message::Removed { configuration: Index(number(arguments, "configuration")?) },
         "ReadIndex" => Message::ReadIndex { number: number(arguments, "number")? },

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::raw;
+use crate::handover::Standing;
 use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
 use crate::replica::{Answer, Persist};
@@ -93,12 +94,17 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
             | Message::SuffixRefused { .. }
             | Message::Vote { .. }
             | Message::VoteResponse { .. }
+            | Message::TimeoutNow { .. }
     );
     if about_terms || envelope.term != newest {
         let _ = write!(text, " term={}", envelope.term);
     }
     let _ = match &envelope.message {
-        Message::PreVote { last } | Message::Vote { last } => write!(text, " last={last}"),
+        Message::Vote { last, handover: true } => write!(text, " last={last} handover"),
+        Message::TimeoutNow { last, drained_too: true } => write!(text, " last={last} drained_too"),
+        Message::PreVote { last } | Message::Vote { last, .. } | Message::TimeoutNow { last, .. } => {
+            write!(text, " last={last}")
+        }
         Message::PreVoteResponse { granted: false, ahead: Some(end) } => write!(text, " refused ahead={end}"),
         Message::PreVoteResponse { granted, .. } | Message::VoteResponse { granted } => {
             write!(text, " {}", if *granted { "granted" } else { "refused" })
@@ -113,8 +119,9 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
         Message::AppendAccepted { matched } => write!(text, " matched={matched}"),
         Message::AppendRejected { prev, hint } => write!(text, " prev={prev} hint={hint}"),
         Message::Heartbeat { commit, round } => write!(text, " round={round} commit={commit}"),
-        Message::HeartbeatResponse { round, verified, matched } => {
-            write!(text, " round={round} verified={verified} matched={matched}")
+        Message::HeartbeatResponse { round, verified, matched, standing } => {
+            let standing = self::standing(*standing);
+            write!(text, " round={round} verified={verified} matched={matched}{standing}")
         }
         Message::Removed { configuration } => write!(text, " configuration={configuration}"),
         Message::ReadIndex { number } => write!(text, " number={}", read_number(*number)),
@@ -123,6 +130,16 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
         }
     };
     text
+}
+
+/// What is said of every node is left out.
+fn standing(standing: Standing) -> String {
+    match standing {
+        Standing::Unfit => " unfit".into(),
+        Standing::Reluctant => " drained".into(),
+        fit if fit == Standing::default() => String::new(),
+        Standing::Fit(priority) => format!(" priority={priority}"),
+    }
 }
 
 /// The number of a question counts from 1 in every process life; `life/number`.
@@ -164,6 +181,8 @@ pub(super) fn answer(answer: &Answer) -> String {
         Answer::Rejected { why, leader: None } => format!("not applied: {why}"),
         Answer::Changed { index } => format!("changed with {index}"),
         Answer::ChangeRefused { why } => format!("not changed: {why}"),
+        Answer::HandedOver(handed) => format!("handed over: {} leads term {}", handed.leader, handed.term),
+        Answer::NotHandedOver { why, .. } => format!("not handed over: {why}"),
         Answer::Unknown { token } => format!("unknown, ask for {token}"),
         Answer::ReadReady { index, term } => format!("may read at {index}, confirmed in term {term}"),
     }
@@ -187,8 +206,17 @@ pub(super) fn status(status: &Status, with_peers: bool) -> String {
     if status.first_index.0 > 1 {
         let _ = write!(text, " first={}", status.first_index);
     }
-    for (is, word) in [(status.installing, "installing"), (status.fenced, "fenced"), (status.rebuilding, "rebuilding")]
-    {
+    let handing = status.handover.map(|handover| {
+        let phase = if handover.holds { "hands over to" } else { "will hand over to" };
+        format!("{phase} {} ({})", handover.to, handover.cause.name())
+    });
+    for (is, word) in [
+        (status.installing, "installing"),
+        (status.fenced, "fenced"),
+        (status.rebuilding, "rebuilding"),
+        (status.drained, "drained"),
+        (handing.is_some(), handing.as_deref().unwrap_or_default()),
+    ] {
         if is {
             let _ = write!(text, " {word}");
         }
@@ -202,6 +230,7 @@ pub(super) fn status(status: &Status, with_peers: bool) -> String {
             "\n  {} {} match={} next={} inflight_bytes={}",
             peer.id, peer.state, peer.match_index, peer.next_index, peer.inflight_bytes
         );
+        text.push_str(&peer.standing.map(standing).unwrap_or_default());
         if let Some(snapshot) = peer.snapshot {
             let _ = write!(text, " snapshot={snapshot}");
         }

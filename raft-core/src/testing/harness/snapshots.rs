@@ -44,8 +44,8 @@ impl Harness {
                 self.step(leader, Input::SnapshotWanted { to })?;
             }
             "fence" => {
-                let id = arguments.node()?;
-                self.step(id, Input::Fenced(true))?;
+                let (id, over) = (arguments.node()?, arguments.flag("over"));
+                self.step(id, Input::Fenced(!over))?;
             }
             "rebuild" => {
                 let id = arguments.node()?;

@@ -8,7 +8,7 @@ use crate::status::Role;
 use crate::testing::sim::disk::Marks;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::Answer;
-use crate::testing::sim::members::quorum;
+use crate::testing::sim::members::{may_have_decided, quorum};
 use crate::testing::sim::network::place;
 use crate::testing::sim::node::{Job, Node, Seen, Waiter};
 use crate::testing::sim::world::{What, World, small};
@@ -42,6 +42,7 @@ impl World {
         if seen.role != before.role || seen.term != before.term {
             self.note_role(node, before, seen);
         }
+        self.note_handover(node, before, seen);
         if seen.commit > before.commit {
             self.check_commit(node, seen.commit, seen.term, &configuration);
             self.note_committed_configuration(node, seen.commit);
@@ -73,6 +74,7 @@ impl World {
             let mark = *self.nodes[node].log.at(index).expect("an entry just written");
             self.ghost.appended(index, &mark);
             if let Some(attempt) = self.attempt_of(written) {
+                self.check_proposal(node, written);
                 self.clients.appended(attempt, node, written.id);
             }
         }
@@ -124,10 +126,11 @@ impl World {
             let held = |marks: &Marks| marks.at(last) == Some(committed);
             *other != node && (held(&disk.durable.marks) || (disk.lost.is_some() && held(&disk.forgotten)))
         };
-        let holders = (0..self.nodes.len()).filter(holds).count();
+        let holders: Vec<usize> = (0..self.nodes.len()).filter(holds).collect();
+        let decided = may_have_decided(&self.believed_at(node, last), &|id| holders.contains(&place(id.0)));
         assert!(
-            self.nodes[node].log.at(last) != Some(committed) || holders > self.nodes.len() / 2,
-            "[a quorum keeps what is committed] n{} drops {last}, which {holders} others hold",
+            self.nodes[node].log.at(last) != Some(committed) || decided,
+            "[a quorum keeps what is committed] n{} drops {last}, which {holders:?} hold, by place",
             node + 1
         );
     }
@@ -236,7 +239,7 @@ impl World {
         let handed: u64 = entry.applies.iter().map(job_bytes).sum();
         let bound = config.applying_bytes_max + config.append_bytes_max + 20_000;
         assert!(handed <= bound, "[bounded memory] {handed} bytes wait for the applier");
-        let waiting_max = 16 * self.clients.count();
+        let waiting_max = 16 * self.clients.count() + 64;
         assert!(replica.waiting() <= waiting_max, "[bounded memory] {} tries wait", replica.waiting());
         assert!(entry.disk.queue.len() <= 8_192, "[bounded memory] {} writes wait", entry.disk.queue.len());
     }
@@ -260,9 +263,10 @@ impl World {
             | Message::PreVoteResponse { granted: true, .. }
             | Message::Suffix { .. }
             | Message::SuffixRefused { .. } => return,
-            Message::Vote { .. } => {
+            Message::Vote { handover, .. } => {
                 voted(envelope.from);
                 self.ghost.voted(node, term.0, envelope.from.0);
+                self.check_handover_vote(node, term, *handover);
                 return;
             }
             Message::VoteResponse { granted: true } => {
@@ -283,6 +287,7 @@ impl World {
                 self.note_answered_round(node, envelope.to, term.0, *round);
                 self.check_acknowledgement(node, envelope, *matched);
             }
+            Message::TimeoutNow { last, .. } => self.check_timeout_now(node, envelope, *last),
             Message::ReadIndex { number } => {
                 let entry = &mut self.nodes[node];
                 let before = entry.asked_before;
@@ -343,6 +348,7 @@ impl World {
         match &envelope.message {
             Message::PreVote { .. } => self.goals.reach_if(envelope.term <= seen.term, Goal::StalePreVoteDelivered),
             Message::Vote { .. } => self.goals.reach_if(stale, Goal::StaleVoteDelivered),
+            Message::TimeoutNow { .. } => self.goals.reach_if(stale, Goal::StaleTimeoutNowDelivered),
             Message::VoteResponse { granted: true } => {
                 let over = stale || seen.role != Role::Candidate;
                 self.goals.reach_if(over, Goal::GrantArrivedLate);
@@ -446,5 +452,6 @@ pub(super) fn look(replica: &Replica<Waiter>) -> Seen {
         commit: raft.commit_index(),
         applied: raft.applied_index(),
         durable: raft.durable_index(),
+        holds: raft.handover().is_some_and(|handover| handover.holds),
     }
 }

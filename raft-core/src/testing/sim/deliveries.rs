@@ -18,7 +18,14 @@ impl World {
         let leaves_the_term = match &message.envelope.message {
             Message::PreVote { .. } => Some("[a PreVote changes nothing]"),
             Message::FetchSuffix { .. } => Some("[a question for a suffix changes nothing]"),
-            Message::Vote { .. } if self.follows_another(node, from) => Some("[a live leader is protected]"),
+            Message::Vote { handover: false, .. } if self.follows_another(node, from) => {
+                Some("[a live leader is protected]")
+            }
+            Message::TimeoutNow { drained_too, .. }
+                if self.is_unfit(node, *drained_too) && message.envelope.term <= before.term =>
+            {
+                Some("[the unfit do not take over]")
+            }
             _ => None,
         };
         let answers = matches!(

@@ -27,10 +27,12 @@ enum Fault {
     Unreachable,
     Rebuild,
     ChangeMembers,
+    HandOver,
+    Drain,
 }
 
 impl World {
-    fn weights(&self) -> [(Fault, u64); 15] {
+    fn weights(&self) -> [(Fault, u64); 17] {
         let plan = &self.plan;
         [
             (Fault::Crash, plan.crash),
@@ -48,6 +50,8 @@ impl World {
             (Fault::Unreachable, plan.unreachable),
             (Fault::Rebuild, plan.rebuild),
             (Fault::ChangeMembers, plan.change),
+            (Fault::HandOver, plan.handover),
+            (Fault::Drain, plan.drain),
         ]
     }
 
@@ -121,6 +125,11 @@ impl World {
             Fault::LoseDisk => self.lose_disk(victim, draw),
             Fault::Rebuild => self.begin_rebuild(victim),
             Fault::ChangeMembers => self.change_members(draw),
+            Fault::HandOver => self.ask_handover(draw),
+            Fault::Drain => {
+                let drained = !self.nodes[victim].drained;
+                self.drain(victim, drained);
+            }
             Fault::Unreachable => {
                 let (node, life, peer) = (small(victim), self.nodes[victim].life, small(other));
                 if victim != other {
@@ -191,6 +200,7 @@ impl World {
         self.goals.reach_if(installs, Goal::DiedDuringInstall);
         let entry = &mut self.nodes[node];
         entry.rebuilds = false;
+        entry.drained = false;
         let forgets = std::mem::take(&mut entry.disk.forgets);
         entry.applies.clear();
         entry.applying = false;
@@ -263,9 +273,10 @@ impl World {
     }
 
     fn forget(&mut self, node: usize) {
-        // Nor beside one whose state is being replaced: with one that does not vote and one that does not lead, a third may
-        // be too far behind to do either.
-        let busy = self.nodes.iter().any(|node| node.disk.lost.is_some() || node.rebuilds);
+        // Nor beside one whose state is being replaced, where logs are cut: that one leads in order to hand over, and
+        // sends nobody a snapshot.
+        let cut = self.plan.retain != 0;
+        let busy = self.nodes.iter().any(|node| node.disk.lost.is_some() || (node.rebuilds && cut));
         if busy || !self.may_be_unsound(node) {
             return;
         }

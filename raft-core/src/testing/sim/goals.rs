@@ -291,6 +291,30 @@ goals! {
     ChangeUnknown,
     /// A configuration came with a snapshot.
     ConfigurationFromSnapshot,
+    /// A leadership was handed over.
+    HandedOver,
+    /// A handover was given up, and the leader led on.
+    HandoverGivenUp,
+    /// Somebody asked for a handover that was under way.
+    HandoverJoined,
+    /// Somebody asked for another handover than that which was under way.
+    HandoverBusy,
+    /// Another node than the named one was elected.
+    HandoverWentElsewhere,
+    /// A proposal was refused since the leadership was being handed over.
+    ProposalInHandover,
+    /// A TimeoutNow of an old term arrived.
+    StaleTimeoutNowDelivered,
+    /// A leader handed over to a node of higher priority.
+    PriorityHandedOver,
+    /// A leader whose disk stalled handed over.
+    StallHandedOver,
+    /// A node was elected that leads only in order to hand over.
+    CaretakerElected,
+    /// A leader that must not serve handed over to a drained node.
+    DrainedTookOver,
+    /// A drained leader handed over.
+    DrainHandedOver,
     /// Everything was healed and agreed.
     Converged,
 }

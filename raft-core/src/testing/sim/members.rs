@@ -12,12 +12,13 @@ use crate::random::Random;
 use crate::replica::{Answer, Input};
 use crate::status::Role;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::handovers::is_handover;
 use crate::testing::sim::node::{Node, Waiter};
 use crate::testing::sim::world::{What, World, small};
 use crate::types::{Entry, Index, NodeId};
 
-/// Waiters from here on are callers of changes.
-const CHANGES_FROM: Waiter = 1 << 31;
+/// Waiters from here on are callers of changes, up to those of handovers.
+const CHANGES_FROM: Waiter = 1 << 30;
 /// Nodes that a run may have in all.
 pub(super) const NODES_MAX: usize = 14;
 
@@ -55,6 +56,12 @@ pub(super) fn quorum(configuration: &Configuration, has: &dyn Fn(NodeId) -> bool
         Phase::Settled | Phase::CatchingUp => majority(&now, has),
         Phase::Joint => majority(&now, has) && majority(&next, has),
     }
+}
+
+/// Whether those of `has` may be all that made an entry committed which this configuration is in force for: C_new or C_old
+/// alone may have done that after a joint one.
+pub(super) fn may_have_decided(configuration: &Configuration, has: &dyn Fn(NodeId) -> bool) -> bool {
+    majority(configuration.voters(), has) || majority(configuration.outgoing(), has)
 }
 
 /// Sets of voters that may have to decide from here on: now, after the change, and with those who are promoted.
@@ -99,7 +106,10 @@ impl World {
     pub(super) fn may_be_unsound(&self, node: usize) -> bool {
         let sound = |id: NodeId| {
             let place = super::network::place(id.0);
-            place != node && self.nodes.get(place).is_some_and(|it| it.disk.lost.is_none() && !it.rebuilds)
+            // Where logs are whole, one whose state is replaced leads in order to hand over.
+            let cut = self.plan.retain != 0;
+            let is_sound = |it: &Node| it.disk.lost.is_none() && !(it.rebuilds && cut);
+            place != node && self.nodes.get(place).is_some_and(is_sound)
         };
         self.decides(&sound)
     }
@@ -353,7 +363,7 @@ impl World {
 
     /// The caller of a change hears of it. Returns whether the waiter is one.
     pub(super) fn change_answered(&mut self, waiter: Waiter, answer: &Answer) -> bool {
-        let Some(number) = waiter.checked_sub(CHANGES_FROM) else { return false };
+        let Some(number) = waiter.checked_sub(CHANGES_FROM).filter(|_| !is_handover(waiter)) else { return false };
         let answered = &mut self.changes.answered[number as usize];
         assert!(!std::mem::replace(answered, true), "[one answer] change {number} has a second one: {answer:?}");
         match answer {
@@ -376,6 +386,9 @@ impl World {
             },
             Answer::Unknown { .. } => self.goals.reach(Goal::ChangeUnknown),
             Answer::Rejected { .. } | Answer::ReadReady { .. } => {}
+            Answer::HandedOver(_) | Answer::NotHandedOver { .. } => {
+                panic!("[answers] change {number} hears of a handover: {answer:?}")
+            }
         }
         true
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::config::{Config, LogRepair};
 use crate::event::Now;
+use crate::handover::Priority;
 use crate::membership::{Configuration, KeptConfigurations};
+use crate::random::Random;
 use crate::replica::{ApplyBatch, Proposal, Replica};
 use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
@@ -66,6 +68,8 @@ pub(super) struct Seen {
     pub(super) commit: Index,
     pub(super) applied: Index,
     pub(super) durable: Index,
+    /// It leads, and takes no proposals since it hands over.
+    pub(super) holds: bool,
 }
 
 /// A process with all that it owns; `replica` is none while it is down.
@@ -123,6 +127,8 @@ pub(super) struct Node {
     pub(super) staged_in_life: u32,
     /// Its state waits to be replaced.
     pub(super) rebuilds: bool,
+    /// It is not to lead.
+    pub(super) drained: bool,
     /// The next snapshot for it has to be taken anew.
     pub(super) wants_fresh: bool,
 }
@@ -164,6 +170,7 @@ impl Node {
             forgot: false,
             staged_in_life: 0,
             rebuilds: false,
+            drained: false,
             wants_fresh: false,
         }
     }
@@ -174,6 +181,9 @@ impl Node {
         config.seed = plan.seed.wrapping_mul(31).wrapping_add(u64::from(self.life));
         config.life = u64::from(self.life);
         config.cache_bytes_max = plan.cache;
+        if plan.priorities != 0 {
+            config.priority = priority(plan, self.id);
+        }
         (config.retain_entries_max, config.retain_bytes_max) = match plan.retain {
             0 => (u64::MAX, u64::MAX),
             retain => (retain, retain * 60),
@@ -209,4 +219,10 @@ impl Node {
     pub(super) fn leads(&self) -> bool {
         self.replica.is_some() && self.seen.role == Role::Leader
     }
+}
+
+/// How much a node is wanted as leader.
+pub(super) fn priority(plan: &Plan, id: NodeId) -> Priority {
+    let drawn = Random::new(plan.seed ^ (id.0 << 32)).next_u64() % 3;
+    Priority([0, 50, 100][usize::try_from(drawn).unwrap_or(0)])
 }

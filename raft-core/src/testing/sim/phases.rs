@@ -51,6 +51,7 @@ impl World {
         self.stand();
         self.heal();
         self.agree();
+        self.move_leadership();
         self.check_end();
     }
 
@@ -66,6 +67,7 @@ impl World {
         }
         self.draw_topology();
         self.draw_disks();
+        self.hand_over_in_vain();
         let reach = self.reach();
         let (began, operations) = (self.now, self.clients.operations.len());
         match reach {
@@ -197,6 +199,9 @@ impl World {
             let victim = leader.filter(|_| draw & 8 == 0).unwrap_or(drawn);
             self.stall_for_good(victim);
         }
+        if self.plan.drain > 0 && draw & 0x40 == 0 {
+            self.drain_beside_caretaker();
+        }
     }
 
     fn stall_for_good(&mut self, node: usize) {
@@ -312,6 +317,7 @@ impl World {
             let wait = self.about(1_000);
             self.after(wait, What::Start { node: small(node) });
         }
+        self.end_drains();
         (self.plan.fill_error, self.plan.chunk_loss, self.plan.chunk_damage) = (0, 0, 0);
         let until = self.now + 500_000_000;
         self.next_until(until);
@@ -359,7 +365,7 @@ impl World {
         picture
     }
 
-    fn at_rest(&self) -> bool {
+    pub(super) fn at_rest(&self) -> bool {
         let last = self.ghost.last();
         let rests = |node: &Node| {
             node.replica.as_ref().is_some_and(|replica| replica.waiting() == 0)
@@ -382,6 +388,7 @@ impl World {
         let digests: Vec<u64> = self.final_members().iter().map(|node| self.nodes[*node].machine.digest).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "[equal state] the digests are {digests:?}");
         self.check_answered();
+        self.check_handovers_answered();
         self.check_answers();
         let mut history = History::new();
         for operation in self.clients.operations.iter().filter_map(recorded) {

@@ -141,6 +141,12 @@ plan! {
     change,
     /// How long learners lack little before they vote, in milliseconds.
     catch_up,
+    /// Weight: somebody asks for another leader.
+    handover,
+    /// Weight: a node is drained, or not any more.
+    drain,
+    /// 1: some nodes are wanted more as leaders than others.
+    priorities,
 }
 
 /// Why a line is no plan.
@@ -221,6 +227,10 @@ impl Plan {
         let change = draw.spread(2, 32);
         plan.change = if draw.0.below(3) == 0 { 0 } else { change };
         plan.catch_up = draw.spread(1, 256) - 1;
+        plan.handover = draw.weight();
+        plan.drain = draw.weight();
+        plan.drain = draw.sometimes(3, plan.drain);
+        plan.priorities = draw.sometimes(3, 1);
         plan
     }
 

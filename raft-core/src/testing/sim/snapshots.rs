@@ -289,7 +289,8 @@ impl World {
     pub(super) fn begin_rebuild(&mut self, node: usize) {
         let now = self.now;
         // Nor beside a log that lost its end: see `forget`.
-        let busy = self.nodes.iter().any(|node| node.rebuilds || node.disk.lost.is_some());
+        let cut = self.plan.retain != 0;
+        let busy = self.nodes.iter().any(|node| node.rebuilds || (node.disk.lost.is_some() && cut));
         let works = self.nodes[node].works(now) && self.is_member(node);
         if busy || !works || !self.may_be_unsound(node) {
             return;

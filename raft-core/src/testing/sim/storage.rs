@@ -1,9 +1,11 @@
 //! What a node's log thread, applier and filler do.
 
+use crate::handover::HandoverRefused;
 use crate::ports::LogReader;
-use crate::replica::{Answer as ReplicaAnswer, ApplyBatch, Fill, FillError, Input, read_all};
+use crate::replica::{Answer as ReplicaAnswer, ApplyBatch, Fill, FillError, Input, Rejection, read_all};
 use crate::testing::sim::disk::SyncFault;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::handovers::is_handover;
 use crate::testing::sim::node::Job;
 use crate::testing::sim::node::Waiter;
 use crate::testing::sim::world::{What, World, small};
@@ -195,7 +197,12 @@ impl World {
             return;
         }
         match answer {
+            ReplicaAnswer::Rejected { why: Rejection::Stopping, .. } if is_handover(attempt) => {
+                self.told_handover(attempt, Err(HandoverRefused::Stopping));
+            }
             ReplicaAnswer::Rejected { why, leader } => self.write_rejected(node, attempt, why, leader),
+            ReplicaAnswer::HandedOver(handed) => self.told_handover(attempt, Ok(handed)),
+            ReplicaAnswer::NotHandedOver { why, .. } => self.told_handover(attempt, Err(why)),
             ReplicaAnswer::Unknown { token } => self.write_unknown(attempt, token),
             ReplicaAnswer::Changed { .. } | ReplicaAnswer::ChangeRefused { .. } => {
                 panic!("[answers] try {attempt} hears of a change: {answer:?}")

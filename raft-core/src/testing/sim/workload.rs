@@ -128,6 +128,7 @@ impl World {
                     self.picture()
                 );
             }
+            Rejection::HandingOver => self.goals.reach(Goal::ProposalInHandover),
             Rejection::NotLeader | Rejection::Stopping => {}
         }
         let hint = leader.map_or((node + 1) % self.nodes.len(), |leader| place(leader.0));

@@ -11,6 +11,7 @@ use crate::snapshot::Transfer;
 use crate::testing::sim::clients::Clients;
 use crate::testing::sim::ghost::Ghost;
 use crate::testing::sim::goals::{Goal, Goals};
+use crate::testing::sim::handovers::Handovers;
 use crate::testing::sim::members::Changes;
 use crate::testing::sim::network::{Arrival, Network, place};
 use crate::testing::sim::node::{Job, Node, Waiter};
@@ -127,6 +128,7 @@ pub(super) struct World {
     pub(super) changes: Changes,
     pub(super) fills: Vec<Option<Fill>>,
     pub(super) library: Library,
+    pub(super) handovers: Handovers,
     pub(super) sendings: Vec<Option<Sending>>,
     pub(super) tally: Tally,
     pub(super) goals: Goals,
@@ -165,6 +167,7 @@ impl World {
             changes: Changes::new(founders),
             fills: Vec::new(),
             library: Library::default(),
+            handovers: Handovers::default(),
             sendings: Vec::new(),
             truncations: 0,
             tally: Tally::default(),

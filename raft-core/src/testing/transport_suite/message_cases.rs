@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::{Bench, Case, CaseFuture, Member, append, envelope, heartbeat, number_of, numbered_append};
+use crate::handover::{Priority, Standing};
 use crate::membership::Configuration;
 use crate::message::{Message, PeerMessage};
 use crate::testing::{Rule, entry, noop};
@@ -93,13 +94,20 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
         Message::FetchSuffix { prev: LogId::new(Index(9), Term(2)) },
         Message::SuffixRefused { prev: Index(9), hint: Some(LogId::new(Index(4), Term(2))) },
         Message::SuffixRefused { prev: Index(9), hint: None },
-        Message::Vote { last: LogId::ZERO },
+        Message::Vote { last: LogId::ZERO, handover: true },
+        Message::TimeoutNow { last: LogId::new(Index(5), Term(1)), drained_too: false },
+        Message::TimeoutNow { last: LogId::new(Index(5), Term(1)), drained_too: true },
         Message::VoteResponse { granted: true },
         Message::VoteResponse { granted: false },
         Message::AppendAccepted { matched: last.index },
         Message::AppendRejected { prev: Index(9), hint: LogId::new(Index(4), Term(2)) },
         Message::Heartbeat { commit: Index(77), round: u64::MAX },
-        Message::HeartbeatResponse { round: 1, verified: Index(5), matched: Index(4) },
+        Message::HeartbeatResponse {
+            round: 1,
+            verified: Index(5),
+            matched: Index(4),
+            standing: Standing::Fit(Priority(7)),
+        },
         Message::ReadIndex { number: u64::MAX },
         Message::ReadIndexResponse { number: 1 << 40, index: Index(1 << 40) },
         Message::Removed { configuration: last.index },
