@@ -53,6 +53,13 @@ const REGRESSIONS: &[(&str, &str)] = &[
         "the answer of a follower in a later term hid those of the leader's own (the check was wrong)",
     ),
     (
+        "seed=106 nodes=7 clients=1 keys=1 events=5000 think=6428 patience=246974 unkeyed=500 latency=313 \
+         latency_spread=1789 replay=47 in_order=1 sync=2605 sync_spread=1 apply=158 fill=7655 flush=1 fault_every=77146 \
+         down=1113 aim_at_leader=700 crash=2 cut_one_way=5 heal=7 stall=6 chunks=1 chunk_time=61 change=32 drain=3 \
+         priorities=1",
+        "the only caller spent its time at nodes that had left (the check was wrong)",
+    ),
+    (
         "seed=641 nodes=3 clients=2 keys=3 events=40000 think=4541 patience=1108941 latency=67 latency_spread=1168 \
          duplicate=154 sync=1778 sync_spread=193 hear=237 apply=322 fill=8255 flush=7 fault_every=640000 down=9986 \
          aim_at_leader=534 crash_all=1 cut_one_way=2 isolate=2 heal=9 stall=3 sync_error=3 unreachable=3 tight=1 \

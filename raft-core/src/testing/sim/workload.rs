@@ -24,7 +24,7 @@ impl World {
         } else {
             usize::try_from((draw >> 8) % self.nodes.len() as u64).unwrap_or(0)
         };
-        let left = self.healed_at.is_some() && !self.is_member(node);
+        let left = !self.faults_change && !self.is_member(node);
         if self.nodes[node].replica.is_none() || self.nodes[node].frozen_until > self.now || left {
             // Nobody listens there, or it is known by now that it has left: nothing was sent.
             self.clients.set_hint(u32::try_from(client).unwrap_or(0), (node + 1) % self.nodes.len());
