@@ -251,7 +251,9 @@ impl Raft {
             _ => return,
         };
         match taken {
-            Taken::UpTo(end) => logs.ask(member, candidate, from, end, effects),
+            Taken::UpTo(end) if member.may_campaign() => logs.ask(member, candidate, from, end, effects),
+            // By what it has now it does not vote.
+            Taken::UpTo(_) => self.become_follower(None, effects),
             Taken::All => {
                 *logs = Ahead::default();
                 self.ask_before_campaign(effects);

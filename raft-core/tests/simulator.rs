@@ -60,6 +60,28 @@ const REGRESSIONS: &[(&str, &str)] = &[
         "the only caller spent its time at nodes that had left (the check was wrong)",
     ),
     (
+        "seed=1433 nodes=3 clients=3 keys=1 events=40000 think=37344 patience=163159 latency=66 latency_spread=102 \
+         replay=34 sync=934 sync_spread=93 apply=8655 fill=297 flush=4 fault_every=232436 down=162896 aim_at_leader=524 \
+         crash=1 crash_between=6 crash_all=4 cut_one_way=2 split=4 heal=10 freeze=6 stall=2 sync_error=6 unreachable=1 \
+         drift=200 step_back=1 tight=1 retain=77 chunks=16 chunk_time=19523 chunk_loss=2 chunk_damage=190 change=15 \
+         catch_up=112",
+        "a node went on asking to lead when what it fetched had taken its vote away",
+    ),
+    (
+        "seed=4789 nodes=3 clients=5 keys=2 events=40000 think=1510 patience=744398 latency=67 latency_spread=9234 \
+         duplicate=150 replay=26 in_order=1 sync=247 sync_spread=1567 apply=1437 fill=367 flush=60 fault_every=640000 \
+         down=56718 aim_at_leader=774 cut_pair=1 split=5 heal=12 stall=5 sync_error=5 unreachable=1 fill_error=134 \
+         cache=600 chunks=2 chunk_time=60 chunk_damage=24 change=12 catch_up=255 handover=1",
+        "the only node that reached a majority was a learner (the check was wrong)",
+    ),
+    (
+        "seed=7661 nodes=3 clients=7 keys=3 events=40000 think=12564 patience=112867 latency=3457 latency_spread=848 \
+         loss=128 replay=58 sync=109 sync_spread=4501 apply=73 fill=2444 flush=1 fault_every=241429 down=50570 \
+         aim_at_leader=408 crash=1 isolate=2 heal=8 freeze=1 stall=6 tight=1 retain=5 chunks=1 chunk_time=1934 \
+         chunk_loss=44 chunk_damage=38 change=4 priorities=1",
+        "a leader forgot one that had left in the step of an old answer of it (the check was wrong)",
+    ),
+    (
         "seed=641 nodes=3 clients=2 keys=3 events=40000 think=4541 patience=1108941 latency=67 latency_spread=1168 \
          duplicate=154 sync=1778 sync_spread=193 hear=237 apply=322 fill=8255 flush=7 fault_every=640000 down=9986 \
          aim_at_leader=534 crash_all=1 cut_one_way=2 isolate=2 heal=9 stall=3 sync_error=3 unreachable=3 tight=1 \

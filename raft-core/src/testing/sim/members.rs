@@ -102,6 +102,12 @@ impl World {
         self.possible().iter().all(|configuration| sets(configuration).iter().all(|set| majority(set, has)))
     }
 
+    /// Whether a node votes whatever becomes of the changes that are under way.
+    pub(super) fn could_lead(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        self.possible().iter().all(|configuration| sets(configuration).iter().all(|set| set.contains(&id)))
+    }
+
     /// Whether sound nodes other than `node` can decide: then it may lose its log or its state.
     pub(super) fn may_be_unsound(&self, node: usize) -> bool {
         let sound = |id: NodeId| {

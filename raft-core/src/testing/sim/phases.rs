@@ -297,7 +297,7 @@ impl World {
             let other = place(id.0);
             other < count && works(other) && pair(node, other)
         };
-        let some = (0..count).any(|node| works(node) && self.is_member(node) && self.decides(&|id| reaches(node, id)));
+        let some = (0..count).any(|node| works(node) && self.could_lead(node) && self.decides(&|id| reaches(node, id)));
         if some { Reach::Partial } else { Reach::Nothing }
     }
 
