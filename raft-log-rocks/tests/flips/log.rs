@@ -389,7 +389,7 @@ fn the_harness_sees_a_log_that_says_something_else_with_checksums_that_fit() {
         }),
         ("a later beginning", "begins after 161@3", |db, _| change_state(db, 59, |byte| byte + 1)),
         ("another snapshot", "other than was acknowledged", |db, _| change_state(db, 68, |byte| byte ^ 1)),
-        ("other voters", "other than was acknowledged", |db, _| change_state(db, 125, |byte| byte + 1)),
+        ("another configuration", "other than was acknowledged", |db, _| change_configurations(db)),
         ("another vote", "was acknowledged", |db, _| change_state(db, 27, |byte| byte ^ 1)),
         ("an older term", "was acknowledged", |db, _| change_state(db, 19, |byte| byte - 1)),
         ("a shorter log", "nothing said of", |db, last| {
@@ -428,9 +428,21 @@ fn entry_record(group: u64, index: u64, term: u64, payload: &[u8]) -> Vec<u8> {
 
 /// Changes a byte of the group's state and makes its checksum fit.
 fn change_state(db: &DB, at: usize, change: fn(u8) -> u8) {
-    let (family, key) = (db.cf_handle("state").unwrap(), [&1_u64.to_be_bytes()[..], &[0]].concat());
+    change_record(db, 0, |record| record[at] = change(record[at]));
+}
+
+/// Changes the highest id ever given that the configuration of the installed snapshot has.
+fn change_configurations(db: &DB) {
+    change_record(db, 2, |record| {
+        let at_base = u32::from_be_bytes(record[4..8].try_into().unwrap()) as usize;
+        record[8 + at_base + 4 + 27] += 1;
+    });
+}
+
+fn change_record(db: &DB, suffix: u8, change: impl Fn(&mut [u8])) {
+    let (family, key) = (db.cf_handle("state").unwrap(), [&1_u64.to_be_bytes()[..], &[suffix]].concat());
     let mut record = db.get_cf(family, &key).unwrap().unwrap();
-    record[at] = change(record[at]);
+    change(&mut record);
     let covered = record.len() - 4;
     let checksum = crate::crc32c(&[&key[..], &record[..covered]].concat());
     record[covered..].copy_from_slice(&checksum.to_be_bytes());
