@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use in_memory::{Cluster, PATIENCE, eventually, options, put, value};
 use raft_core::replica::Outcome;
+use raft_core::status::Role;
 use raft_core::types::{GroupId, Index, NodeName};
 use raft_node::handle::{Consistency, Doubt, ReadFailure, Refusal, WriteError, WriteOptions};
 use raft_node::status::Phase;
@@ -211,14 +212,21 @@ async fn nothing_is_passed_on_to_a_leader_that_has_fallen_silent() {
     put(node, "k", "v").await.unwrap();
 }
 
+/// With nobody to hand over to, a drained leader leads on, and serves what others pass on; it hands over when it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_drains_serves_what_others_pass_on() {
     let cluster = Cluster::start(&NAMES).await;
     let leader = cluster.leader().await;
     let follower = cluster.follower().await;
-    cluster.nodes[leader].drain().await;
-    let written = put(&cluster.nodes[follower], "k", "v").await.unwrap();
-    assert_eq!(written.served_by.as_str(), NAMES[leader]);
+    for at in cluster.others(leader) {
+        assert!(cluster.nodes[at].drain().await, "{} leads", NAMES[at]);
+    }
+    assert!(!cluster.nodes[leader].drain().await, "a drained node took over");
+    cluster.nodes[follower].end_drain().await;
+    put(&cluster.nodes[follower], "k", "v").await.unwrap();
+    eventually("the leadership moves", async || cluster.nodes[follower].status().raft.role == Role::Leader).await;
+    let written = put(&cluster.nodes[follower], "k", "w").await.unwrap();
+    assert_eq!(written.served_by.as_str(), NAMES[follower]);
 }
 
 /// A replica that hears of its leader may still be far behind; only a confirmed read says how old it is.
