@@ -137,5 +137,5 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Limits, QuicConfig, SetupError, Timing, TlsFiles};
+pub use config::{Limits, QuicConfig, SetupError, Start, Timing, TlsFiles};
 pub use transport::QuicTransport;

@@ -75,6 +75,7 @@ struct Node {
     inbound: Option<Arc<dyn Inbound>>,
     local: Option<LocalIdentity>,
     peers: Vec<Peer>,
+    admits_guests: bool,
     stalled: bool,
     urgent: VecDeque<Arrival>,
     bulk: VecDeque<Arrival>,
@@ -303,7 +304,16 @@ impl Net {
         if self.cuts.contains(&(one.clone(), other.clone())) {
             return Err("the link is cut");
         }
+        // A guest knows its host, and only its host decides whether it lets it in.
         let verdicts = [(one, first.accepts(second)), (other, second.accepts(first))];
+        let lets_in = |host: &Node, verdict: &Result<(), &str>| {
+            host.admits_guests && matches!(verdict, Err("unknown_name" | "other_incarnation" | "other_id"))
+        };
+        if (verdicts[0].1.is_ok() && lets_in(second, &verdicts[1].1) && first.may_visit(second))
+            || (verdicts[1].1.is_ok() && lets_in(first, &verdicts[0].1) && second.may_visit(first))
+        {
+            return Ok(());
+        }
         for (name, verdict) in verdicts {
             if let Err(why) = verdict {
                 let node = self.nodes.get_mut(name);
@@ -324,6 +334,11 @@ impl Net {
         let founded = local.cluster.is_some() && local.cluster == remote.cluster;
         if !founded || local.id.is_none() || remote.id != peer.id {
             return Err("a blank node can only ask and be asked");
+        }
+        let receiver = self.nodes.get(&peer.name);
+        let knows = |known: &Peer| known.name == *name && known.id == local.id;
+        if !receiver.is_some_and(|receiver| receiver.peers.iter().any(knows)) {
+            return Err("a guest can only ask");
         }
         Ok(())
     }
@@ -364,6 +379,12 @@ impl Node {
             return Err("other_id");
         }
         Ok(())
+    }
+
+    /// Whether this node may be a guest there: it is of no cluster or of the same one.
+    fn may_visit(&self, host: &Self) -> bool {
+        let cluster = |node: &Self| node.local.as_ref().and_then(|local| local.cluster);
+        cluster(self).is_none_or(|own| Some(own) == cluster(host))
     }
 
     /// What to hand over next: losses first, then what must not wait behind appends.
@@ -507,6 +528,14 @@ impl Transport for MemTransport {
             (node.local, node.peers) = (Some(local), peers);
             if !same {
                 net.disconnect_all(&self.name);
+            }
+        });
+    }
+
+    fn admit_guests(&self, admit: bool) {
+        self.change(|net| {
+            if let Some(node) = net.nodes.get_mut(&self.name) {
+                node.admits_guests = admit;
             }
         });
     }
