@@ -19,6 +19,7 @@ use crate::handle::NodeHandle;
 use crate::inbound::NodeInbound;
 use crate::log_writer::{self, LogQueue};
 use crate::marks::{self, Journal};
+use crate::members::standing;
 use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::snapshots::{installer, taker};
@@ -44,7 +45,7 @@ impl Node {
         let who =
             Who { name: identity.name(), incarnation: identity.incarnation(), start_count: identity.start_count() };
         let founded = identity.founding()?.map(|accepted| known(&*identity, accepted)).transpose()?;
-        if founded.is_none() && !config.bootstrap.iter().any(|founder| founder.name == who.name) {
+        if founded.is_none() && config.bootstrap.is_empty() {
             return Err(StartError::NotAFounder { name: who.name });
         }
         let marks = Journal::new(marks)?;
@@ -64,7 +65,10 @@ impl Node {
 fn known(identity: &dyn IdentityStore, accepted: AcceptedFounding) -> Result<Founded, StartError> {
     let record = FoundingRecord::decode(&accepted.record).map_err(|error| StartError::Record(error.to_string()))?;
     let member = record.member(&identity.name(), identity.incarnation());
-    if member.is_none_or(|member| member.id != accepted.id) || record.cluster != accepted.cluster {
+    // Whoever came later is in no founding record; its id is above all that are.
+    let joined = member.is_none() && accepted.id.0 > record.members.len() as u64;
+    let founded = member.is_some_and(|member| member.id == accepted.id);
+    if !(joined || founded) || record.cluster != accepted.cluster {
         return Err(StartError::Record(format!(
             "it does not name {} with incarnation {} as {} of cluster {}",
             identity.name(),
@@ -78,8 +82,11 @@ fn known(identity: &dyn IdentityStore, accepted: AcceptedFounding) -> Result<Fou
 
 /// From now on this node is a member; it serves nothing before its log is replayed.
 fn belong(shared: &Shared, founded: Founded) {
+    // Until the log is read: it may have a later configuration.
+    shared.members.set(&Arc::new(founded.record.configuration()), false);
     let first = shared.founded.set(founded).is_ok();
     assert!(first, "a node belongs to one cluster, once");
+    shared.transport.admit_guests(true);
     shared.enter(Phase::Replaying);
 }
 
@@ -116,7 +123,7 @@ async fn run(
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         belong(shared, founded);
-        shared.transport.set_peers(shared.local_identity(), shared.peers());
+        shared.show_peers();
     }
     let Some(Founded { id, record }) = shared.founded.get().cloned() else {
         return Err("the founding left no record".into());
@@ -175,6 +182,7 @@ impl Opened {
 async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(), String> {
     let Opened { log, recovered, machine } = opened;
     let recovered_commit = recovered.commit;
+    remember(shared, &config, &recovered);
     let applied: Index = machine.applied().index;
     shared.snapshots.configurations.begin(&recovered.configurations);
     let replica: Replica<Waiter> =
@@ -186,15 +194,24 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let _ = shared.readers.set(readers);
     let marking = tokio::spawn(marks::propose_when_due(shared.clone()));
     let taker = tokio::spawn(taker::run(shared.clone()));
+    let standing = tokio::spawn(standing::watch(shared.clone()));
+    let announcing = tokio::spawn(standing::announce(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
-    marking.abort();
-    taker.abort();
+    for task in [marking, taker, standing, announcing] {
+        task.abort();
+    }
     shared.snapshots.stop();
     let ended = tokio::task::spawn_blocking(move || threads.end()).await;
     driven.map_err(|error| format!("the driver panicked; see the log above: {error}"))?;
     ended.map_err(|error| format!("ending the threads: {error}"))?
+}
+
+/// Notes which configuration is known to be committed.
+fn remember(shared: &Shared, config: &Config, recovered: &Recovered) {
+    let committed = recovered.configurations.iter().rev().find(|kept| kept.index() <= recovered.commit);
+    shared.members.set_committed(committed.cloned().unwrap_or_else(|| Arc::new(config.founders.clone())));
 }
 
 /// The node's own threads.

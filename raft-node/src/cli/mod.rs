@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod exit;
 mod kv;
+mod members;
 mod output;
 mod settings;
 mod snapshot;
@@ -38,6 +39,9 @@ enum Command {
     Kv(kv::KvArgs),
     /// Shows the cluster.
     Status(status::StatusArgs),
+    /// Shows and changes who belongs to the cluster.
+    #[command(alias = "member")]
+    Members(members::MembersArgs),
     /// Has a node take a snapshot of its state now.
     Snapshot(snapshot::SnapshotArgs),
     /// Checks or shows the configuration.
@@ -78,6 +82,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Kv(args) => block_on(args.run()),
         Command::Status(args) => block_on(args.run()),
         Command::Snapshot(args) => block_on(args.run()),
+        Command::Members(args) => block_on(args.run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "raft-node", &mut script);
