@@ -292,6 +292,15 @@ impl Driver {
         shared.members.set(configuration, committed);
         shared.snapshots.configurations.note(self.replica.raft().configurations().cloned());
         shared.show_peers();
+        if committed && !shared.members.now().others.is_empty() {
+            // Those who have left are told of it meanwhile.
+            let (shared, grace) = (shared.clone(), 2 * shared.config.raft.election_timeout);
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                shared.members.forget_parted();
+                shared.show_peers();
+            });
+        }
         tracing::info!(
             node = %shared.name,
             entry = %configuration.index(),

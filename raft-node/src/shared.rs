@@ -345,19 +345,24 @@ impl Shared {
     }
 
     /// This node is no member any more, for ever.
-    pub(crate) fn remove(&self, configuration: Index) {
+    pub(crate) fn remove(self: &Arc<Self>, configuration: Index) {
         tracing::warn!(
             node = %self.name, entry = %configuration,
             "this node was removed from the cluster: it votes and serves no more; stop it, and give its name a new data \
              directory if it is to join again"
         );
         self.removed.send_replace(Some(configuration));
-        // Nobody there wants to hear of it any more.
-        self.transport.set_peers(self.local_identity(), Vec::new());
+        // A leader that is removed has last words to say. Afterwards nobody there wants to hear of it any more.
+        let (shared, grace) = (self.clone(), 2 * self.config.raft.election_timeout);
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            shared.transport.set_peers(shared.local_identity(), Vec::new());
+        });
     }
 
     /// Tells the transport whom to talk to.
     pub(crate) fn show_peers(&self) {
+        // One that was removed says its last words to those it knew.
         if self.removed().is_none() {
             self.transport.set_peers(self.local_identity(), self.peers());
         }

@@ -28,15 +28,16 @@ pub(crate) struct Known {
     pub(crate) committed: Arc<Configuration>,
     /// The members in force, in the order of their ids, as far as their contexts can be read.
     pub(crate) list: Vec<Arc<Member>>,
-    /// Members of the newest committed configuration that are none of the one in force, and members that others have
-    /// told of while this node is none itself.
+    /// Members of an earlier committed configuration that are none of the one in force; see [`Members::forget_parted`].
     pub(crate) others: Vec<Arc<Member>>,
+    /// Members that others have told of and that came after the configuration in force: this node's log is far behind.
+    pub(crate) told: Vec<Arc<Member>>,
 }
 
 impl Known {
     /// The member of this id.
     pub(crate) fn member(&self, id: NodeId) -> Option<&Arc<Member>> {
-        self.list.iter().chain(&self.others).find(|member| member.id == id)
+        self.list.iter().chain(&self.others).chain(&self.told).find(|member| member.id == id)
     }
 
     /// The member in force of this name. While one disk replaces another under the same name, the newer one.
@@ -54,7 +55,7 @@ impl Known {
     /// Whom to talk to, by name; of several of one name the newest.
     pub(crate) fn by_name(&self) -> BTreeMap<&NodeName, &Arc<Member>> {
         let mut found: BTreeMap<&NodeName, &Arc<Member>> = BTreeMap::new();
-        for member in self.others.iter().chain(&self.list) {
+        for member in self.others.iter().chain(&self.list).chain(&self.told) {
             let newest = found.entry(&member.name).or_insert(member);
             if newest.id < member.id {
                 *newest = member;
@@ -131,12 +132,24 @@ impl Members {
         self.now.send_modify(|now| {
             let committed = if is_committed { configuration.clone() } else { now.committed.clone() };
             let list = members_of(configuration);
-            let mut others = members_of(&committed);
-            if configuration.seats().is_empty() {
-                others.extend(now.others.iter().cloned());
-            }
+            let mut others = now.others.clone();
+            others.extend(now.list.iter().filter(|member| now.committed.contains(member.id)).cloned());
+            others.extend(members_of(&committed));
             others.retain(|member| !configuration.contains(member.id));
-            *now = Arc::new(Known { configuration: configuration.clone(), is_committed, committed, list, others });
+            others.sort_by_key(|member| member.id);
+            others.dedup_by_key(|member| member.id);
+            let told = now.told.iter().filter(|member| member.id > configuration.highest_id()).cloned().collect();
+            *now = Arc::new(Known { configuration: configuration.clone(), is_committed, committed, list, others, told });
+        });
+    }
+
+    /// Forgets members that have left, unless the configuration that leaves them out is not committed yet. They were given
+    /// time to learn of it.
+    pub(crate) fn forget_parted(&self) {
+        self.now.send_modify(|now| {
+            let mut known = Known::clone(now);
+            known.others.retain(|member| known.committed.contains(member.id));
+            *now = Arc::new(known);
         });
     }
 
@@ -145,26 +158,22 @@ impl Members {
         self.now.send_modify(|now| *now = Arc::new(Known { committed, ..(**now).clone() }));
     }
 
-    /// Notes members that others have told of. Returns whether that is news.
+    /// Notes members that others have told of, unless the configuration knows better. Returns whether that is news.
     pub(crate) fn hint(&self, told: impl IntoIterator<Item = Member>) -> bool {
-        let mut news = false;
-        let told: Vec<Arc<Member>> = told.into_iter().map(Arc::new).collect();
+        let heard: Vec<Arc<Member>> = told.into_iter().map(Arc::new).collect();
         self.now.send_if_modified(|now| {
-            let mut others = now.others.clone();
-            for member in &told {
-                if now.list.iter().any(|known| known.id == member.id) || others.contains(member) {
-                    continue;
-                }
-                others.retain(|known| known.id != member.id);
-                others.push(member.clone());
-                news = true;
+            let mut told = now.told.clone();
+            for member in heard.iter().filter(|member| member.id > now.configuration.highest_id()) {
+                told.retain(|known| known.id != member.id);
+                told.push(member.clone());
             }
+            told.sort_by_key(|member| member.id);
+            let news = told != now.told;
             if news {
-                *now = Arc::new(Known { others, ..(**now).clone() });
+                *now = Arc::new(Known { told, ..(**now).clone() });
             }
             news
-        });
-        news
+        })
     }
 
     /// The candidate of this name.
@@ -266,7 +275,11 @@ mod tests {
         members.set(&configuration(&[member(1, "n1", 1), member(2, "n2", 2)]), true);
         members.set(&configuration(&[member(1, "n1", 1)]), false);
         assert!(members.now().member(NodeId(2)).is_some());
+        members.forget_parted();
+        assert!(members.now().member(NodeId(2)).is_some(), "it may still come back");
         members.set(&configuration(&[member(1, "n1", 1)]), true);
+        assert!(members.now().member(NodeId(2)).is_some(), "it has to learn of it");
+        members.forget_parted();
         assert!(members.now().member(NodeId(2)).is_none());
     }
 
@@ -276,6 +289,8 @@ mod tests {
         assert!(members.hint([member(1, "n1", 1)]));
         assert!(!members.hint([member(1, "n1", 1)]));
         assert!(members.now().member(NodeId(1)).is_some());
+        members.set(&configuration(&[]), true);
+        assert!(members.now().member(NodeId(1)).is_some(), "the log has nothing newer");
         members.set(&configuration(&[member(1, "m1", 1)]), true);
         assert!(!members.hint([member(1, "n1", 1)]));
         assert_eq!(members.now().member(NodeId(1)).map(|member| member.name.clone()), Some(NodeName::new("m1")));

@@ -69,19 +69,17 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             pause = PAUSE_MIN;
             continue;
         }
-        if ask_all(&shared).await {
+        if shared.removed().is_some() {
             return;
         }
+        ask_all(&shared).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// One round of questions; whether this node was removed.
-async fn ask_all(shared: &Arc<Shared>) -> bool {
-    if shared.removed().is_some() {
-        return true;
-    }
+/// One round of questions.
+async fn ask_all(shared: &Arc<Shared>) {
     let known = shared.members.now();
     let mut asking = JoinSet::new();
     for member in known.by_name().into_values().filter(|member| member.name != shared.name) {
@@ -94,8 +92,7 @@ async fn ask_all(shared: &Arc<Shared>) -> bool {
     while let Some(answered) = asking.join_next().await {
         match answered {
             Ok((member, Ok(Ok(NodeAnswer::Standing(StandingAnswer::Removed { configuration }))))) => {
-                tell_removed(shared, member.id, configuration);
-                return true;
+                return tell_removed(shared, member.id, configuration);
             }
             Ok((_, Ok(Ok(NodeAnswer::Standing(StandingAnswer::NotRemoved { members }))))) => {
                 if shared.members.hint(members.into_iter().filter(|member| member.name != shared.name)) {
@@ -105,7 +102,6 @@ async fn ask_all(shared: &Arc<Shared>) -> bool {
             _ => {}
         }
     }
-    false
 }
 
 /// Tells the core what a member has said, as if it had come as a message.
