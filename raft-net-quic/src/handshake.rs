@@ -14,6 +14,7 @@ use crate::session;
 use crate::shared::Shared;
 use crate::snapshot::receive;
 use crate::tls;
+use crate::twin;
 use crate::wire::hello::{self, Hello, Refusal, Reply, WireStart};
 use crate::wire::{self, Frame, Malformed, PREFACE_LEN, StreamKind, close_code};
 
@@ -242,7 +243,11 @@ async fn welcome(
     if hello.bulk != marked || (hello.bulk && hello.guest) {
         return Err(Malformed::OutOfPlace.into());
     }
-    match admit(shared, connection, &hello) {
+    let alone = match shared.link(&hello.identity()?.name) {
+        Some(link) => twin::rule_out(&link, &hello).await.map_err(LinkError::from),
+        None => Ok(()),
+    };
+    match alone.and_then(|()| admit(shared, connection, &hello)) {
         Ok((link, session, answer)) => {
             // Its tasks run from here on: when the dialer is gone before its answer, they see the end of the connection
             // and take it off the link again.

@@ -132,6 +132,7 @@ mod snapshot;
 mod socket;
 mod tls;
 mod transport;
+mod twin;
 mod wire;
 
 #[cfg(test)]

@@ -92,7 +92,13 @@ async fn a_start_with_another_nonce_or_a_lower_count_is_refused() {
         until("the copy to be told", || copy.inbound.refused.lock().iter().any(|told| told == reason)).await;
         assert!(!copy.is_connected(1));
     }
-    // A later start is no copy.
+    // A later start is a copy too while the one before it lives.
+    let twin = start(8, 5).await;
+    twin.knows(&[&host]);
+    until("the twin to be told", || twin.inbound.refused.lock().iter().any(|told| told == "cloned_disk")).await;
+    assert!(!twin.is_connected(1));
+    real.reaches(&host).await;
+    // Afterwards it is none.
     real.transport.stop().await;
     let later = start(8, 4).await;
     host.knows(&[&later]);

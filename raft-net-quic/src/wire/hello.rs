@@ -106,6 +106,11 @@ pub(crate) enum Refusal {
     )]
     ClonedDisk { count: u64 },
     #[error(
+        "a process on this disk answers here already, and start {count} of it comes from elsewhere: two processes run on \
+         copies of one data directory; stop this one, and give it an empty data directory"
+    )]
+    TwinDisk { count: u64 },
+    #[error(
         "this disk shows its start {found}, and start {known} of it is known here: it was set back to an older copy, or runs \
          elsewhere too; give this node an empty data directory"
     )]
@@ -130,7 +135,7 @@ impl Refusal {
             Self::Incarnation { .. } => "other_incarnation",
             Self::Id { .. } => "other_id",
             Self::CertificateName { .. } => "certificate_name",
-            Self::ClonedDisk { .. } => "cloned_disk",
+            Self::ClonedDisk { .. } | Self::TwinDisk { .. } => "cloned_disk",
             Self::RolledBackDisk { .. } => "rolled_back_disk",
             Self::TooManyGuests { .. } => "too_many_guests",
             Self::NotReady => "not_ready",
