@@ -97,12 +97,16 @@ async fn live(
     log: LogFactory,
     state_machine: StateMachineFactory,
 ) {
-    let result = run(&shared, identity, log, state_machine).await;
+    let mut held = None;
+    let result = run(&shared, identity, &mut held, log, state_machine).await;
     shared.queue.close();
     // Whoever asked is told what is certain, before the connections go.
     shared.draining.store(true, Ordering::Release);
     let _ = tokio::time::timeout(LAST_ANSWERS_MAX, shared.all_told()).await;
     shared.transport.stop().await;
+    // It holds the lock of the data directory, until nothing here writes there any more and no peer hears of it: the next
+    // start on it is refused as long as this one answers.
+    drop(held);
     match result {
         Ok(()) => shared.enter(Phase::Stopped),
         Err(reason) => shared.fail(reason),
@@ -111,19 +115,22 @@ async fn live(
 
 async fn run(
     shared: &Arc<Shared>,
-    mut identity: Box<dyn IdentityStore>,
+    identity: Box<dyn IdentityStore>,
+    held: &mut Option<Box<dyn IdentityStore>>,
     log: LogFactory,
     state_machine: StateMachineFactory,
 ) -> Result<(), String> {
     if shared.founded.get().is_none() {
         let mut stop = shared.stop_requested.subscribe();
-        let founded;
-        (founded, identity) = tokio::select! {
+        let (founded, identity) = tokio::select! {
             founded = founder::found(shared, identity) => founded?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
+        *held = Some(identity);
         belong(shared, founded);
         shared.show_peers();
+    } else {
+        *held = Some(identity);
     }
     let Some(Founded { id, record }) = shared.founded.get().cloned() else {
         return Err("the founding left no record".into());
@@ -135,10 +142,7 @@ async fn run(
     let opener = shared.clone();
     let opening = tokio::task::spawn_blocking(move || Opened::open(&opener, log, state_machine, &record));
     let opened = opening.await.map_err(|error| format!("opening the stores: {error}"))??;
-    let served = serve(shared, config, opened).await;
-    // It holds the lock of the data directory, until nothing here writes there any more.
-    drop(identity);
-    served
+    serve(shared, config, opened).await
 }
 
 /// The stores, open and read.
