@@ -234,7 +234,7 @@ fn a_copied_data_directory_is_refused() {
     copy(&cluster.nodes[2].data_dir, &older);
     cluster.nodes[2].start();
     await_that("n3 to be back", || is_member(&cluster.nodes[2]));
-    let elsewhere = |directory: &Path| {
+    let elsewhere = |node: &TestNode, directory: &Path| {
         let flags = [
             ("data-dir", directory.to_str().unwrap()),
             ("client-listen", "127.0.0.1:0"),
@@ -242,16 +242,16 @@ fn a_copied_data_directory_is_refused() {
             ("peer-listen", "127.0.0.1:0"),
             ("client-advertise", "127.0.0.1:9"),
         ];
-        cluster.nodes[2].refused_start(&flags)
+        node.refused_start(&flags)
     };
-    let refused = elsewhere(&copied);
+    let refused = elsewhere(&cluster.nodes[2], &copied);
     assert_eq!(refused.code, Some(11), "{}", refused.said);
     assert!(refused.said.contains("copies of one data directory"), "{}", refused.said);
     // An older copy shows a start that is long over.
     cluster.nodes[2].stop();
     cluster.nodes[2].start();
     await_that("n3 to be back", || is_member(&cluster.nodes[2]));
-    let refused = elsewhere(&older);
+    let refused = elsewhere(&cluster.nodes[2], &older);
     assert_eq!(refused.code, Some(11), "{}", refused.said);
     assert!(refused.said.contains("set back to an older copy"), "{}", refused.said);
     assert!(is_member(&cluster.nodes[2]), "the real one is not disturbed");
