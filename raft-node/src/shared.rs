@@ -17,7 +17,7 @@ use crate::marks::Journal;
 use crate::members::Members;
 use crate::members::admit::Admissions;
 use crate::metrics::Metrics;
-use crate::parts::{NodeConfig, Stamp};
+use crate::parts::{Founder, NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
 use crate::snapshots::Snapshots;
 use crate::status::{Member, NodeStatus, Phase};
@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) admissions: Admissions,
     /// The committed configuration that leaves this node out, once it knows of one.
     removed: watch::Sender<Option<Index>>,
+    /// No leader has been heard for a while: then those are asked too whom only `bootstrap` names.
+    astray: AtomicBool,
     pub(crate) queue: EventQueue,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -153,6 +155,7 @@ impl Shared {
             admissions: Admissions::default(),
             removed: watch::Sender::new(None),
             config,
+            astray: AtomicBool::new(false),
             name: who.name,
             incarnation: who.incarnation,
             start_count: who.start_count,
@@ -381,6 +384,13 @@ impl Shared {
             name: self.name.clone(),
             incarnation: self.incarnation,
             cluster: founded.map(|founded| founded.record.cluster),
+    /// Says whether those are asked too whom only `bootstrap` names.
+    pub(crate) fn set_astray(&self, astray: bool) {
+        if self.astray.swap(astray, Ordering::AcqRel) != astray {
+            self.show_peers();
+        }
+    }
+
             id: founded.map(|founded| founded.id),
         }
     }
@@ -389,19 +399,17 @@ impl Shared {
     /// configuration's, then that of `bootstrap`: the two are tried in turn.
     pub(crate) fn peers(&self) -> Vec<Peer> {
         let configured = |name: &NodeName| self.config.bootstrap.iter().find(|founder| founder.name == *name);
-        let Some(founded) = self.founded.get() else {
-            let others = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
-            return others
-                .map(|founder| Peer {
-                    name: founder.name.clone(),
-                    address: founder.address.clone(),
-                    id: None,
-                    incarnation: None,
-                })
-                .collect();
+        let stranger = |founder: &Founder| Peer {
+            name: founder.name.clone(),
+            address: founder.address.clone(),
+            id: None,
+            incarnation: None,
         };
         let known = self.members.now();
-        let others = known.by_name().into_values().filter(|member| member.id != founded.id && member.name != self.name);
+        let by_name = known.by_name();
+        let astray = self.astray.load(Ordering::Acquire);
+        let unknown = strangers.filter(|founder| astray && !by_name.contains_key(&founder.name)).map(stranger);
+        let others = by_name.values().filter(|member| member.id != founded.id && member.name != self.name);
         others
             .map(|member| Peer {
                 name: member.name.clone(),
@@ -414,6 +422,8 @@ impl Shared {
                     }
                     _ => member.peer_address.clone(),
                 },
+        let strangers = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
+        let Some(founded) = self.founded.get() else { return strangers.map(stranger).collect() };
                 id: Some(member.id),
                 incarnation: Some(member.incarnation),
             })
@@ -431,6 +441,7 @@ impl Shared {
         let (peers, refusals) = self.transport.status();
         NodeStatus {
             name: self.name.clone(),
+            .chain(unknown)
             incarnation: self.incarnation,
             start_count: self.start_count,
             cluster: founded.map(|founded| founded.record.cluster),

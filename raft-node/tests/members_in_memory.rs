@@ -211,3 +211,30 @@ async fn a_member_that_moved_tells_the_others() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_that_joined_and_knows_only_who_has_left_asks_whom_its_list_names() {
+    let cluster = Cluster::start(&["n1"]).await;
+    let mut others = Vec::new();
+    for name in ["n2", "n3"] {
+        others.push(try_start(&cluster.net, &Disk::blank(name), config(name, &["n1"])).await.unwrap());
+    }
+    eventually("three vote", async || members(&cluster.nodes[0]) == voters(&THREE)).await;
+    done(&others[0], MembersAsk::Remove(name("n1")), smaller()).await;
+    cluster.nodes[0].removed().await;
+    cluster.nodes[0].stop().await.unwrap();
+    let leads = |node: &NodeHandle| node.status().raft.leader == node.status().id;
+    eventually("one of the others to lead", async || others.iter().any(leads)).await;
+    let (leader, follower) = if leads(&others[0]) { ("n2", "n3") } else { ("n3", "n2") };
+    // It is admitted by way of the follower, and its log never comes: the founding record is all that it has.
+    let disk = Disk::blank("n4");
+    cluster.net.cut(&name("n4"), &name(leader));
+    let mut listed = config("n4", &[follower]);
+    listed.join_voter = false;
+    let n4 = try_start(&cluster.net, &disk, listed.clone()).await.unwrap();
+    eventually("n4 to be admitted", async || n4.status().id == Some(NodeId(4))).await;
+    n4.stop().await.unwrap();
+    let n4 = try_start(&cluster.net, &disk, listed).await.unwrap();
+    cluster.net.heal(&name("n4"), &name(leader));
+    eventually("n4 to find the others", async || members(&n4).is_some_and(|found| found.len() == 3)).await;
+}

@@ -35,6 +35,8 @@ pub(crate) enum StandingAnswer {
     Removed {
         /// The entry.
         configuration: Index,
+        /// Who says so.
+        by: NodeId,
     },
     /// It does not, as far as the asked node knows.
     NotRemoved {
@@ -48,12 +50,13 @@ pub(crate) fn serve(shared: &Shared, from: &RemoteIdentity) -> NodeAnswer {
     let (Some(id), true) = (from.id, from.cluster.is_some() && from.cluster == shared.cluster()) else {
         return NodeAnswer::Failure(format!("{} is of no cluster, or of another one", from.name));
     };
-    NodeAnswer::Standing(standing(&shared.members.now(), id))
+    let by = shared.founded.get().map_or(NodeId(0), |founded| founded.id);
+    NodeAnswer::Standing(standing(&shared.members.now(), id, by))
 }
 
-fn standing(known: &Known, id: NodeId) -> StandingAnswer {
+fn standing(known: &Known, id: NodeId, by: NodeId) -> StandingAnswer {
     if known.committed.was_removed(id) {
-        return StandingAnswer::Removed { configuration: known.committed.index() };
+        return StandingAnswer::Removed { configuration: known.committed.index(), by };
     }
     StandingAnswer::NotRemoved { members: known.by_name().into_values().map(|member| Member::clone(member)).collect() }
 }
@@ -67,11 +70,14 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     while leadership.wait_for(|known| known.leader.is_none()).await.is_ok() {
         if tokio::time::timeout(patience, leadership.wait_for(|known| known.leader.is_some())).await.is_ok() {
             pause = PAUSE_MIN;
+            // Those whom only the configuration file names are not needed any more.
+            shared.set_astray(false);
             continue;
         }
         if shared.removed().is_some() {
             return;
         }
+        shared.set_astray(true);
         ask_all(&shared).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
@@ -80,21 +86,20 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 
 /// One round of questions.
 async fn ask_all(shared: &Arc<Shared>) {
-    let known = shared.members.now();
     let mut asking = JoinSet::new();
-    for member in known.by_name().into_values().filter(|member| member.name != shared.name) {
-        let (shared, member) = (shared.clone(), member.clone());
+    for peer in shared.peers() {
+        let shared = shared.clone();
         asking.spawn(async move {
-            let asked = shared.transport.request(&member.name, NodeRequest::Standing.encode(), ASK_TIMEOUT).await;
-            (member, asked.map(NodeAnswer::decode))
+            let asked = shared.transport.request(&peer.name, NodeRequest::Standing.encode(), ASK_TIMEOUT).await;
+            asked.map(NodeAnswer::decode)
         });
     }
     while let Some(answered) = asking.join_next().await {
         match answered {
-            Ok((member, Ok(Ok(NodeAnswer::Standing(StandingAnswer::Removed { configuration }))))) => {
-                return tell_removed(shared, member.id, configuration);
+            Ok(Ok(Ok(NodeAnswer::Standing(StandingAnswer::Removed { configuration, by })))) => {
+                return tell_removed(shared, by, configuration);
             }
-            Ok((_, Ok(Ok(NodeAnswer::Standing(StandingAnswer::NotRemoved { members }))))) => {
+            Ok(Ok(Ok(NodeAnswer::Standing(StandingAnswer::NotRemoved { members })))) => {
                 if shared.members.hint(members.into_iter().filter(|member| member.name != shared.name)) {
                     shared.show_peers();
                 }
@@ -202,10 +207,11 @@ mod tests {
         let members = super::super::Members::default();
         members.set(&Arc::new(with), true);
         members.set(&Arc::new(without), false);
-        assert!(matches!(standing(&members.now(), NodeId(4)), StandingAnswer::NotRemoved { .. }));
+        assert!(matches!(standing(&members.now(), NodeId(4), NodeId(1)), StandingAnswer::NotRemoved { .. }));
         let committed = members.now().configuration.clone();
         members.set(&committed, true);
-        assert_eq!(standing(&members.now(), NodeId(4)), StandingAnswer::Removed { configuration: Index(6) });
-        assert!(matches!(standing(&members.now(), NodeId(9)), StandingAnswer::NotRemoved { .. }));
+        let removed = StandingAnswer::Removed { configuration: Index(6), by: NodeId(1) };
+        assert_eq!(standing(&members.now(), NodeId(4), NodeId(1)), removed);
+        assert!(matches!(standing(&members.now(), NodeId(9), NodeId(1)), StandingAnswer::NotRemoved { .. }));
     }
 }

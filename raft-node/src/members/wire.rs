@@ -123,6 +123,9 @@ pub(crate) struct WireStanding {
     removed: Option<u64>,
     #[prost(message, repeated, tag = "2")]
     members: Vec<WireMember>,
+    /// Who says so.
+    #[prost(uint64, tag = "3")]
+    by: u64,
 }
 
 /// Where a member is from now on.
@@ -281,16 +284,18 @@ impl WireAdmission {
 impl WireStanding {
     pub(crate) fn of(answer: &StandingAnswer) -> Self {
         match answer {
-            StandingAnswer::Removed { configuration } => Self { removed: Some(configuration.0), members: Vec::new() },
+            StandingAnswer::Removed { configuration, by } => {
+                Self { removed: Some(configuration.0), members: Vec::new(), by: by.0 }
+            }
             StandingAnswer::NotRemoved { members } => {
-                Self { removed: None, members: members.iter().map(WireMember::of).collect() }
+                Self { removed: None, members: members.iter().map(WireMember::of).collect(), by: 0 }
             }
         }
     }
 
     pub(crate) fn answer(self) -> Result<StandingAnswer, WireError> {
         Ok(match self.removed {
-            Some(configuration) => StandingAnswer::Removed { configuration: Index(configuration) },
+            Some(configuration) => StandingAnswer::Removed { configuration: Index(configuration), by: NodeId(self.by) },
             None => StandingAnswer::NotRemoved { members: members(self.members)? },
         })
     }

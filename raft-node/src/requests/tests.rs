@@ -175,7 +175,7 @@ fn answers() -> Vec<NodeAnswer> {
     ];
     let members = vec![member(1), member(2)];
     answers.extend([
-        NodeAnswer::Standing(StandingAnswer::Removed { configuration: Index(5) }),
+        NodeAnswer::Standing(StandingAnswer::Removed { configuration: Index(5), by: NodeId(2) }),
         NodeAnswer::Standing(StandingAnswer::NotRemoved { members: members.clone() }),
         NodeAnswer::Join(JoinAnswer::NotYet("later".into())),
         NodeAnswer::Join(JoinAnswer::Admitted { id: NodeId(4), record: Bytes::from_static(b"record"), members }),
