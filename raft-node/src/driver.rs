@@ -31,8 +31,10 @@ use raft_core::snapshot::SnapshotMeta;
 use raft_core::types::{Index, NodeId, SnapshotId, Term};
 
 use crate::applier::{ApplyJob, ApplyQueue};
+use crate::events::EventKind;
 use crate::filler::FillQueue;
 use crate::log_writer::{LogJob, LogQueue};
+use crate::members::describe;
 use crate::queue::{Event, Taken};
 use crate::shared::Shared;
 use crate::snapshots;
@@ -309,6 +311,7 @@ impl Driver {
             voters = ?configuration.voters(),
             "a configuration is in force"
         );
+        shared.events.tell(EventKind::Members, describe(&shared.members.now()));
     }
 
     /// Shows everybody else what the replica is now.
@@ -317,6 +320,7 @@ impl Driver {
         let status = self.replica.status(self.shared.clock.now());
         if status.applied_index >= self.recovered_commit && *self.shared.phase.borrow() == Phase::Replaying {
             tracing::info!(node = %self.shared.name, applied = %status.applied_index, "the log is replayed");
+            self.shared.events.tell(EventKind::Node, format!("the log is replayed up to {}", status.applied_index));
             self.shared.enter(Phase::Running);
         }
         if status.counters.slow_rounds > self.slow_rounds_warned {

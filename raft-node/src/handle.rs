@@ -10,6 +10,7 @@ use raft_core::ports::{QueryError, ReadError, SnapshotError};
 use raft_core::replica::Outcome;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 
+use crate::events::NodeEvent;
 use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
 use crate::members::{MembersAsk, MembersDone, MembersError, MembersOptions, change};
 use crate::metrics::Metrics;
@@ -322,6 +323,12 @@ impl NodeHandle {
     /// reason, when there is none to ask.
     pub async fn cluster_status(&self, timeout: Duration) -> ClusterStatus {
         cluster_view::cluster_status(&self.shared, timeout).await
+    }
+
+    /// What happened to this node lately, as one tells it to a person: at most `limit`, the newest, in order.
+    #[must_use]
+    pub fn events(&self, limit: usize) -> Vec<NodeEvent> {
+        self.shared.events.newest(limit)
     }
 
     /// Up to `limit` entries of this node's log as they stand here, committed or not, from `from` on; fewer when they

@@ -98,6 +98,7 @@ mod cluster_view;
 pub mod config;
 mod driver;
 mod durability;
+pub mod events;
 mod filler;
 mod founder;
 pub mod founding;

@@ -12,6 +12,7 @@ use raft_core::types::{ClusterId, Incarnation, Index, NodeId, NodeName, Term};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
+use crate::events::{EventKind, Events};
 use crate::founding::FoundingRecord;
 use crate::marks::Journal;
 use crate::members::Members;
@@ -65,14 +66,15 @@ pub(crate) struct Shared {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stamp: Stamp,
+    pub(crate) events: Events,
     pub(crate) marks: Journal,
     pub(crate) snapshots: Snapshots,
     pub(crate) members: Members,
     pub(crate) admissions: Admissions,
-    /// The committed configuration that leaves this node out, once it knows of one.
-    removed: watch::Sender<Option<Index>>,
     /// No leader has been heard for a while: then those are asked too whom only `bootstrap` names.
     astray: AtomicBool,
+    /// The committed configuration that leaves this node out, once it knows of one.
+    removed: watch::Sender<Option<Index>>,
     pub(crate) queue: EventQueue,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -153,9 +155,9 @@ impl Shared {
             queue: EventQueue::new(&config),
             members: Members::default(),
             admissions: Admissions::default(),
+            astray: AtomicBool::new(false),
             removed: watch::Sender::new(None),
             config,
-            astray: AtomicBool::new(false),
             name: who.name,
             incarnation: who.incarnation,
             start_count: who.start_count,
@@ -163,6 +165,7 @@ impl Shared {
             transport,
             metrics,
             stamp,
+            events: Events::default(),
             marks,
             phase: watch::Sender::new(Phase::Founding { waiting_for: Vec::new() }),
             leadership: watch::Sender::new(Leadership::default()),
@@ -241,6 +244,7 @@ impl Shared {
     /// Gives up: nothing is acknowledged any more, and the process has to end with an error.
     pub(crate) fn fail(&self, reason: String) {
         tracing::error!(node = %self.name, %reason, "the node gives up");
+        self.events.tell(EventKind::Fault, format!("the node gives up: {reason}"));
         self.enter(Phase::Failed(reason));
         self.stop_requested.send_replace(true);
         self.queue.complete(Event::Stop);
@@ -281,8 +285,15 @@ impl Shared {
             let changed = *known != now;
             if known.leader != now.leader {
                 let leader = now.leader.and_then(|id| self.member(id));
-                let leader = leader.as_ref().map_or("none", |member| member.name.as_str());
-                tracing::info!(node = %self.name, term = %now.term, leader, "leader changed");
+                let name = leader.as_ref().map_or("none", |member| member.name.as_str());
+                tracing::info!(node = %self.name, term = %now.term, leader = name, "leader changed");
+                self.events.tell(
+                    EventKind::Leader,
+                    match leader {
+                        Some(_) => format!("{name} leads in term {}", now.term),
+                        None => format!("no leader is known in term {}", now.term),
+                    },
+                );
             }
             *known = now;
             changed
@@ -354,6 +365,8 @@ impl Shared {
             "this node was removed from the cluster: it votes and serves no more; stop it, and give its name a new data \
              directory if it is to join again"
         );
+        self.events
+            .tell(EventKind::Members, format!("this node was removed from the cluster by entry {configuration}"));
         self.removed.send_replace(Some(configuration));
         // A leader that is removed has last words to say. Afterwards nobody there wants to hear of it any more.
         let (shared, grace) = (self.clone(), 2 * self.config.raft.election_timeout);
@@ -371,6 +384,13 @@ impl Shared {
         }
     }
 
+    /// Says whether those are asked too whom only `bootstrap` names.
+    pub(crate) fn set_astray(&self, astray: bool) {
+        if self.astray.swap(astray, Ordering::AcqRel) != astray {
+            self.show_peers();
+        }
+    }
+
     /// The leader that is known now.
     pub(crate) fn leader(&self) -> Option<Member> {
         let leader = self.leadership.borrow().leader?;
@@ -384,19 +404,13 @@ impl Shared {
             name: self.name.clone(),
             incarnation: self.incarnation,
             cluster: founded.map(|founded| founded.record.cluster),
-    /// Says whether those are asked too whom only `bootstrap` names.
-    pub(crate) fn set_astray(&self, astray: bool) {
-        if self.astray.swap(astray, Ordering::AcqRel) != astray {
-            self.show_peers();
-        }
-    }
-
             id: founded.map(|founded| founded.id),
         }
     }
 
     /// Whom we may talk to: the founders by name until the cluster is founded, then its members. A member's address is the
-    /// configuration's, then that of `bootstrap`: the two are tried in turn.
+    /// configuration's, then that of `bootstrap`: the two are tried in turn. A node that finds no leader asks also whom
+    /// `bootstrap` names and its log does not: it may have joined long after all that it knows had left.
     pub(crate) fn peers(&self) -> Vec<Peer> {
         let configured = |name: &NodeName| self.config.bootstrap.iter().find(|founder| founder.name == *name);
         let stranger = |founder: &Founder| Peer {
@@ -405,6 +419,8 @@ impl Shared {
             id: None,
             incarnation: None,
         };
+        let strangers = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
+        let Some(founded) = self.founded.get() else { return strangers.map(stranger).collect() };
         let known = self.members.now();
         let by_name = known.by_name();
         let astray = self.astray.load(Ordering::Acquire);
@@ -422,11 +438,10 @@ impl Shared {
                     }
                     _ => member.peer_address.clone(),
                 },
-        let strangers = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
-        let Some(founded) = self.founded.get() else { return strangers.map(stranger).collect() };
                 id: Some(member.id),
                 incarnation: Some(member.incarnation),
             })
+            .chain(unknown)
             .collect()
     }
 
@@ -441,7 +456,6 @@ impl Shared {
         let (peers, refusals) = self.transport.status();
         NodeStatus {
             name: self.name.clone(),
-            .chain(unknown)
             incarnation: self.incarnation,
             start_count: self.start_count,
             cluster: founded.map(|founded| founded.record.cluster),

@@ -105,6 +105,14 @@ async fn a_member_that_is_asked_for_is_proposed_once_it_is_heard() {
     eventually("n4 learns again", async || members(&n4) == expected).await;
     assert!(done(follower, MembersAsk::Remove(name("n4")), options()).await.changed);
     n4.removed().await;
+    let told = |node: &NodeHandle, what: &str| node.events(100).iter().any(|event| event.text.contains(what));
+    eventually("what happened to be told", async || {
+        told(follower, "n1, n2, n3 vote, n4 learn (settled, committed)")
+            && told(follower, "n1, n2, n3 vote (settled, committed)")
+            && told(follower, "leads in term")
+            && told(&n4, "this node was removed from the cluster")
+    })
+    .await;
     let again = refused(follower, MembersAsk::Remove(name("n4")), options()).await;
     assert_eq!(again.problem, MembersProblem::UnknownMember);
     assert!(n4.ready().unwrap_err().contains("removed"), "{:?}", n4.ready());

@@ -14,6 +14,7 @@ use raft_core::types::{Entry, EntryKind, Index};
 use raft_kv::{Command, Effect, Operation, Overview, Precondition, Query, Setting};
 use serde_json::{Value, json};
 
+use crate::events::{EVENTS_MAX, NodeEvent};
 use crate::handle::Consistency;
 use crate::http::kv::read_problem;
 use crate::http::marks::{marks_view, payload_view};
@@ -23,14 +24,16 @@ use crate::http::problem::{Code, Problem};
 use crate::http::shared::{Shared, json as json_response, millis, remaining};
 use crate::http::token::Token;
 use crate::http::view::{
-    ClusterView, EntryView, LimitsView, LogView, MemberSnapshotView, MemberView, NodeView, OutcomeView, PeerView,
-    SettingsView, SnapshotsView,
+    ClusterView, EntryView, EventView, EventsView, LimitsView, LogView, MemberSnapshotView, MemberView, NodeView,
+    OutcomeView, PeerView, SettingsView, SnapshotsView,
 };
 use crate::http::write::{Asked, carry_out};
 use crate::status::{ClusterStatus, MemberStatus, NodeStatus, Phase};
 
 /// Entries in an answer of `/v1/node/log` that names no `limit`.
 const LOG_ENTRIES_DEFAULT: u64 = 100;
+/// Events shown unless the caller says how many.
+const EVENTS_DEFAULT: u64 = 100;
 /// Bytes of keys and values that are shown of a command in `/v1/node/log`; the rest is cut.
 const SHOWN_BYTES_MAX: usize = 256;
 /// The longest body of `PUT /v1/cluster/settings`.
@@ -189,6 +192,19 @@ pub(crate) async fn log(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<R
             .map(|entry| entry_view(entry, status.commit_index, status.applied_index))
             .collect(),
     }))
+}
+
+/// `GET /v1/events`.
+pub(crate) async fn events(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+    let parameters = Parameters::read(&uri, &["limit"])?;
+    let limit = parameters.number("limit")?.unwrap_or(EVENTS_DEFAULT);
+    if limit == 0 || limit > EVENTS_MAX as u64 {
+        return Err(malformed("limit", &format!("is {limit}"), &format!("set 1 to {EVENTS_MAX}")));
+    }
+    let events = shared.node.events(usize::try_from(limit).unwrap_or(EVENTS_MAX));
+    let view =
+        |NodeEvent { number, at_ms, kind, text }| EventView { number, at_ms, kind: kind.name().to_owned(), text };
+    Ok(json_response(&EventsView { events: events.into_iter().map(view).collect() }))
 }
 
 fn entry_view(entry: Entry, commit: Index, applied: Index) -> EntryView {

@@ -57,6 +57,7 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/node/snapshot", post(snapshots::take))
+        .route("/v1/events", get(cluster::events))
         .route("/v1/limits", get(cluster::limits))
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)

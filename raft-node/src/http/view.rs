@@ -323,6 +323,26 @@ pub struct PeerView {
     pub last_error: Option<String>,
 }
 
+/// The answer of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsView {
+    /// What happened to the answering node lately, the newest last.
+    pub events: Vec<EventView>,
+}
+
+/// One event in [`EventsView`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Counts the node's events since it was started.
+    pub number: u64,
+    /// When, in milliseconds since the Unix epoch by the node's clock.
+    pub at_ms: u64,
+    /// `leader`, `members`, `snapshot`, `fault` or `node`.
+    pub kind: String,
+    /// What happened, for people.
+    pub text: String,
+}
+
 /// The answer of `GET /v1/node/log`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogView {

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::proposer::Heard;
 use super::verdict::{Verdict, judge};
 use super::{Fence, FenceStore, MarkMade, MarkParts, MarkPayload, MarkPolicy, MarkRules, MarkStatus, Mismatch};
+use crate::events::EventKind;
 use crate::queue::Event;
 use crate::shared::Shared;
 
@@ -211,6 +212,8 @@ impl Journal {
             "the state of this node differs from the majority's: it serves no reads and does not lead from now on; \
              rebuild it with POST /v1/node/rebuild"
         );
+        let what = "the state of this node differs from the majority's: it serves no reads and does not lead";
+        shared.events.tell(EventKind::Fault, format!("{what}, since mark {}", fence.mark));
         if let Err(error) = self.store.store(Some(&fence)) {
             tracing::error!(node = %shared.name, %error, "the fence cannot be kept over a restart");
         }
@@ -245,6 +248,7 @@ impl Journal {
             "the states of these members differ, and no majority agrees: none is fenced, and any of them may be wrong"
         };
         tracing::error!(node = %shared.name, mark = %found.mark, members = members.join(", "), "{what}");
+        shared.events.tell(EventKind::Fault, format!("at mark {}: {what}: {}", found.mark, members.join(", ")));
     }
 
     /// The applier has replaced the state by that of a snapshot, durably. What was known of the old one is void. It stays
@@ -271,6 +275,7 @@ impl Journal {
         drop(fence);
         if was_fenced {
             tracing::info!(node = %shared.name, "the state was rebuilt; the node serves reads again");
+            shared.events.tell(EventKind::Node, "the state was rebuilt; the node serves reads again");
         }
         self.wake.notify_one();
     }
@@ -351,7 +356,7 @@ impl Journal {
 }
 
 /// This node's wall clock.
-pub(super) fn unix_milliseconds() -> u64 {
+pub(crate) fn unix_milliseconds() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

@@ -23,7 +23,7 @@ use raft_core::types::{Index, LogId, NodeName};
 #[cfg(feature = "http")]
 pub(crate) use fence::hex;
 pub use fence::{Fence, FenceStore, FileFence, MemFence};
-pub(crate) use journal::Journal;
+pub(crate) use journal::{Journal, unix_milliseconds};
 pub use payload::{MarkPayload, PayloadError};
 pub(crate) use proposer::{mark_here, propose_when_due};
 pub use rebuild::RebuildRefused;
@@ -120,7 +120,7 @@ impl MarkMade {
     /// it was passed here.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let by_clock = self.stamp_ms.map(|made| journal::unix_milliseconds().saturating_sub(made));
+        let by_clock = self.stamp_ms.map(|made| unix_milliseconds().saturating_sub(made));
         by_clock.map(Duration::from_millis).max(self.passed_ago)
     }
 }

@@ -24,6 +24,7 @@ use super::change::{Obstacle, heard, submit};
 use super::known::{Candidate, Known};
 use super::plan::{Plan, plan, refusal};
 use super::{check_context, encode_context};
+use crate::events::EventKind;
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::{Shared, deadline_after};
 use crate::status::Member;
@@ -226,6 +227,8 @@ fn replace(shared: &Arc<Shared>, known: &Known, old: &Member, join: &JoinRequest
         node = %shared.name, member = %join.name, old = %old.incarnation, new = %join.incarnation,
         "a member came back with another disk: it joins as a new learner and takes the place of the old one"
     );
+    let text = format!("{} came back with another disk, which takes the place of the old one", join.name);
+    shared.events.tell(EventKind::Members, text);
     Ok(())
 }
 
@@ -261,7 +264,10 @@ fn begin(shared: &Arc<Shared>, change: Change, name: NodeName) -> Result<(), Str
             _ = lost.wait_for(|known| !known.leads) => return,
         };
         match ended {
-            Ok(index) => tracing::info!(node = %shared.name, member = %name, entry = %index, "a node is admitted"),
+            Ok(index) => {
+                tracing::info!(node = %shared.name, member = %name, entry = %index, "a node is admitted");
+                shared.events.tell(EventKind::Members, format!("{name} is admitted by entry {index}"));
+            }
             Err(Obstacle::Again) => {}
             Err(Obstacle::Refused(why)) => delayed(shared, &name, &refusal(&shared.members.now(), &why).text),
             Err(Obstacle::Error(error)) => delayed(shared, &name, &error.text),
@@ -274,5 +280,6 @@ fn begin(shared: &Arc<Shared>, change: Change, name: NodeName) -> Result<(), Str
 fn delayed(shared: &Shared, name: &NodeName, why: &str) {
     if shared.members.explain_candidate(name, why) {
         tracing::info!(node = %shared.name, member = %name, why, "a node is not admitted yet");
+        shared.events.tell(EventKind::Members, format!("{name} is not admitted yet: {why}"));
     }
 }

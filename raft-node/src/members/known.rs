@@ -139,7 +139,8 @@ impl Members {
             others.sort_by_key(|member| member.id);
             others.dedup_by_key(|member| member.id);
             let told = now.told.iter().filter(|member| member.id > configuration.highest_id()).cloned().collect();
-            *now = Arc::new(Known { configuration: configuration.clone(), is_committed, committed, list, others, told });
+            *now =
+                Arc::new(Known { configuration: configuration.clone(), is_committed, committed, list, others, told });
         });
     }
 

@@ -25,3 +25,4 @@ pub use known::PendingMember;
 
 pub(crate) use context::{check as check_context, encode as encode_context};
 pub(crate) use known::{Known, Members};
+pub(crate) use plan::describe;

@@ -222,9 +222,29 @@ fn names(configuration: &Configuration, known: &Known) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
+/// The configuration in force in one sentence.
+pub(crate) fn describe(known: &Known) -> String {
+    let configuration = &known.configuration;
+    let names = |ids: &[NodeId]| ids.iter().map(|id| name_of(known, *id)).collect::<Vec<_>>().join(", ");
+    let mut text = format!("entry {}: {} vote", configuration.index(), names(configuration.voters()));
+    if configuration.is_joint() {
+        text.push_str(&format!(" together with {}", names(configuration.outgoing())));
+    }
+    let learners: Vec<NodeId> = configuration.learners().collect();
+    if !learners.is_empty() {
+        text.push_str(&format!(", {} learn", names(&learners)));
+    }
+    let standing = if known.is_committed { "committed" } else { "not committed yet" };
+    text + &format!(" ({}, {standing})", configuration.phase().name())
+}
+
+fn name_of(known: &Known, id: NodeId) -> String {
+    known.member(id).map_or_else(|| id.to_string(), |member| member.name.to_string())
+}
+
 /// What the change that is under way leads to.
 pub(crate) fn running(known: &Known) -> String {
-    let name = |id: NodeId| known.member(id).map_or_else(|| id.to_string(), |member| member.name.to_string());
+    let name = |id: NodeId| name_of(known, id);
     let after = |standing: Standing| {
         let seats = known.configuration.seats().iter().filter(|seat| seat.next == standing);
         seats.map(|seat| name(seat.id)).collect::<Vec<_>>().join(", ")

@@ -14,6 +14,7 @@ use super::kept::Kept;
 use super::manifest::Manifest;
 use super::progress::Moving;
 use super::staging::Staging;
+use crate::events::EventKind;
 use crate::queue::Event;
 use crate::shared::{Shared, describe};
 use crate::status::Phase;
@@ -259,6 +260,8 @@ impl Sink {
         let SnapshotMeta { id, last, .. } = &self.meta;
         tracing::info!(node = %self.shared.name, snapshot = %id, %last, bytes, ?took, "a snapshot is received");
         self.shared.metrics.snapshot_done("receive", took);
+        let text = format!("a snapshot up to {last} is received, {bytes} bytes");
+        self.shared.events.tell(EventKind::Snapshot, text);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use super::kept::Kept;
 use super::progress::{Moving, SnapshotProgress};
 use super::source::Source;
 use super::taker;
+use crate::events::EventKind;
 use crate::queue::Event;
 use crate::shared::Shared;
 
@@ -146,6 +147,8 @@ async fn transfer(shared: &Arc<Shared>, to: NodeId, term: Term) -> Result<(), Sn
     let (node, snapshot) = (&shared.name, kept.manifest.id);
     tracing::info!(%node, follower = %to, %snapshot, %last, chunks, bytes, again, ?took, "a snapshot is sent");
     shared.metrics.snapshot_done("send", took);
+    let name = shared.member(to).map_or_else(|| to.to_string(), |member| member.name.to_string());
+    shared.events.tell(EventKind::Snapshot, format!("a snapshot up to {last} is sent to {name}, {bytes} bytes"));
     shared.queue.complete(Event::Transfer { to, transfer: Transfer::Arrived(last) });
     Ok(())
 }

@@ -18,6 +18,7 @@ use super::making::{Label, make, now_millis};
 use super::manifest::CHUNK_BYTES;
 use super::progress::Moving;
 use super::store::TAKING;
+use crate::events::EventKind;
 use crate::shared::Shared;
 use crate::status::Phase;
 
@@ -160,6 +161,7 @@ fn take(shared: &Shared) -> Result<Arc<Kept>, SnapshotError> {
             let (took, last, bytes) = (begun.elapsed(), kept.manifest.last, kept.manifest.bytes());
             tracing::info!(node = %shared.name, snapshot = %id, %last, bytes, ?took, "a snapshot is taken");
             shared.metrics.snapshot_done("take", took);
+            shared.events.tell(EventKind::Snapshot, format!("a snapshot up to {last} is taken, {bytes} bytes"));
             snapshots.store.collect();
         }
         Err(_) => {
