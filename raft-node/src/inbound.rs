@@ -22,6 +22,8 @@ use crate::writes;
 
 /// Refusals in the handshake after which a node does not go on.
 const DISK_REFUSALS: [&str; 2] = ["cloned_disk", "rolled_back_disk"];
+/// The short reason of a peer that does not know this node.
+const UNKNOWN_NAME: &str = "unknown_name";
 
 /// See the module.
 pub(crate) struct NodeInbound(pub(crate) Arc<Shared>);
@@ -57,6 +59,10 @@ impl Inbound for NodeInbound {
         // Two processes on copies of one disk would vote twice.
         if DISK_REFUSALS.contains(&reason) {
             self.0.fail(format!("{peer} refuses this node: {text}"));
+        }
+        if reason == UNKNOWN_NAME {
+            // It may have been removed, and need not wait for a leader to find that out.
+            self.0.doubted.notify_one();
         }
     }
 

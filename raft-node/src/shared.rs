@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) admissions: Admissions,
     /// No leader has been heard for a while: then those are asked too whom only `bootstrap` names.
     astray: AtomicBool,
+    /// A peer has refused this node as unknown: see [`watch`](crate::members::standing::watch).
+    pub(crate) doubted: Notify,
     /// The committed configuration that leaves this node out, once it knows of one.
     removed: watch::Sender<Option<Index>>,
     pub(crate) queue: EventQueue,
@@ -156,6 +158,7 @@ impl Shared {
             members: Members::default(),
             admissions: Admissions::default(),
             astray: AtomicBool::new(false),
+            doubted: Notify::new(),
             removed: watch::Sender::new(None),
             config,
             name: who.name,

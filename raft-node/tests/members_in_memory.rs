@@ -167,6 +167,28 @@ async fn a_wiped_disk_comes_back_under_its_name_by_itself() {
 }
 
 #[tokio::test]
+async fn a_disk_that_is_lost_before_it_has_caught_up_is_given_up_for_the_next_one() {
+    let mut cluster = Cluster::start(&THREE).await;
+    let leader = cluster.leader().await;
+    let lost = cluster.follower().await;
+    let by = THREE[cluster.others(lost).find(|at| *at != leader).unwrap()];
+    let node = cluster.nodes.remove(lost);
+    node.stop().await.unwrap();
+    // It is admitted by way of the other follower; the leader cannot reach it, so it never catches up.
+    cluster.net.cut(&name(THREE[lost]), &name(THREE[leader]));
+    let first = try_start(&cluster.net, &Disk::blank(THREE[lost]), config(THREE[lost], &[by])).await.unwrap();
+    eventually("its first disk to be admitted", async || first.status().id == Some(NodeId(4))).await;
+    first.stop().await.unwrap();
+    cluster.net.heal(&name(THREE[lost]), &name(THREE[leader]));
+    let second = try_start(&cluster.net, &Disk::blank(THREE[lost]), config(THREE[lost], &[by])).await.unwrap();
+    eventually("its second disk to vote", async || {
+        let configuration = second.status().raft.configuration;
+        configuration.phase() == Phase::Settled && configuration.voters().contains(&NodeId(5))
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_would_lose_the_quorum_is_refused_with_the_reason() {
     let mut cluster = Cluster::start(&THREE).await;
     let lost = cluster.follower().await;

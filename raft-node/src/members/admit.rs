@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use raft_core::membership::{Change, Wanted, WantedMember};
+use raft_core::membership::{Change, Phase, Wanted, WantedMember};
 use raft_core::ports::RemoteIdentity;
 use raft_core::types::{Incarnation, NodeId, NodeName};
 
@@ -34,6 +34,8 @@ use crate::status::Member;
 pub(crate) const REPLACE_PAUSE: Duration = Duration::from_secs(10);
 /// How long the leader works at one admission; the node asks again. Catching up may take longer: it goes on.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long the leader tries to take a change back whose disk is lost; the node asks again.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one answer may take; the node asks again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 
@@ -216,6 +218,11 @@ fn replace(shared: &Arc<Shared>, known: &Known, old: &Member, join: &JoinRequest
     if since.is_none_or(|since| since.elapsed() < 2 * timeout) {
         return Err(format!("the disk that {} had is given a moment to answer before it is replaced", old.name));
     }
+    let configuration = &known.configuration;
+    if configuration.phase() == Phase::CatchingUp && configuration.joining().any(|id| id == old.id) {
+        give_up(shared, &join.name);
+        return Err("the disk before this one was lost before it had caught up; that change is given up first".into());
+    }
     let mut replaced = shared.admissions.replaced.lock();
     if let Some(ago) = replaced.map(|at| at.elapsed()).filter(|ago| *ago < REPLACE_PAUSE) {
         let left = REPLACE_PAUSE.saturating_sub(ago);
@@ -230,6 +237,21 @@ fn replace(shared: &Arc<Shared>, known: &Known, old: &Member, join: &JoinRequest
     let text = format!("{} came back with another disk, which takes the place of the old one", join.name);
     shared.events.tell(EventKind::Members, text);
     Ok(())
+}
+
+/// Takes a change back that waits for a disk which is lost: it would wait for ever. That disk never counted, so the next
+/// one need not wait either.
+fn give_up(shared: &Arc<Shared>, name: &NodeName) {
+    let (shared, name) = (shared.clone(), name.clone());
+    tokio::spawn(async move {
+        if let Ok(index) = submit(&shared, Change::Cancel, deadline_after(GIVE_UP_TIMEOUT)).await {
+            *shared.admissions.replaced.lock() = None;
+            tracing::warn!(
+                node = %shared.name, member = %name, entry = %index,
+                "a member has lost its disk again before it had caught up: the change that waited for it is taken back"
+            );
+        }
+    });
 }
 
 /// The members with a new disk in the place of an old one.

@@ -61,14 +61,18 @@ fn standing(known: &Known, id: NodeId, by: NodeId) -> StandingAnswer {
     StandingAnswer::NotRemoved { members: known.by_name().into_values().map(|member| Member::clone(member)).collect() }
 }
 
-/// Asks whom it knows whether this node is a member, whenever no leader is known for a while, until it is told that it is
-/// none or the task is dropped.
+/// Asks whom it knows whether this node is a member, whenever no leader is known for a while, or none is and
+/// somebody does not know this node; until it is told that it is none, or the task is dropped.
 pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut leadership = shared.leadership.subscribe();
     let patience = (4 * shared.config.raft.election_timeout).max(PAUSE_MIN);
     let mut pause = PAUSE_MIN;
     while leadership.wait_for(|known| known.leader.is_none()).await.is_ok() {
-        if tokio::time::timeout(patience, leadership.wait_for(|known| known.leader.is_some())).await.is_ok() {
+        let led = tokio::select! {
+            led = tokio::time::timeout(patience, leadership.wait_for(|known| known.leader.is_some())) => led.is_ok(),
+            () = shared.doubted.notified() => false,
+        };
+        if led {
             pause = PAUSE_MIN;
             // Those whom only the configuration file names are not needed any more.
             shared.set_astray(false);
