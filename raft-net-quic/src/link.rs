@@ -164,6 +164,11 @@ impl PeerLink {
         Ok(())
     }
 
+    /// Whether this start of a disk is later than the newest one of it that is known.
+    pub(crate) fn is_later_start(&self, incarnation: Incarnation, count: u64) -> bool {
+        self.start.lock().is_none_or(|(known, start)| known != incarnation || start.count < count)
+    }
+
     /// Ends the link for good.
     pub(crate) fn remove(&self) {
         self.removed.cancel();

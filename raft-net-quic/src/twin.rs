@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Refuses a later start of a disk whose earlier start is a process that still answers.
 pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello) -> Result<(), Refusal> {
-    let Some(session) = link.sessions().borrow().clone().filter(|session| is_other_life(session, hello)) else {
+    let Some(session) = link.sessions().borrow().clone().filter(|session| is_later_life(link, session, hello)) else {
         return Ok(());
     };
     tokio::time::sleep(DRAIN).await;
@@ -42,9 +42,11 @@ pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello) -> Result<(), Refus
     Err(Refusal::TwinDisk { count: hello.start.as_ref().map_or(0, |start| start.count) })
 }
 
-/// Whether this session is of another process on the disk that says hello, and is not known to be over.
-fn is_other_life(session: &Session, hello: &Hello) -> bool {
-    let same_disk = hello.identity().is_ok_and(|remote| remote.incarnation == session.remote.incarnation);
-    let over = session.connection.close_reason().is_some();
-    same_disk && hello.start.is_some() && session.process != hello.process && !over
+/// Whether a later start of the disk says hello than that of this session, which is not known to be over. What is no
+/// later start is judged by its number alone.
+fn is_later_life(link: &PeerLink, session: &Session, hello: &Hello) -> bool {
+    let incarnation = session.remote.incarnation;
+    let same_disk = hello.identity().is_ok_and(|remote| remote.incarnation == incarnation);
+    let later = hello.start.as_ref().is_some_and(|start| link.is_later_start(incarnation, start.count));
+    same_disk && later && session.process != hello.process && session.connection.close_reason().is_none()
 }
