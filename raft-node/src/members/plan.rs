@@ -206,20 +206,24 @@ pub(super) fn refusal(known: &Known, why: &ChangeRefusal) -> MembersError {
     };
     let mut text = why.to_string();
     match why {
-        ChangeRefusal::Preflight(_) => text.push_str(&format!(" ({})", names(&known.configuration, known))),
+        ChangeRefusal::Preflight(_) => text.push_str(&names(&known.configuration, known, &why.to_string())),
         ChangeRefusal::Running { .. } => text.push_str(&format!("; {}", running(known))),
         _ => {}
     }
     MembersError::new(problem, text)
 }
 
-/// Who is who.
-fn names(configuration: &Configuration, known: &Known) -> String {
-    let shown = configuration.seats().iter().map(|seat| match known.member(seat.id) {
-        Some(member) => format!("{} is {}", seat.id, member.name),
-        None => format!("{} has no name", seat.id),
+/// Who is who of those that a text names by their ids, in brackets, where ids are not the names.
+fn names(configuration: &Configuration, known: &Known, text: &str) -> String {
+    let words: Vec<&str> = text.split(|character: char| !character.is_alphanumeric()).collect();
+    let named = configuration.seats().iter().filter(|seat| words.contains(&seat.id.to_string().as_str()));
+    let shown = named.filter_map(|seat| match known.member(seat.id) {
+        Some(member) if member.name.as_str() == seat.id.to_string() => None,
+        Some(member) => Some(format!("{} is {}", seat.id, member.name)),
+        None => Some(format!("{} has no name", seat.id)),
     });
-    shown.collect::<Vec<_>>().join(", ")
+    let shown: Vec<_> = shown.collect();
+    if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
 }
 
 /// The configuration in force in one sentence.
@@ -261,6 +265,7 @@ pub(crate) fn running(known: &Known) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use raft_core::membership::PreflightRefusal;
     use raft_core::types::Incarnation;
 
     use super::*;
@@ -354,6 +359,15 @@ mod tests {
         assert_eq!(planned(&of(changing.clone()), &MembersAsk::Demote(name("n2"))).is_ok(), true);
         let ask = MembersAsk::Set { voters: ["n1", "n2"].map(name).to_vec(), learners: Vec::new() };
         assert_eq!(planned(&of(changing), &ask), Ok(Plan::Follow(Index(7))));
+    }
+
+    #[test]
+    fn ids_in_a_refusal_are_explained_where_they_are_not_the_names() {
+        let known = of(founders(&["n1", "a", "b"]));
+        let why = PreflightRefusal::OldQuorumSilent { silent: vec![NodeId(1), NodeId(3)], answering: 1, needed: 2 };
+        let error = refusal(&known, &ChangeRefusal::Preflight(why.clone()));
+        assert_eq!(error.problem, MembersProblem::Preflight);
+        assert_eq!(error.text, format!("{} (n3 is b)", ChangeRefusal::Preflight(why)));
     }
 
     #[test]
