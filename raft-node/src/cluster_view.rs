@@ -73,7 +73,11 @@ pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: 
 
     let leader = status.leader.and_then(|id| shared.member(id)).map(|member| member.name.clone());
     let tolerance = tolerance(&known.configuration, &members);
-    let mut reasons = reasons(&members, leader.as_ref(), not_leader_view.as_deref(), tolerance.is_some());
+    let mut reasons = match shared.removed() {
+        // The others are silent to it, and nothing follows from that.
+        Some(_) => Vec::new(),
+        None => reasons(&members, leader.as_ref(), not_leader_view.as_deref(), tolerance.is_some()),
+    };
     reasons.extend(membership_reasons(shared, &known));
     reasons.extend(state_reasons(&members, shared.marks.status().mismatch.as_ref()));
     ClusterStatus {
@@ -180,10 +184,16 @@ fn member_status(
         None if leads(member.id) => (Some(status.durable_index), Some(Duration::ZERO)),
         None => (None, None),
     };
-    let (report, unreachable) = match reports.remove(&member.name) {
+    // While one disk replaces another under the same name, the newer one answers to it.
+    let replaced = known.named(&member.name).filter(|newest| newest.id != member.id);
+    let answered = if replaced.is_none() { reports.remove(&member.name) } else { None };
+    let (report, unreachable) = match answered {
         Some(Ok(report)) => (Some(report), None),
         Some(Err(why)) => (None, Some(why)),
-        None => (None, Some("it was not asked".into())),
+        None => {
+            let lost = replaced.map(|newest| format!("its disk is lost; {} takes its place", newest.id));
+            (None, Some(lost.unwrap_or_else(|| "it was not asked".into())))
+        }
     };
     MemberStatus {
         voter: known.configuration.is_voter(member.id),

@@ -179,6 +179,9 @@ async fn a_disk_that_is_lost_before_it_has_caught_up_is_given_up_for_the_next_on
     let first = try_start(&cluster.net, &Disk::blank(THREE[lost]), config(THREE[lost], &[by])).await.unwrap();
     eventually("its first disk to be admitted", async || first.status().id == Some(NodeId(4))).await;
     first.stop().await.unwrap();
+    let shown = cluster.nodes[0].cluster_status(PATIENCE).await;
+    let old = shown.members.iter().find(|shown| shown.member.name == name(THREE[lost])).unwrap();
+    assert_eq!(old.unreachable.as_deref(), Some("its disk is lost; n4 takes its place"));
     cluster.net.heal(&name(THREE[lost]), &name(THREE[leader]));
     let second = try_start(&cluster.net, &Disk::blank(THREE[lost]), config(THREE[lost], &[by])).await.unwrap();
     eventually("its second disk to vote", async || {
