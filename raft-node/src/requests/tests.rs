@@ -120,22 +120,26 @@ fn cluster() -> ClusterStatus {
         commit_index: Index(9),
         last: LogId::new(Index(9), Term(4)),
         members: vec![known, silent],
-        membership: MembershipStatus {
-            index: Index(8),
-            committed: true,
-            phase: "joint".into(),
-            change: Index(7),
-            leads_to: "afterwards n1 votes".into(),
-            pending: vec![crate::status::PendingMember {
-                name: NodeName::new("n4"),
-                peer_address: "h4:1".into(),
-                api_address: String::new(),
-                voter: true,
-                wanted: true,
-                heard_ago: Some(Duration::from_millis(3)),
-                reason: Some("it was not heard".into()),
-            }],
-        },
+        membership: membership(),
+    }
+}
+
+fn membership() -> MembershipStatus {
+    MembershipStatus {
+        index: Index(8),
+        committed: true,
+        phase: "joint".into(),
+        change: Index(7),
+        leads_to: "afterwards n1 votes".into(),
+        pending: vec![crate::status::PendingMember {
+            name: NodeName::new("n4"),
+            peer_address: "h4:1".into(),
+            api_address: String::new(),
+            voter: true,
+            wanted: true,
+            heard_ago: Some(Duration::from_millis(3)),
+            reason: Some("it was not heard".into()),
+        }],
     }
 }
 
