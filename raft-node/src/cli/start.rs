@@ -117,7 +117,7 @@ async fn run(settings: Settings) -> Result<(), CliError> {
         entry = node.removed(), if settings.removed_exit => {
             let stopped = product.stop().await;
             let message = format!("{} was removed from its cluster by entry {entry} (removed.exit)", settings.name);
-            return stopped.map_err(failed).and(Err(CliError::new(Exit::Removed, message)));
+            return stopped.map_err(failed).and_then(|()| Err(CliError::new(Exit::Removed, message)));
         }
     }
     tracing::info!("told to stop: what is in flight is finished first; a second signal ends the process at once");

@@ -356,7 +356,7 @@ mod tests {
             panic!("no change")
         };
         let Ok(changing) = settled.changed(Index(7), &wanted, 64) else { panic!("no configuration") };
-        assert_eq!(planned(&of(changing.clone()), &MembersAsk::Demote(name("n2"))).is_ok(), true);
+        assert!(planned(&of(changing.clone()), &MembersAsk::Demote(name("n2"))).is_ok());
         let ask = MembersAsk::Set { voters: ["n1", "n2"].map(name).to_vec(), learners: Vec::new() };
         assert_eq!(planned(&of(changing), &ask), Ok(Plan::Follow(Index(7))));
     }

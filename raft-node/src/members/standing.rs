@@ -103,13 +103,16 @@ async fn ask_all(shared: &Arc<Shared>) {
             Ok(Ok(Ok(NodeAnswer::Standing(StandingAnswer::Removed { configuration, by })))) => {
                 return tell_removed(shared, by, configuration);
             }
-            Ok(Ok(Ok(NodeAnswer::Standing(StandingAnswer::NotRemoved { members })))) => {
-                if shared.members.hint(members.into_iter().filter(|member| member.name != shared.name)) {
-                    shared.show_peers();
-                }
-            }
+            Ok(Ok(Ok(NodeAnswer::Standing(StandingAnswer::NotRemoved { members })))) => learn_of(shared, members),
             _ => {}
         }
+    }
+}
+
+/// Takes note of members that this node's log does not know yet.
+fn learn_of(shared: &Shared, members: Vec<Member>) {
+    if shared.members.hint(members.into_iter().filter(|member| member.name != shared.name)) {
+        shared.show_peers();
     }
 }
 

@@ -329,31 +329,45 @@ impl WirePending {
 
 /// For tests: one of every kind.
 #[cfg(test)]
-pub(crate) fn examples() -> (Vec<(MembersAsk, MembersOptions)>, Vec<Result<MembersDone, MembersError>>, JoinRequest) {
-    let name = |name: &str| NodeName::new(name);
-    let options = MembersOptions { timeout: Duration::from_millis(1500), less_tolerance: true, force: false };
-    let asks = vec![
-        MembersAsk::Add {
+pub(crate) mod examples {
+    use super::*;
+
+    fn name(name: &str) -> NodeName {
+        NodeName::new(name)
+    }
+
+    pub(crate) fn asks() -> Vec<(MembersAsk, MembersOptions)> {
+        let options = MembersOptions { timeout: Duration::from_millis(1500), less_tolerance: true, force: false };
+        let asks = vec![
+            MembersAsk::Add {
+                name: name("n4"),
+                peer_address: "h4:1".into(),
+                api_address: "http://h4:2".into(),
+                voter: true,
+            },
+            MembersAsk::Set { voters: vec![name("n1"), name("n2")], learners: vec![name("n3")] },
+            MembersAsk::Promote(name("n1")),
+            MembersAsk::Demote(name("n1")),
+            MembersAsk::Remove(name("n1")),
+            MembersAsk::Replace { old: name("n1"), new: name("n2") },
+            MembersAsk::Cancel,
+        ];
+        asks.into_iter().map(|ask| (ask, options)).collect()
+    }
+
+    pub(crate) fn ends() -> Vec<Result<MembersDone, MembersError>> {
+        let done = MembersDone { changed: true, index: Index(9), pending: true, served_by: name("n1") };
+        let failed = MembersProblem::ALL.map(|problem| Err(MembersError::new(problem, "why")));
+        [Ok(done)].into_iter().chain(failed).collect()
+    }
+
+    pub(crate) fn join() -> JoinRequest {
+        JoinRequest {
             name: name("n4"),
+            incarnation: raft_core::types::Incarnation(7),
             peer_address: "h4:1".into(),
-            api_address: "http://h4:2".into(),
+            api_address: String::new(),
             voter: true,
-        },
-        MembersAsk::Set { voters: vec![name("n1"), name("n2")], learners: vec![name("n3")] },
-        MembersAsk::Promote(name("n1")),
-        MembersAsk::Demote(name("n1")),
-        MembersAsk::Remove(name("n1")),
-        MembersAsk::Replace { old: name("n1"), new: name("n2") },
-        MembersAsk::Cancel,
-    ];
-    let done = MembersDone { changed: true, index: Index(9), pending: true, served_by: name("n1") };
-    let failed = MembersProblem::ALL.map(|problem| Err(MembersError::new(problem, "why")));
-    let join = JoinRequest {
-        name: name("n4"),
-        incarnation: raft_core::types::Incarnation(7),
-        peer_address: "h4:1".into(),
-        api_address: String::new(),
-        voter: true,
-    };
-    (asks.into_iter().map(|ask| (ask, options)).collect(), [Ok(done)].into_iter().chain(failed).collect(), join)
+        }
+    }
 }

@@ -31,10 +31,12 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::Cluster { timeout: Duration::from_secs(1) },
         NodeRequest::Standing,
         NodeRequest::Moved { peer_address: "h:1".into(), api_address: "http://h:2".into() },
-        NodeRequest::Join(crate::members::wire::examples().2),
+        NodeRequest::Join(crate::members::wire::examples::join()),
     ]
     .into_iter()
-    .chain(crate::members::wire::examples().0.into_iter().map(|(ask, options)| NodeRequest::Members { ask, options }))
+    .chain(
+        crate::members::wire::examples::asks().into_iter().map(|(ask, options)| NodeRequest::Members { ask, options }),
+    )
     .collect()
 }
 
@@ -184,7 +186,7 @@ fn answers() -> Vec<NodeAnswer> {
         NodeAnswer::Join(JoinAnswer::NotYet("later".into())),
         NodeAnswer::Join(JoinAnswer::Admitted { id: NodeId(4), record: Bytes::from_static(b"record"), members }),
     ]);
-    answers.extend(crate::members::wire::examples().1.into_iter().map(NodeAnswer::Members));
+    answers.extend(crate::members::wire::examples::ends().into_iter().map(NodeAnswer::Members));
     answers.extend(refusals().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::NotApplied(why))));
     answers.extend(doubts().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::Unknown { why, token })));
     answers.extend([Outcome::Applied, Outcome::NotApplied, Outcome::NotKnownYet].map(NodeAnswer::Outcome));
