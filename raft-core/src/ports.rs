@@ -448,7 +448,8 @@ pub struct LocalIdentity {
 pub struct Peer {
     /// Its name; its certificate must name it.
     pub name: NodeName,
-    /// `host:port`; the host is resolved at every connection attempt.
+    /// `host:port`; the host is resolved at every connection attempt. Several may stand here, separated by commas: they are
+    /// tried in turn.
     pub address: String,
     /// Its id, once known. A peer without one can only be asked ([`Transport::request`]).
     pub id: Option<NodeId>,
@@ -515,6 +516,12 @@ pub trait Transport: Send + Sync {
     /// id closes all, so that they are made again with it.
     fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>);
 
+    /// Whether nodes that are no peers, or peers with another disk than they are known by, may connect as guests: their
+    /// certificate names them, and they may ask ([`Inbound::request`]) and nothing else. That is how a node joins, and how
+    /// one that was removed learns of it. Nobody may before this is called, nor with a transport that does not implement
+    /// it.
+    fn admit_guests(&self, _admit: bool) {}
+
     /// Puts a message in the lane to `to`. Never blocks: a full lane drops and counts. An unknown peer drops too.
     fn send(&self, to: NodeId, message: PeerMessage);
 
@@ -552,7 +559,10 @@ pub trait Inbound: Send + Sync {
     /// What was sent to this peer may be lost: its connection broke or its lane dropped. Must not block.
     fn unreachable(&self, peer: NodeId);
 
-    /// A request from a peer. Blank nodes may ask too: look at `from`.
+    /// This peer refused a connection: a short reason that programs may go by, and a text for people. Must not block.
+    fn refused(&self, _peer: &NodeName, _reason: &str, _text: &str) {}
+
+    /// A request from a peer. Blank nodes may ask too, and guests ([`Transport::admit_guests`]): look at `from`.
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes;
 
     /// A peer that passed the handshake, `offer.from`, offers a snapshot. Called on a thread that may block.

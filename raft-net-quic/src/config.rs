@@ -24,6 +24,15 @@ impl SetupError {
     }
 }
 
+/// One start of a process on its data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// How often the directory was started, this time included.
+    pub count: u64,
+    /// Drawn anew at every start.
+    pub nonce: u128,
+}
+
 /// Where the certificates of a node are. All PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {

@@ -14,7 +14,8 @@ use crate::session;
 use crate::shared::Shared;
 use crate::snapshot::receive;
 use crate::tls;
-use crate::wire::hello::{self, Hello, Refusal, Reply};
+use crate::twin;
+use crate::wire::hello::{self, Hello, Refusal, Reply, WireStart};
 use crate::wire::{self, Frame, Malformed, PREFACE_LEN, StreamKind, close_code};
 
 /// Why there is no connection.
@@ -170,17 +171,27 @@ async fn introduce(
     tls::check_name(connection, cluster_name, &link.name, &expected.peer.address)?;
     let limits = &shared.config.limits;
     let (mut send, mut receive) = connection.open_bi().await?;
-    let hello = Hello { bulk, ..Hello::of(&expected.local, cluster_name, shared.process) };
+    let mut hello = Hello { bulk, ..Hello::of(&expected.local, cluster_name, shared.process) };
+    hello.start = shared.disk_start().map(WireStart::of);
+    hello.guest = link.is_guest() && !bulk;
     send.write_all(&StreamKind::Handshake.preface()).await?;
     send.write_all(&hello.encode_hello(limits)).await?;
     let _ = send.finish();
     let frame = read_frame(shared, &mut receive, BytesMut::new()).await?;
     let welcome = match hello::decode_reply(&frame)? {
         Reply::Welcome(welcome) => welcome,
-        Reply::Refused { reason, text } => return Err(LinkError::RefusedByPeer { reason, text }),
+        Reply::Refused { reason, text } => {
+            link.visit(hello::may_visit(&reason));
+            if let Some(inbound) = shared.inbound() {
+                inbound.refused(&link.name, &reason, &text);
+            }
+            return Err(LinkError::RefusedByPeer { reason, text });
+        }
     };
     let remote = judge(shared, expected, &welcome)?;
-    Ok(make_session(shared, expected, connection, remote, &welcome, Dialed::Here { bulk }))
+    link.check_start(&remote, welcome.start()?)?;
+    let way = Way { dialed: true, bulk, guest: hello.guest };
+    Ok(make_session(shared, expected, connection, remote, &welcome, way))
 }
 
 /// Makes the session the one that is used, and ends the one before it.
@@ -228,17 +239,15 @@ async fn welcome(
     marked: bool,
 ) -> Result<(), LinkError> {
     let (mut send, mut receive) = connection.accept_bi().await?;
-    let mut preface = [0; PREFACE_LEN];
-    read_preface(&mut receive, &mut preface).await?;
-    if StreamKind::from_preface(preface)? != Some(StreamKind::Handshake) {
+    let hello = read_hello(shared, &mut receive).await?;
+    if hello.bulk != marked || (hello.bulk && hello.guest) {
         return Err(Malformed::OutOfPlace.into());
     }
-    let frame = read_frame(shared, &mut receive, BytesMut::new()).await?;
-    let hello = Hello::decode(&frame)?;
-    if hello.bulk != marked {
-        return Err(Malformed::OutOfPlace.into());
-    }
-    match admit(shared, connection, &hello) {
+    let alone = match shared.link(&hello.identity()?.name) {
+        Some(link) => twin::rule_out(&link, &hello).await.map_err(LinkError::from),
+        None => Ok(()),
+    };
+    match alone.and_then(|()| admit(shared, connection, &hello)) {
         Ok((link, session, answer)) => {
             // Its tasks run from here on: when the dialer is gone before its answer, they see the end of the connection
             // and take it off the link again.
@@ -269,6 +278,16 @@ async fn welcome(
     }
 }
 
+async fn read_hello(shared: &Shared, receive: &mut RecvStream) -> Result<Hello, LinkError> {
+    let mut preface = [0; PREFACE_LEN];
+    read_preface(receive, &mut preface).await?;
+    if StreamKind::from_preface(preface)? != Some(StreamKind::Handshake) {
+        return Err(Malformed::OutOfPlace.into());
+    }
+    let frame = read_frame(shared, receive, BytesMut::new()).await?;
+    Ok(Hello::decode(&frame)?)
+}
+
 /// Judges a HELLO and registers the session. Its answer is written afterwards: the dialer sends nothing before it.
 fn admit(
     shared: &Arc<Shared>,
@@ -281,12 +300,19 @@ fn admit(
     if !shared.is_ready() {
         return Err(Refusal::NotReady.into());
     }
-    let link = shared.link(&name).ok_or_else(|| Refusal::UnknownName { name: name.clone() })?;
+    let link = match shared.link(&name) {
+        _ if hello.guest => shared.guest(hello.identity()?)?,
+        Some(link) => link,
+        None => return Err(Refusal::UnknownName { name }.into()),
+    };
     let expected = link.expectation();
     tls::check_name(connection, &shared.config.cluster_name, &name, &expected.peer.address)?;
     let remote = judge(shared, &expected, hello)?;
-    let session = make_session(shared, &expected, connection, remote, hello, Dialed::There { bulk: hello.bulk });
+    link.check_start(&remote, hello.start()?)?;
+    let way = Way { dialed: false, bulk: hello.bulk, guest: hello.guest };
+    let session = make_session(shared, &expected, connection, remote, hello, way);
     let mut answer = Hello::of(&expected.local, &shared.config.cluster_name, shared.process);
+    answer.start = shared.disk_start().map(WireStart::of);
     answer.protocol = hello.common_protocol()?;
     if hello.bulk {
         link.register_bulk(&session, &expected)?;
@@ -341,11 +367,15 @@ fn judge(shared: &Shared, expected: &Expectation, hello: &Hello) -> Result<Remot
     Ok(remote)
 }
 
-/// Which side made a connection, and whether for a snapshot.
+/// How a connection came about.
 #[derive(Clone, Copy)]
-enum Dialed {
-    Here { bulk: bool },
-    There { bulk: bool },
+struct Way {
+    /// By this side.
+    dialed: bool,
+    /// For a snapshot.
+    bulk: bool,
+    /// The dialer is a guest.
+    guest: bool,
 }
 
 fn make_session(
@@ -354,24 +384,21 @@ fn make_session(
     connection: &Connection,
     remote: RemoteIdentity,
     hello: &Hello,
-    dialed: Dialed,
+    way: Way,
 ) -> Arc<Session> {
-    let (dialed_here, bulk) = match dialed {
-        Dialed::Here { bulk } => (true, bulk),
-        Dialed::There { bulk } => (false, bulk),
-    };
     let local = &expected.local;
     let one_cluster = local.cluster.is_some() && local.cluster == remote.cluster;
-    let known = remote.id.filter(|id| one_cluster && expected.peer.id == Some(*id));
+    let known = remote.id.filter(|id| one_cluster && !way.guest && expected.peer.id == Some(*id));
     let raft = local.id.zip(known).map(|(local, remote)| RaftEnds { local, remote });
     Arc::new(Session {
         number: shared.next_session(),
         connection: connection.clone(),
-        dialed_by_lesser: dialed_here == (local.name < remote.name),
+        dialed_by_lesser: way.dialed == (local.name < remote.name),
+        guest: way.guest,
         remote,
         process: hello.process,
         raft,
-        bulk,
+        bulk: way.bulk,
         over: CancellationToken::new(),
     })
 }

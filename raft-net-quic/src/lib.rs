@@ -132,10 +132,11 @@ mod snapshot;
 mod socket;
 mod tls;
 mod transport;
+mod twin;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Limits, QuicConfig, SetupError, Timing, TlsFiles};
+pub use config::{Limits, QuicConfig, SetupError, Start, Timing, TlsFiles};
 pub use transport::QuicTransport;

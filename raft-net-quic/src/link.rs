@@ -1,15 +1,15 @@
 //! One peer as this node sees it: its settings, its connection of the moment, its lanes and counters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use raft_core::ports::{LocalIdentity, Peer, PeerStatus, RemoteIdentity};
-use raft_core::types::{NodeId, NodeName};
+use raft_core::types::{Incarnation, NodeId, NodeName};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Limits;
+use crate::config::{Limits, Start};
 use crate::lane::Lane;
 use crate::wire::StreamKind;
 use crate::wire::close_code;
@@ -29,6 +29,8 @@ pub(crate) struct Session {
     pub(crate) remote: RemoteIdentity,
     /// The process life of the other side.
     pub(crate) process: u64,
+    /// The dialer came as a guest: it asks and nothing else.
+    pub(crate) guest: bool,
     /// Whether the node with the lesser name dialed. Of two connections between the same two processes that one stays.
     pub(crate) dialed_by_lesser: bool,
     /// The ids at both ends when Raft messages may travel here: both are of one cluster and know each other's id.
@@ -85,6 +87,10 @@ pub(crate) struct PeerLink {
     gate: Mutex<u64>,
     sent_bytes: AtomicU64,
     last_error: Mutex<Option<String>>,
+    /// This node comes to that one as a guest, since it is not known there, or not with this disk.
+    visits: AtomicBool,
+    /// The newest start of the peer's disk that is known, and of which disk.
+    start: Mutex<Option<(Incarnation, Start)>>,
     /// One permit per request that may be unanswered.
     pub(crate) requests: Semaphore,
     /// One permit per snapshot that may come from it at a time.
@@ -105,6 +111,8 @@ impl PeerLink {
             gate: Mutex::new(0),
             sent_bytes: AtomicU64::new(0),
             last_error: Mutex::new(None),
+            visits: AtomicBool::new(false),
+            start: Mutex::new(None),
             requests: Semaphore::new(limits.requests_max),
             snapshots: Semaphore::new(SNAPSHOTS_MAX),
             removed: CancellationToken::new(),
@@ -122,8 +130,43 @@ impl PeerLink {
             return;
         }
         let epoch = expectation.epoch + 1;
+        self.visits.store(false, Ordering::Release);
         *expectation = Expectation { local: local.clone(), peer, epoch };
         self.close_session(close_code::PEERS_CHANGED, "identity or peers have changed");
+    }
+
+    /// Whether the next connection is made as a guest.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.visits.load(Ordering::Acquire)
+    }
+
+    /// Makes the next connections as a guest, or no more so.
+    pub(crate) fn visit(&self, as_guest: bool) {
+        self.visits.store(as_guest, Ordering::Release);
+    }
+
+    /// Looks whether the peer shows a start of its disk that goes with those that are known: the same count with another
+    /// nonce is a copy of the disk, a lower count an older copy, or one that runs elsewhere too.
+    pub(crate) fn check_start(&self, remote: &RemoteIdentity, start: Option<Start>) -> Result<(), Refusal> {
+        let Some(start) = start else { return Ok(()) };
+        let mut known = self.start.lock();
+        if let Some((incarnation, before)) = *known
+            && incarnation == remote.incarnation
+        {
+            if start.count < before.count {
+                return Err(Refusal::RolledBackDisk { known: before.count, found: start.count });
+            }
+            if start.count == before.count && start.nonce != before.nonce {
+                return Err(Refusal::ClonedDisk { count: start.count });
+            }
+        }
+        *known = Some((remote.incarnation, start));
+        Ok(())
+    }
+
+    /// Whether this start of a disk is later than the newest one of it that is known.
+    pub(crate) fn is_later_start(&self, incarnation: Incarnation, count: u64) -> bool {
+        self.start.lock().is_none_or(|(known, start)| known != incarnation || start.count < count)
     }
 
     /// Ends the link for good.
@@ -189,8 +232,7 @@ impl PeerLink {
             Replaced { session: before, alive }
         });
         if let Some(Replaced { session: before, alive: true }) = &replaced
-            && before.dialed_by_lesser
-            && !session.dialed_by_lesser
+            && stays(before, session)
         {
             return Err(Refusal::Duplicate);
         }
@@ -217,6 +259,8 @@ impl PeerLink {
             let ours = current.as_ref().is_some_and(|current| current.number == session.number);
             if ours {
                 *current = None;
+                // The next one finds out anew whether it has to.
+                self.visit(false);
                 // Together with the end: whoever sees it dials at once, and what comes of that is the later news.
                 if let Some(why) = why {
                     self.set_error(why);
@@ -248,6 +292,10 @@ impl PeerLink {
         self.session.subscribe()
     }
 
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session.borrow().as_ref().is_some_and(|session| session.connection.close_reason().is_none())
+    }
+
     pub(crate) fn count_sent(&self, bytes: u64) {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -270,5 +318,15 @@ impl PeerLink {
             dropped: self.control.dropped() + self.append.dropped(),
             last_error: self.last_error(),
         }
+    }
+}
+
+/// Whether of two live connections the one before stays. One as a guest gives way to none: while it is there, the other
+/// side does not know this node, and would end its own.
+fn stays(before: &Session, session: &Session) -> bool {
+    match (before.guest, session.guest) {
+        (false, false) => before.dialed_by_lesser && !session.dialed_by_lesser,
+        (true, true) => false,
+        (true, false) | (false, true) => true,
     }
 }

@@ -122,6 +122,10 @@ fn report(shared: &Shared, link: &PeerLink, error: &LinkError) {
 
 /// Looks the host up anew and picks one of its addresses, another one at each attempt.
 pub(crate) async fn resolve(shared: &Shared, address: &str, attempt: usize) -> Result<SocketAddr, LinkError> {
+    let addresses: Vec<&str> = address.split(',').collect();
+    let address = addresses[attempt % addresses.len()];
+    // Each of them gets its own turns.
+    let attempt = attempt / addresses.len();
     let found = tokio::net::lookup_host(address)
         .await
         .map_err(|error| LinkError::Unreachable(format!("{address} cannot be resolved: {error}")))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use quinn::{
     AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
-use raft_core::ports::{Inbound, LocalIdentity, Peer};
+use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity};
 use raft_core::types::{NodeId, NodeName};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bulk::{self, Bulk};
-use crate::config::{QuicConfig, SetupError};
+use crate::config::{QuicConfig, SetupError, Start};
 use crate::handshake::LinkError;
 use crate::link::{PeerLink, Session};
 use crate::refusals::Refusals;
@@ -31,6 +31,7 @@ use crate::session;
 use crate::socket::{self, WatchedSocket};
 use crate::tls::{Credentials, SERVER_NAME};
 use crate::wire::close_code;
+use crate::wire::hello::Refusal;
 
 /// Bytes of one stream that may be on their way. Also what bulk can occupy of the connection's buffers.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -47,6 +48,8 @@ const INITIAL_CONGESTION_WINDOW: u64 = 512 << 10;
 const INITIAL_RTT: Duration = Duration::from_millis(25);
 /// Packets of connections that wait to be accepted, in bytes, each and together.
 const INCOMING_BYTES_MAX: (u64, u64) = (64 << 10, 4 << 20);
+/// Guests that may be connected at a time, one connection each; more are refused and come again.
+const GUESTS_MAX: usize = 64;
 /// How long a stop waits for the last packets, and for the port to be free again.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -86,12 +89,26 @@ pub(crate) struct Shared {
     sessions: AtomicU64,
     /// One permit per snapshot that may come in at a time.
     pub(crate) snapshots: Semaphore,
+    /// Whether guests are let in.
+    admits_guests: AtomicBool,
+    guests: Mutex<Guests>,
+    start: OnceLock<Start>,
+}
+
+/// Nodes that ask and are no peers.
+#[derive(Default)]
+struct Guests {
+    local: Option<LocalIdentity>,
+    by_name: BTreeMap<NodeName, Arc<PeerLink>>,
 }
 
 impl Shared {
     pub(crate) fn new(config: QuicConfig, credentials: Credentials) -> Self {
         Self {
             snapshots: Semaphore::new(config.limits.snapshot_streams_max),
+            admits_guests: AtomicBool::new(false),
+            guests: Mutex::default(),
+            start: OnceLock::new(),
             config,
             credentials,
             process: random(),
@@ -188,6 +205,7 @@ impl Shared {
     /// Replaces who we are and whom we know.
     pub(crate) fn set_peers(self: &Arc<Self>, local: &LocalIdentity, peers: Vec<Peer>) {
         let _changing = self.changing.lock();
+        self.welcome_guests(local, &peers);
         let before = self.members();
         let mut by_name = BTreeMap::new();
         let mut by_id = BTreeMap::new();
@@ -226,6 +244,66 @@ impl Shared {
     fn keep_connected(self: &Arc<Self>, running: &Running, link: &Arc<PeerLink>) {
         let dialing = session::keep_connected(self.clone(), link.clone());
         running.handle.spawn(self.tasks.track_future(dialing));
+    }
+
+    /// Lets guests in, or no more.
+    pub(crate) fn admit_guests(&self, admit: bool) {
+        self.admits_guests.store(admit, Ordering::Release);
+    }
+
+    /// Guests that are peers now come again as such.
+    fn welcome_guests(&self, local: &LocalIdentity, peers: &[Peer]) {
+        let mut guests = self.guests.lock();
+        guests.local = Some(local.clone());
+        for peer in peers.iter().filter(|peer| peer.incarnation.is_some()) {
+            if let Some(link) = guests.by_name.get(&peer.name)
+                && link.expectation().peer.incarnation == peer.incarnation
+            {
+                link.close_session(close_code::PEERS_CHANGED, "this node is a peer now");
+            }
+        }
+    }
+
+    /// The link of a guest. It is not kept connected: it ends with its connection.
+    pub(crate) fn guest(&self, remote: RemoteIdentity) -> Result<Arc<PeerLink>, Refusal> {
+        let known = self.link(&remote.name);
+        if !self.admits_guests.load(Ordering::Acquire) {
+            let name = remote.name;
+            return Err(match known.and_then(|link| link.expectation().peer.incarnation) {
+                Some(known) => Refusal::Incarnation { name, known, found: remote.incarnation },
+                None => Refusal::UnknownName { name },
+            });
+        }
+        // A certificate may name the host of the address that the node is known by.
+        let address = known.map_or_else(|| format!("{}:0", remote.name), |link| link.expectation().peer.address);
+        let mut guests = self.guests.lock();
+        guests.by_name.retain(|name, link| *name == remote.name || link.is_connected());
+        if guests.by_name.len() >= GUESTS_MAX && !guests.by_name.contains_key(&remote.name) {
+            return Err(Refusal::TooManyGuests { limit: GUESTS_MAX });
+        }
+        let peer = Peer { name: remote.name.clone(), address, id: None, incarnation: Some(remote.incarnation) };
+        let local = guests.local.clone().ok_or(Refusal::NotReady)?;
+        let link = match guests.by_name.get(&remote.name) {
+            Some(link) => {
+                link.update(&local, peer);
+                link.clone()
+            }
+            None => {
+                let link = Arc::new(PeerLink::new(local, peer, &self.config.limits));
+                guests.by_name.insert(remote.name, link.clone());
+                link
+            }
+        };
+        Ok(link)
+    }
+
+    /// Says which start of its disk this process is.
+    pub(crate) fn set_start(&self, start: Start) {
+        let _ = self.start.set(start);
+    }
+
+    pub(crate) fn disk_start(&self) -> Option<Start> {
+        self.start.get().copied()
     }
 
     /// Starts a task on the runtime that the transport was started on.

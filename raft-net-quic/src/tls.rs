@@ -230,10 +230,11 @@ pub(crate) fn check_name(
     let Some(leaf) = chain.first().and_then(|leaf| webpki::EndEntityCert::try_from(leaf).ok()) else {
         return refuse("nothing readable".into());
     };
-    let host = host_of(address);
     let by_uri = leaf.valid_uri_names().any(|found| found == uri);
     // DNS names compare without case; a wildcard name would need a wildcard host, which no address has.
-    let by_host = leaf.valid_dns_names().any(|found| !found.contains('*') && found.eq_ignore_ascii_case(host));
+    let hosts = || address.split(',').map(host_of).filter(|host| !host.is_empty());
+    let is_host = |found: &str| hosts().any(|host| found.eq_ignore_ascii_case(host));
+    let by_host = leaf.valid_dns_names().any(|found| !found.contains('*') && is_host(found));
     if by_uri || by_host {
         return Ok(());
     }

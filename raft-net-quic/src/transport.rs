@@ -15,7 +15,7 @@ use raft_core::ports::{
 use raft_core::runs::Span;
 use raft_core::types::{NodeId, NodeName};
 
-use crate::config::{QuicConfig, SetupError};
+use crate::config::{QuicConfig, SetupError, Start};
 use crate::request;
 use crate::session;
 use crate::shared::Shared;
@@ -45,6 +45,12 @@ impl QuicTransport {
         self.shared.local_address()
     }
 
+    /// Says which start of its data directory this process is: told to peers, which refuse a copy of the directory. Before
+    /// [`Transport::start`], once.
+    pub fn set_start(&self, start: Start) {
+        self.shared.set_start(start);
+    }
+
     #[cfg(test)]
     pub(crate) fn open_connections(&self) -> usize {
         self.shared.open_connections()
@@ -72,6 +78,10 @@ impl Transport for QuicTransport {
 
     fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>) {
         self.shared.set_peers(&local, peers);
+    }
+
+    fn admit_guests(&self, admit: bool) {
+        self.shared.admit_guests(admit);
     }
 
     fn send(&self, to: NodeId, message: PeerMessage) {

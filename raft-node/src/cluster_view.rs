@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raft_core::membership::{self, Configuration, Standing};
 use raft_core::status::{PeerProgress, Role, Status};
 use raft_core::types::{NodeId, NodeName};
 use tokio::task::JoinSet;
 
 use crate::marks::Mismatch;
+use crate::members::{Known, change};
 use crate::requests::{NodeAnswer, NodeRequest, Report};
 use crate::shared::{Shared, describe};
 use crate::snapshots::{MemberSnapshot, MemberStage};
-use crate::status::{ClusterStatus, Member, MemberStatus, Phase};
+use crate::status::{ClusterStatus, Member, MemberStatus, MembershipStatus, Phase};
 
 /// How long one member is waited for.
 const REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(1);
@@ -62,16 +64,21 @@ pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: 
         _ if status.role != Role::Leader => Some("this node does not lead".into()),
         _ => None,
     });
-    let members = shared.founded.get().map(|founded| founded.record.members.clone()).unwrap_or_default();
+    let known = shared.members.now();
+    let members: Vec<Member> = known.list.iter().map(|member| Member::clone(member)).collect();
     let mut reports = ask_all(shared, &members, timeout.min(REPORT_TIMEOUT_MAX)).await;
     reports.insert(shared.name.clone(), Ok(report(shared)));
     let members: Vec<MemberStatus> =
-        members.into_iter().map(|member| member_status(shared, status, member, &mut reports)).collect();
+        members.into_iter().map(|member| member_status(shared, &known, status, member, &mut reports)).collect();
 
     let leader = status.leader.and_then(|id| shared.member(id)).map(|member| member.name.clone());
-    let up = members.iter().filter(|member| member.voter && member.unreachable.is_none()).count();
-    let quorum = members.iter().filter(|member| member.voter).count() / 2 + 1;
-    let mut reasons = reasons(&members, leader.as_ref(), not_leader_view.as_deref(), up >= quorum);
+    let tolerance = tolerance(&known.configuration, &members);
+    let mut reasons = match shared.removed() {
+        // The others are silent to it, and nothing follows from that.
+        Some(_) => Vec::new(),
+        None => reasons(&members, leader.as_ref(), not_leader_view.as_deref(), tolerance.is_some()),
+    };
+    reasons.extend(membership_reasons(shared, &known));
     reasons.extend(state_reasons(&members, shared.marks.status().mismatch.as_ref()));
     ClusterStatus {
         answered_by: shared.name.clone(),
@@ -79,13 +86,58 @@ pub(crate) async fn gather(shared: &Arc<Shared>, timeout: Duration, not_leader: 
         cluster: shared.cluster(),
         healthy: reasons.is_empty(),
         reasons,
-        failure_tolerance: u32::try_from(up.saturating_sub(quorum)).unwrap_or(u32::MAX),
+        failure_tolerance: tolerance.unwrap_or_default(),
         leader,
         term: status.term,
         commit_index: status.commit_index,
         last: status.last,
         members,
+        membership: membership(shared, &known),
     }
+}
+
+/// How many more voters may fail; none when those that answer are no quorum. While the configuration is joint, both
+/// halves need theirs.
+fn tolerance(configuration: &Configuration, members: &[MemberStatus]) -> Option<u32> {
+    let up = |id: &NodeId| members.iter().any(|member| member.member.id == *id && member.unreachable.is_none());
+    let of = |voters: &[NodeId]| voters.iter().filter(|id| up(id)).count().checked_sub(voters.len() / 2 + 1);
+    let new = of(configuration.voters());
+    let spare = if configuration.is_joint() { new.min(of(configuration.outgoing())) } else { new };
+    spare.map(|spare| u32::try_from(spare).unwrap_or(u32::MAX))
+}
+
+fn membership(shared: &Shared, known: &Known) -> MembershipStatus {
+    let configuration = &known.configuration;
+    let settled = configuration.phase() == membership::Phase::Settled;
+    MembershipStatus {
+        index: configuration.index(),
+        committed: known.is_committed,
+        phase: configuration.phase().name().to_owned(),
+        change: configuration.change(),
+        leads_to: if settled { String::new() } else { change::describe(known) },
+        pending: shared.members.pending(),
+    }
+}
+
+/// What of the membership is on its way, or has no end.
+fn membership_reasons(shared: &Shared, known: &Known) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(entry) = shared.removed() {
+        reasons.push(format!("{} was removed from the cluster by entry {entry}", shared.name));
+    }
+    if known.configuration.phase() != membership::Phase::Settled {
+        reasons.push(format!(
+            "a change of the members is under way ({}) since entry {}: {}",
+            known.configuration.phase().name(),
+            known.configuration.change(),
+            change::describe(known)
+        ));
+    }
+    for pending in shared.members.pending() {
+        let why = pending.reason.as_deref().unwrap_or("its admission is being committed");
+        reasons.push(format!("{} is no member yet: {why}", pending.name));
+    }
+    reasons
 }
 
 async fn ask_all(
@@ -119,10 +171,12 @@ async fn ask_all(
 
 fn member_status(
     shared: &Shared,
+    known: &Known,
     status: &Status,
     member: Member,
     reports: &mut BTreeMap<NodeName, Result<Report, String>>,
 ) -> MemberStatus {
+    let seat = known.configuration.seat(member.id);
     let leads = |id: NodeId| status.role == Role::Leader && id == status.id;
     let progress: Option<&PeerProgress> = status.peers.iter().find(|peer| peer.id == member.id);
     let (match_index, last_contact) = match progress {
@@ -130,13 +184,23 @@ fn member_status(
         None if leads(member.id) => (Some(status.durable_index), Some(Duration::ZERO)),
         None => (None, None),
     };
-    let (report, unreachable) = match reports.remove(&member.name) {
+    // While one disk replaces another under the same name, the newer one answers to it.
+    let replaced = known.named(&member.name).filter(|newest| newest.id != member.id);
+    let answered = if replaced.is_none() { reports.remove(&member.name) } else { None };
+    let (report, unreachable) = match answered {
         Some(Ok(report)) => (Some(report), None),
         Some(Err(why)) => (None, Some(why)),
-        None => (None, Some("it was not asked".into())),
+        None => {
+            let lost = replaced.map(|newest| format!("its disk is lost; {} takes its place", newest.id));
+            (None, Some(lost.unwrap_or_else(|| "it was not asked".into())))
+        }
     };
     MemberStatus {
-        voter: status.voters.contains(&member.id),
+        voter: known.configuration.is_voter(member.id),
+        standing: seat.map_or(Standing::Outside, |seat| seat.now),
+        next: seat.map_or(Standing::Outside, |seat| seat.next),
+        promotes: seat.is_some_and(|seat| seat.promotes),
+        caught_up_for: progress.and_then(|progress| progress.caught_up_for),
         role: report.as_ref().map(|report| report.role),
         match_index,
         applied_index: report.as_ref().map(|report| report.applied_index),

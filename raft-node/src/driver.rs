@@ -36,6 +36,7 @@ use crate::applier::{ApplyJob, ApplyQueue};
 use crate::events::{self, EventKind, Seen, Tale};
 use crate::filler::FillQueue;
 use crate::log_writer::{LogJob, LogQueue};
+use crate::members;
 use crate::queue::{Event, Taken};
 use crate::shared::Shared;
 use crate::snapshots;
@@ -107,6 +108,9 @@ impl Driver {
     /// Runs until it is told to stop. Whoever waits then is told what is certain.
     pub(crate) async fn run(mut self) {
         let mut taken = Taken::default();
+        // It is not told of what it finds at the start.
+        let status = self.replica.status(self.shared.clock.now());
+        self.configured(&status.configuration, status.configuration_committed);
         self.look();
         loop {
             let more = self.shared.queue.take(&mut taken, ROUND_EVENTS_MAX);
@@ -189,6 +193,9 @@ impl Driver {
                 self.step(Input::SnapshotWanted { to });
             }
             Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
+            Event::Change { change, deadline, waiter } => {
+                self.step(Input::ChangeMembership { change, deadline, waiter });
+            }
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
             Event::Stop => return false,
         }
@@ -274,7 +281,7 @@ impl Driver {
                 }
                 Output::Refused { from, reason } => self.refused(from, reason),
                 Output::Configuration { configuration, committed } => self.configured(&configuration, committed),
-                Output::Removed { configuration } => self.removed(configuration),
+                Output::Removed { configuration } => self.shared.remove(configuration),
                 Output::Restore(meta) => applies.push(ApplyJob::Restore(meta)),
                 Output::SendSnapshot { to, term } => snapshots::sender::send(&self.shared, to, term),
             }
@@ -293,19 +300,30 @@ impl Driver {
         }
     }
 
-    /// Another configuration is in force, or it is committed.
+    /// Another configuration is in force, or it is committed now: whom to talk to.
     fn configured(&self, configuration: &Arc<Configuration>, committed: bool) {
+        let shared = &self.shared;
+        shared.members.set(configuration, committed);
+        shared.snapshots.configurations.note(self.replica.raft().configurations().cloned());
+        shared.show_peers();
+        if committed && !shared.members.now().others.is_empty() {
+            // Those who have left are told of it meanwhile.
+            let (shared, grace) = (shared.clone(), 2 * shared.config.raft.election_timeout);
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                shared.members.forget_parted();
+                shared.show_peers();
+            });
+        }
         tracing::info!(
-            node = %self.shared.name, entry = %configuration.index(), phase = configuration.phase().name(), committed,
+            node = %shared.name,
+            entry = %configuration.index(),
+            phase = configuration.phase().name(),
+            committed,
+            voters = ?configuration.voters(),
             "a configuration is in force"
         );
-        self.shared.snapshots.configurations.note(self.replica.raft().configurations().cloned());
-    }
-
-    /// A committed configuration leaves this node out, for ever.
-    fn removed(&self, configuration: Index) {
-        let node = &self.shared.name;
-        tracing::warn!(%node, entry = %configuration, "this node is no member of the cluster any more");
+        shared.events.tell(members::tale(&shared.members.now()));
     }
 
     /// Shows everybody else what the replica is now.
@@ -407,9 +425,10 @@ impl Driver {
         }
         for event in left.events {
             match event {
-                Event::Read { waiter, .. } | Event::Mark(Proposal { waiter, .. }) | Event::HandOver { waiter, .. } => {
-                    waiter.tell(stopping())
-                }
+                Event::Read { waiter, .. }
+                | Event::Change { waiter, .. }
+                | Event::Mark(Proposal { waiter, .. })
+                | Event::HandOver { waiter, .. } => waiter.tell(stopping()),
                 _ => {}
             }
         }

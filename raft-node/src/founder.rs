@@ -9,11 +9,13 @@ use raft_core::ports::RequestError;
 use raft_core::types::{ClusterId, NodeName};
 use tokio::task::JoinSet;
 
+use crate::events::{EventKind, Tale};
 use crate::founding::{BlankNode, Decision, FounderAnswer, FoundingRecord, decide};
+use crate::members::join::{self, Admission};
 use crate::parts::{AcceptedFounding, IdentityStore};
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::{Founded, Shared};
-use crate::status::Phase;
+use crate::status::{Phase, WaitReason};
 
 /// How long one founder is waited for in one round of questions.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,19 +42,32 @@ pub(crate) fn blank_node(shared: &Shared) -> BlankNode {
 /// When the disk cannot take the record.
 pub(crate) async fn found(
     shared: &Arc<Shared>,
-    mut identity: Box<dyn IdentityStore>,
+    identity: Box<dyn IdentityStore>,
 ) -> Result<(Founded, Box<dyn IdentityStore>), String> {
     let own = blank_node(shared);
     loop {
         let answers = ask_all(shared, &own).await;
-        let record = match decide(&own, &answers) {
+        // A node that its own list does not name founds nothing: it can only be admitted.
+        let decision =
+            if own.list.contains(&own.name) { decide(&own, &answers) } else { Decision::Wait(silent(&answers)) };
+        let record = match decision {
             Decision::Accept(record) => record,
             Decision::Write(founders) => {
                 let cluster = ClusterId(uuid::Uuid::new_v4().as_u128());
                 tracing::info!(node = %own.name, %cluster, founders = founders.len(), "founding the cluster");
                 FoundingRecord::new(cluster, founders, shared.config.founding_settings.clone())
             }
-            Decision::Wait(waiting_for) => {
+            Decision::Wait(mut waiting_for) => {
+                match join::ask(shared, &answers).await {
+                    Ok(Admission { accepted, record, members }) => {
+                        shared.members.hint(members.into_iter().filter(|member| member.name != own.name));
+                        return accept(shared, accepted, record, identity).await;
+                    }
+                    Err(admitting) => {
+                        waiting_for.retain(|(name, _)| !admitting.iter().any(|(other, _)| other == name));
+                        waiting_for.extend(admitting);
+                    }
+                }
                 wait(shared, waiting_for);
                 tokio::time::sleep(ROUND_PAUSE).await;
                 continue;
@@ -62,23 +77,52 @@ pub(crate) async fn found(
             return Err("the founding record does not name this disk".into());
         };
         let accepted = AcceptedFounding { cluster: record.cluster, id: member.id, record: record.encode() };
-        // From here on this node answers neither "blank" nor with the record, until the record is durable.
-        shared.accepting.store(true, Ordering::Release);
-        let id = accepted.id;
-        let stored = tokio::task::spawn_blocking(move || {
-            let result = identity.accept_founding(&accepted);
-            (identity, result)
-        });
-        let (returned, result) = stored.await.map_err(|error| format!("accepting the founding record: {error}"))?;
-        identity = returned;
-        result.map_err(|error| format!("accepting the founding record: {error}"))?;
-        tracing::info!(node = %own.name, cluster = %record.cluster, %id, "belongs to the cluster");
-        return Ok((Founded { id, record }, identity));
+        return accept(shared, accepted, record, identity).await;
     }
 }
 
+/// Makes it durable that this node belongs to the cluster.
+async fn accept(
+    shared: &Arc<Shared>,
+    accepted: AcceptedFounding,
+    record: FoundingRecord,
+    mut identity: Box<dyn IdentityStore>,
+) -> Result<(Founded, Box<dyn IdentityStore>), String> {
+    // From here on this node answers neither "blank" nor with the record, until the record is durable.
+    shared.accepting.store(true, Ordering::Release);
+    let id = accepted.id;
+    let (what, verb) = match record.member(&shared.name, shared.incarnation) {
+        Some(_) => ("founded", "founds"),
+        None => ("joined", "joins"),
+    };
+    let stored = tokio::task::spawn_blocking(move || {
+        let result = identity.accept_founding(&accepted);
+        (identity, result)
+    });
+    let (identity, result) = stored.await.map_err(|error| format!("accepting the founding record: {error}"))?;
+    result.map_err(|error| format!("accepting the founding record: {error}"))?;
+    tracing::info!(node = %shared.name, cluster = %record.cluster, %id, "belongs to the cluster");
+    let tale = Tale::new(EventKind::Membership, format!("{} {verb} the cluster as {id}", shared.name));
+    shared.events.tell(tale.with("what", what).with("cluster", record.cluster).with("id", id));
+    Ok((Founded { id, record }, identity))
+}
+
+/// Those who cannot be asked, or are blank themselves.
+fn silent(answers: &BTreeMap<NodeName, FounderAnswer>) -> Vec<(NodeName, WaitReason)> {
+    let waits = |(name, answer): (&NodeName, &FounderAnswer)| {
+        let reason = match answer {
+            FounderAnswer::Silent(why) => WaitReason::Silent(why.clone()),
+            FounderAnswer::Unusable(why) => WaitReason::Refuses(why.clone()),
+            FounderAnswer::Blank(_) => WaitReason::Refuses("it belongs to no cluster yet".into()),
+            FounderAnswer::Founded(record) => WaitReason::BelongsToCluster(record.cluster),
+        };
+        (name.clone(), reason)
+    };
+    answers.iter().map(waits).collect()
+}
+
 /// Shows for whom this node waits, and logs it when it changes.
-fn wait(shared: &Shared, waiting_for: Vec<(NodeName, crate::status::WaitReason)>) {
+fn wait(shared: &Shared, waiting_for: Vec<(NodeName, WaitReason)>) {
     let next = Phase::Founding { waiting_for };
     if *shared.phase.borrow() != next {
         if let Phase::Founding { waiting_for } = &next {

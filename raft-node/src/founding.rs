@@ -22,6 +22,7 @@ use prost::Message as _;
 use raft_core::membership::Configuration;
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
+use crate::members::{ContextError, check_context, encode_context};
 use crate::status::{Member, WaitReason};
 
 /// The version of the record's format that this binary writes and reads.
@@ -52,6 +53,14 @@ pub enum RecordError {
     Version {
         /// The version found.
         found: u32,
+    },
+    /// A founder whose name or address is too long.
+    #[error("founder {name}: {why}")]
+    Founder {
+        /// Which.
+        name: NodeName,
+        /// What is too long.
+        why: ContextError,
     },
     /// The members are not 1..=n in the order of their names.
     #[error("the founders are not numbered 1..=n in the order of their names")]
@@ -106,6 +115,11 @@ impl WireMember {
     }
 }
 
+fn check_member(name: &NodeName, peer_address: &str, api_address: &str) -> Result<(), RecordError> {
+    let checked = check_context(name.as_str(), peer_address, api_address);
+    checked.map_err(|why| RecordError::Founder { name: name.clone(), why })
+}
+
 /// Reads 128 random bits, big-endian.
 pub(crate) fn random_number(bytes: &[u8], field: &str) -> Result<u128, RecordError> {
     let bytes: [u8; 16] =
@@ -157,6 +171,9 @@ impl FoundingRecord {
         if members.is_empty() || members.len() > FOUNDERS_MAX || !in_order || !numbered {
             return Err(RecordError::Order);
         }
+        for member in &members {
+            check_member(&member.name, &member.peer_address, &member.api_address)?;
+        }
         Ok(Self { cluster, members, settings: wire.settings })
     }
 
@@ -166,10 +183,10 @@ impl FoundingRecord {
         self.members.iter().find(|member| member.name == *name && member.incarnation == incarnation)
     }
 
-    /// The founders as the first configuration.
+    /// The founders as the first configuration, each with its name, incarnation and addresses.
     #[must_use]
     pub fn configuration(&self) -> Configuration {
-        Configuration::new(self.members.iter().map(|member| member.id))
+        Configuration::founders(self.members.iter().map(|member| (member.id, encode_context(member))))
     }
 }
 
@@ -261,7 +278,10 @@ fn willing(own: &BlankNode, asked: &NodeName, answer: Option<&FounderAnswer>) ->
         Some(FounderAnswer::Blank(node)) if node.list != own.list => {
             Err(WaitReason::ShowsAnotherList(node.list.clone()))
         }
-        Some(FounderAnswer::Blank(node)) => Ok(node.clone()),
+        Some(FounderAnswer::Blank(node)) => match check_member(&node.name, &node.peer_address, &node.api_address) {
+            Ok(()) => Ok(node.clone()),
+            Err(why) => Err(WaitReason::Refuses(why.to_string())),
+        },
     }
 }
 

@@ -13,6 +13,7 @@ use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeName, Term};
 use crate::events::NodeEvent;
 pub use crate::handovers::{HandOverError, LeaderMoved};
 use crate::marks::{MarkMade, MarkPayload, RebuildRefused};
+use crate::members::{MembersAsk, MembersDone, MembersError, MembersOptions, change};
 use crate::metrics::Metrics;
 use crate::queue::Event;
 use crate::shared::{Readers, Shared, deadline_after, describe};
@@ -250,6 +251,23 @@ impl NodeHandle {
         writes::write(&self.shared, Wanted::Mark, options).await
     }
 
+    /// Changes who belongs to the cluster: here when this node leads, else by the leader. Returns when the change is
+    /// through, or needs nothing but time. See [`MembersAsk`] for what may be asked; asking again does no harm.
+    ///
+    /// # Errors
+    /// Why it is not made, or that it goes on though nobody waits any more ([`MembersProblem::Unknown`]).
+    ///
+    /// [`MembersProblem::Unknown`]: crate::members::MembersProblem::Unknown
+    pub async fn change_members(&self, ask: MembersAsk, options: MembersOptions) -> Result<MembersDone, MembersError> {
+        change::change(&self.shared, ask, options).await
+    }
+
+    /// Returns once this node knows that it was removed from the cluster, with the entry that says so. It votes and serves
+    /// no more, for ever, and may be stopped.
+    pub async fn removed(&self) -> Index {
+        self.shared.until_removed().await
+    }
+
     /// What this node knows of the mark at this index: out of memory, else out of its log.
     pub async fn mark_made(&self, mark: Index) -> Option<MarkMade> {
         if let Some(made) = self.shared.marks.made(mark) {
@@ -392,6 +410,9 @@ impl NodeHandle {
         }
         if shared.draining.load(Ordering::Acquire) {
             return Err("the node is draining".into());
+        }
+        if let Some(entry) = shared.removed() {
+            return Err(format!("this node was removed from the cluster by entry {entry}"));
         }
         if shared.leadership.borrow().leader.is_none() {
             return Err("no leader is known".into());

@@ -1,6 +1,7 @@
 //! Handing the leadership over, on request: here when this node leads, else by the leader. And resting: a node that is
 //! drained hands over what it leads, and is handed nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -111,8 +112,9 @@ async fn ask(
 pub(crate) async fn here(shared: &Shared, to: Option<&NodeName>) -> Result<LeaderMoved, HandOverError> {
     let target = match to {
         None => None,
-        Some(name) => match member_named(shared, name) {
-            Some(id) => Some(id),
+        // While one disk replaces another under one name, the newer one.
+        Some(name) => match shared.members.now().named(name) {
+            Some(member) => Some(member.id),
             None => return Err(HandOverError::Refused(unknown_member(shared, name))),
         },
     };
@@ -131,14 +133,10 @@ pub(crate) async fn here(shared: &Shared, to: Option<&NodeName>) -> Result<Leade
     }
 }
 
-fn member_named(shared: &Shared, name: &NodeName) -> Option<NodeId> {
-    let founded = shared.founded.get()?;
-    founded.record.members.iter().find(|member| member.name == *name).map(|member| member.id)
-}
-
 fn unknown_member(shared: &Shared, name: &NodeName) -> String {
-    let members = shared.founded.get().map(|founded| &founded.record.members);
-    let names: Vec<&str> = members.into_iter().flatten().map(|member| member.name.as_str()).collect();
+    let known = shared.members.now();
+    let names: BTreeSet<&str> = known.list.iter().map(|member| member.name.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
     format!("`{name}` is no member of this cluster; there are {}", names.join(", "))
 }
 
@@ -184,9 +182,11 @@ pub(crate) async fn rest(shared: &Shared) -> bool {
     shared.queue.complete(Event::Drained(true));
     let mut leadership = shared.leadership.subscribe();
     let timeout = shared.config.raft.election_timeout;
-    let alone = shared.founded.get().is_none_or(|founded| founded.record.members.len() < 2);
     if leadership.borrow().leads {
-        if alone {
+        let own = shared.founded.get().map(|founded| founded.id);
+        let configuration = shared.members.now().configuration.clone();
+        let mut others = configuration.seats().iter().filter(|seat| Some(seat.id) != own);
+        if !others.any(|seat| configuration.is_voter(seat.id)) {
             return false;
         }
         // Leads no more, for whatever reason; and a moment for who leads instead, to whom requests are passed on.

@@ -7,18 +7,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::message::PeerMessage;
 use raft_core::ports::{Inbound, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink};
-use raft_core::types::NodeId;
+use raft_core::types::{NodeId, NodeName};
 
 use crate::cluster_view;
 use crate::founder;
 use crate::founding::FounderAnswer;
 use crate::handovers;
 use crate::marks;
+use crate::members::{admit, change, standing};
 use crate::queue::Refused;
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::Shared;
 use crate::snapshots::receiver;
 use crate::writes;
+
+/// Refusals in the handshake after which a node does not go on.
+const DISK_REFUSALS: [&str; 2] = ["cloned_disk", "rolled_back_disk"];
+/// The short reason of a peer that does not know this node.
+const UNKNOWN_NAME: &str = "unknown_name";
 
 /// See the module.
 pub(crate) struct NodeInbound(pub(crate) Arc<Shared>);
@@ -50,6 +56,17 @@ impl Inbound for NodeInbound {
         answer.encode()
     }
 
+    fn refused(&self, peer: &NodeName, reason: &str, text: &str) {
+        // Two processes on copies of one disk would vote twice.
+        if DISK_REFUSALS.contains(&reason) {
+            self.0.fail(format!("{peer} refuses this node: {text}"));
+        }
+        if reason == UNKNOWN_NAME {
+            // It may have been removed, and need not wait for a leader to find that out.
+            self.0.doubted.notify_one();
+        }
+    }
+
     fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
         receiver::receive(&self.0, &offer)
     }
@@ -59,25 +76,32 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
     if request == NodeRequest::Founding {
         return founding_answer(shared);
     }
-    // All else is between members of one cluster.
-    let member = from.id.and_then(|id| shared.member(id));
-    let known = member.is_some_and(|member| member.name == from.name && member.incarnation == from.incarnation);
-    if !known || from.cluster != shared.cluster() {
-        return NodeAnswer::Failure(format!("{} is no member of the cluster of {}", from.name, shared.name));
-    }
     match request {
-        NodeRequest::Founding => founding_answer(shared),
+        NodeRequest::Join(join) => return admit::serve(shared, from, join).await,
+        NodeRequest::Standing => return standing::serve(shared, from),
+        _ => {}
+    }
+    // All else is between members of one cluster.
+    let Some(id) = from.id.filter(|_| shared.is_member(from)) else {
+        return NodeAnswer::Failure(format!("{} is no member of the cluster of {}", from.name, shared.name));
+    };
+    match request {
+        NodeRequest::Founding | NodeRequest::Join(_) | NodeRequest::Standing => {
+            NodeAnswer::Failure("it was to be answered before".into())
+        }
+        NodeRequest::Members { ask, options } => {
+            NodeAnswer::Members(change::serve_passed_on(shared, ask, options).await)
+        }
+        NodeRequest::Moved { peer_address, api_address } => {
+            standing::serve_moved(shared, id, &peer_address, &api_address).await
+        }
         NodeRequest::Write { command, timeout } => {
             NodeAnswer::Write(writes::serve_forwarded(shared, command, timeout).await)
         }
         NodeRequest::Outcome(token) => NodeAnswer::Outcome(writes::outcome_here(shared, token).await),
         NodeRequest::Mark { timeout } => NodeAnswer::Write(marks::mark_here(shared, timeout).await),
         NodeRequest::MarkDigest(mark) => NodeAnswer::MarkDigest(shared.marks.digest(shared, mark)),
-        NodeRequest::SendSnapshot { at_least } => {
-            // The member was found by its id.
-            let Some(to) = from.id else { return NodeAnswer::Failure("it has no id".into()) };
-            marks::serve_snapshot_wanted(shared, to, at_least).await
-        }
+        NodeRequest::SendSnapshot { at_least } => marks::serve_snapshot_wanted(shared, id, at_least).await,
         NodeRequest::HandOver { to } => NodeAnswer::HandedOver(handovers::serve(shared, to.as_ref()).await),
         NodeRequest::Report => NodeAnswer::Report(cluster_view::report(shared)),
         NodeRequest::Cluster { timeout } => NodeAnswer::Cluster(cluster_view::gather(shared, timeout, None).await),

@@ -112,6 +112,7 @@ mod inbound;
 pub mod kv_marks;
 mod log_writer;
 pub mod marks;
+pub mod members;
 pub mod metrics;
 mod node;
 pub mod parts;

@@ -25,6 +25,10 @@ const BATCH_WRITES_MAX: usize = 4096;
 
 /// What the log thread is given, in order.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every job is the large one, and a box would cost it an allocation"
+)]
 pub(crate) enum LogJob {
     /// Make this durable, then let go what rides on it.
     Persist(Persist),

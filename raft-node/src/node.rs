@@ -20,6 +20,7 @@ use crate::handle::NodeHandle;
 use crate::inbound::NodeInbound;
 use crate::log_writer::{self, LogQueue};
 use crate::marks::{self, Journal};
+use crate::members::standing;
 use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::snapshots::{installer, taker};
@@ -45,7 +46,7 @@ impl Node {
         let who =
             Who { name: identity.name(), incarnation: identity.incarnation(), start_count: identity.start_count() };
         let founded = identity.founding()?.map(|accepted| known(&*identity, accepted)).transpose()?;
-        if founded.is_none() && !config.bootstrap.iter().any(|founder| founder.name == who.name) {
+        if founded.is_none() && config.bootstrap.is_empty() {
             return Err(StartError::NotAFounder { name: who.name });
         }
         let marks = Journal::new(marks)?;
@@ -73,7 +74,10 @@ fn tell_start(shared: &Shared) {
 fn known(identity: &dyn IdentityStore, accepted: AcceptedFounding) -> Result<Founded, StartError> {
     let record = FoundingRecord::decode(&accepted.record).map_err(|error| StartError::Record(error.to_string()))?;
     let member = record.member(&identity.name(), identity.incarnation());
-    if member.is_none_or(|member| member.id != accepted.id) || record.cluster != accepted.cluster {
+    // Whoever came later is in no founding record; its id is above all that are.
+    let joined = member.is_none() && accepted.id.0 > record.members.len() as u64;
+    let founded = member.is_some_and(|member| member.id == accepted.id);
+    if !(joined || founded) || record.cluster != accepted.cluster {
         return Err(StartError::Record(format!(
             "it does not name {} with incarnation {} as {} of cluster {}",
             identity.name(),
@@ -87,8 +91,11 @@ fn known(identity: &dyn IdentityStore, accepted: AcceptedFounding) -> Result<Fou
 
 /// From now on this node is a member; it serves nothing before its log is replayed.
 fn belong(shared: &Shared, founded: Founded) {
+    // Until the log is read: it may have a later configuration.
+    shared.members.set(&Arc::new(founded.record.configuration()), false);
     let first = shared.founded.set(founded).is_ok();
     assert!(first, "a node belongs to one cluster, once");
+    shared.transport.admit_guests(true);
     shared.enter(Phase::Replaying);
 }
 
@@ -99,12 +106,16 @@ async fn live(
     log: LogFactory,
     state_machine: StateMachineFactory,
 ) {
-    let result = run(&shared, identity, log, state_machine).await;
+    let mut held = None;
+    let result = run(&shared, identity, &mut held, log, state_machine).await;
     shared.queue.close();
     // Whoever asked is told what is certain, before the connections go.
     shared.draining.store(true, Ordering::Release);
     let _ = tokio::time::timeout(LAST_ANSWERS_MAX, shared.all_told()).await;
     shared.transport.stop().await;
+    // It holds the lock of the data directory, until nothing here writes there any more and no peer hears of it: the next
+    // start on it is refused as long as this one answers.
+    drop(held);
     match result {
         Ok(()) => shared.enter(Phase::Stopped),
         Err(reason) => shared.fail(reason),
@@ -113,19 +124,22 @@ async fn live(
 
 async fn run(
     shared: &Arc<Shared>,
-    mut identity: Box<dyn IdentityStore>,
+    identity: Box<dyn IdentityStore>,
+    held: &mut Option<Box<dyn IdentityStore>>,
     log: LogFactory,
     state_machine: StateMachineFactory,
 ) -> Result<(), String> {
     if shared.founded.get().is_none() {
         let mut stop = shared.stop_requested.subscribe();
-        let founded;
-        (founded, identity) = tokio::select! {
+        let (founded, identity) = tokio::select! {
             founded = founder::found(shared, identity) => founded?,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
+        *held = Some(identity);
         belong(shared, founded);
-        shared.transport.set_peers(shared.local_identity(), shared.peers());
+        shared.show_peers();
+    } else {
+        *held = Some(identity);
     }
     let Some(Founded { id, record }) = shared.founded.get().cloned() else {
         return Err("the founding left no record".into());
@@ -137,10 +151,7 @@ async fn run(
     let opener = shared.clone();
     let opening = tokio::task::spawn_blocking(move || Opened::open(&opener, log, state_machine, &record));
     let opened = opening.await.map_err(|error| format!("opening the stores: {error}"))??;
-    let served = serve(shared, config, opened).await;
-    // It holds the lock of the data directory, until nothing here writes there any more.
-    drop(identity);
-    served
+    serve(shared, config, opened).await
 }
 
 /// The stores, open and read.
@@ -184,6 +195,7 @@ impl Opened {
 async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(), String> {
     let Opened { log, recovered, machine } = opened;
     let recovered_commit = recovered.commit;
+    remember(shared, &config, &recovered);
     let applied: Index = machine.applied().index;
     shared.snapshots.configurations.begin(&recovered.configurations);
     let replica: Replica<Waiter> =
@@ -195,15 +207,24 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let _ = shared.readers.set(readers);
     let marking = tokio::spawn(marks::propose_when_due(shared.clone()));
     let taker = tokio::spawn(taker::run(shared.clone()));
+    let standing = tokio::spawn(standing::watch(shared.clone()));
+    let announcing = tokio::spawn(standing::announce(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
-    marking.abort();
-    taker.abort();
+    for task in [marking, taker, standing, announcing] {
+        task.abort();
+    }
     shared.snapshots.stop();
     let ended = tokio::task::spawn_blocking(move || threads.end()).await;
     driven.map_err(|error| format!("the driver panicked; see the log above: {error}"))?;
     ended.map_err(|error| format!("ending the threads: {error}"))?
+}
+
+/// Notes which configuration is known to be committed.
+fn remember(shared: &Shared, config: &Config, recovered: &Recovered) {
+    let committed = recovered.configurations.iter().rev().find(|kept| kept.index() <= recovered.commit);
+    shared.members.set_committed(committed.cloned().unwrap_or_else(|| Arc::new(config.founders.clone())));
 }
 
 /// The node's own threads.

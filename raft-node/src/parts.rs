@@ -12,6 +12,7 @@ use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
 use crate::founding::{FOUNDERS_MAX, FoundingRecord};
 use crate::marks::MarkParts;
+use crate::members::check_context;
 use crate::metrics::Metrics;
 use crate::snapshots::SnapshotConfig;
 
@@ -73,9 +74,13 @@ pub struct Founder {
 /// Settings of the driver. Each bound names what happens when it is reached.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// All founders, this node included. Used to found; later only its addresses are used, which then win over those in
-    /// the founding record, so that a founder can move to another address. An address of this node itself is unused.
+    /// All founders, this node included; or, for a node that is to join a cluster, some of its members. Used to found or to
+    /// join; later only its addresses are used, which are tried in turn with those that the configuration has, so that all
+    /// members can move to other addresses at once. An address of this node itself is unused.
     pub bootstrap: Vec<Founder>,
+    /// Whether this node, when it joins a cluster by itself, wants to vote once it has caught up. Who adds it by name
+    /// decides otherwise.
+    pub join_voter: bool,
     /// Where peers reach this node, `host:port`.
     pub peer_address: String,
     /// Where clients reach this node, as a URL. May be empty.
@@ -112,6 +117,7 @@ impl NodeConfig {
     pub fn new(peer_address: impl Into<String>, bootstrap: Vec<Founder>) -> Self {
         Self {
             bootstrap,
+            join_voter: true,
             peer_address: peer_address.into(),
             api_address: String::new(),
             founding_settings: Bytes::new(),
@@ -151,6 +157,11 @@ impl NodeConfig {
             let problem = format!("names {} nodes", self.bootstrap.len());
             let remedy = format!("found with at most {FOUNDERS_MAX}");
             return Err(ConfigError { field: "bootstrap", problem, remedy });
+        }
+        // What a member says of itself has to fit in the configuration.
+        if let Err(error) = check_context("name", &self.peer_address, &self.api_address) {
+            let (problem, remedy) = (error.to_string(), "set a shorter one".into());
+            return Err(ConfigError { field: "advertise", problem, remedy });
         }
         for (position, founder) in self.bootstrap.iter().enumerate() {
             if self.bootstrap[..position].iter().any(|earlier| earlier.name == founder.name) {
@@ -201,10 +212,10 @@ pub enum StartError {
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The disk is blank and `bootstrap` does not name this node.
+    /// The disk is blank and `bootstrap` names nobody else than this node, nor this node.
     #[error(
-        "this disk is blank and bootstrap does not name {name}; name all founders, this node included, or start it \
-         with the data directory that it had"
+        "this disk is blank and bootstrap names nobody; name all founders, {name} included, or members of the cluster that \
+         it is to join, or start it with the data directory that it had"
     )]
     NotAFounder {
         /// This node.

@@ -9,7 +9,7 @@ use raft_core::ports::StateMachine;
 use raft_core::types::NodeId;
 use raft_kv::{Command, KvStateMachine, Operation, Setting};
 use raft_log_rocks::{DataDir, DataDirError, LogOptions};
-use raft_net_quic::{QuicConfig, QuicTransport, SetupError, TlsFiles};
+use raft_net_quic::{QuicConfig, QuicTransport, SetupError, Start, TlsFiles};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
@@ -105,6 +105,8 @@ impl Product {
         }
         let transport = Arc::new(transport(settings)?);
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
+        let start = directory.start();
+        transport.set_start(Start { count: start.count, nonce: start.nonce });
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
         let router = client_router(node.clone(), HttpOptions { limits: limits.clone() })
@@ -218,6 +220,7 @@ fn node_config(settings: &Settings) -> NodeConfig {
     // Who is who comes from the founding record.
     config.raft = settings.core(NodeId(1), Configuration::default());
     config.command_bytes_max = COMMAND_BYTES_MAX;
+    config.join_voter = settings.join_voter;
     config.storage_sync = settings.storage_sync;
     config.snapshot = settings.snapshot.clone();
     config.stop_grace = settings.shutdown_timeout;

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use raft_core::membership::Change;
 use raft_core::message::PeerMessage;
 use raft_core::replica::{Outcome, Proposal};
 use raft_core::snapshot::{SnapshotMeta, Transfer};
@@ -72,6 +73,12 @@ pub(crate) enum Event {
         deadline: Duration,
         waiter: Waiter,
     },
+    /// Other members, if this node leads.
+    Change {
+        change: Change,
+        deadline: Duration,
+        waiter: Waiter,
+    },
     Outcome {
         token: LogId,
         answer: oneshot::Sender<Outcome>,
@@ -97,7 +104,7 @@ struct Waiting {
     commands: VecDeque<Proposal<Waiter>>,
     command_bytes: u64,
     events: VecDeque<Event>,
-    /// Reads, questions for outcomes, marks, and wishes for another leader.
+    /// Reads, questions for outcomes, marks, changes of the members and wishes for another leader.
     reads: usize,
     /// Peers of whom it waits already that they are unreachable.
     unreachable: BTreeSet<NodeId>,
@@ -180,6 +187,11 @@ impl EventQueue {
         self.ask(Event::Mark(mark))
     }
 
+    /// Puts a change of the members; it counts as a read.
+    pub(crate) fn change(&self, change: Change, deadline: Duration, waiter: Waiter) -> Result<(), Refused> {
+        self.ask(Event::Change { change, deadline, waiter })
+    }
+
     fn ask(&self, event: Event) -> Result<(), Refused> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
@@ -250,9 +262,11 @@ impl EventQueue {
                     waiting.messages -= 1;
                     waiting.message_bytes -= message_bytes(message);
                 }
-                Event::Read { .. } | Event::Outcome { .. } | Event::Mark(_) | Event::HandOver { .. } => {
-                    waiting.reads -= 1;
-                }
+                Event::Read { .. }
+                | Event::Outcome { .. }
+                | Event::Mark(_)
+                | Event::Change { .. }
+                | Event::HandOver { .. } => waiting.reads -= 1,
                 Event::Unreachable(peer) => drop(waiting.unreachable.remove(peer)),
                 _ => {}
             }

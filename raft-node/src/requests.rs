@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use raft_core::membership::Standing;
 use raft_core::replica::Outcome;
 use raft_core::status::Role;
 use raft_core::types::{ClusterId, Index, LogId, NodeName, Term};
@@ -15,8 +16,12 @@ use raft_core::types::{ClusterId, Index, LogId, NodeName, Term};
 use crate::founding::{BlankNode, FounderAnswer, FoundingRecord, RecordError, WireMember, random_number};
 use crate::handle::{Doubt, Refusal};
 use crate::handovers::{HandOverError, LeaderMoved};
+use crate::members::admit::{JoinAnswer, JoinRequest};
+use crate::members::standing::StandingAnswer;
+use crate::members::wire::{WireAdmission, WireAsk, WireEnd, WireJoin, WireMoved, WirePending, WireStanding};
+use crate::members::{MembersAsk, MembersDone, MembersError, MembersOptions};
 use crate::snapshots::wire::WireSnapshot;
-use crate::status::{ClusterStatus, Member, MemberStatus};
+use crate::status::{ClusterStatus, Member, MemberStatus, MembershipStatus};
 
 /// A question of one node to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +61,25 @@ pub(crate) enum NodeRequest {
         /// How long the answer is waited for.
         timeout: Duration,
     },
+    /// "Have this change of the members done", asked of the leader. Never passed on again.
+    Members {
+        /// What.
+        ask: MembersAsk,
+        /// How.
+        options: MembersOptions,
+    },
+    /// "Admit me", or from a member: "admit that one". Who proves by its certificate and its handshake that it is the node
+    /// in question may ask.
+    Join(JoinRequest),
+    /// "Am I one of you?" Whoever has been a member may ask.
+    Standing,
+    /// "I am here from now on", said to the leader.
+    Moved {
+        /// Where peers reach it.
+        peer_address: String,
+        /// Where clients reach it.
+        api_address: String,
+    },
 }
 
 /// The answer to a [`NodeRequest`].
@@ -77,8 +101,14 @@ pub(crate) enum NodeAnswer {
     MarkDigest(Option<Bytes>),
     /// To [`NodeRequest::HandOver`].
     HandedOver(Result<LeaderMoved, HandOverError>),
-    /// To [`NodeRequest::SendSnapshot`]: it is being done.
+    /// To [`NodeRequest::SendSnapshot`]: it is being done; to [`NodeRequest::Moved`]: it is known.
     Done,
+    /// To [`NodeRequest::Members`].
+    Members(Result<MembersDone, MembersError>),
+    /// To [`NodeRequest::Join`].
+    Join(JoinAnswer),
+    /// To [`NodeRequest::Standing`].
+    Standing(StandingAnswer),
 }
 
 /// What became of a write that was passed on.
@@ -138,6 +168,12 @@ impl NodeRequest {
             Self::Mark { timeout } => wire::Ask::MarkWithinMillis(millis(*timeout)),
             Self::MarkDigest(mark) => wire::Ask::MarkDigest(mark.0),
             Self::SendSnapshot { at_least } => wire::Ask::SnapshotOf(at_least.0),
+            Self::Members { ask, options } => wire::Ask::Members(WireAsk::of(ask, *options)),
+            Self::Join(join) => wire::Ask::Join(WireJoin::of(join)),
+            Self::Standing => wire::Ask::Standing(wire::Empty {}),
+            Self::Moved { peer_address, api_address } => {
+                wire::Ask::Moved(WireMoved { peer_address: peer_address.clone(), api_address: api_address.clone() })
+            }
             Self::HandOver { to } => {
                 wire::Ask::HandOver(wire::HandOver { to: to.as_ref().map(|name| name.as_str().to_owned()) })
             }
@@ -157,6 +193,13 @@ impl NodeRequest {
             wire::Ask::MarkWithinMillis(within) => Self::Mark { timeout: Duration::from_millis(within) },
             wire::Ask::MarkDigest(mark) => Self::MarkDigest(Index(mark)),
             wire::Ask::SnapshotOf(at_least) => Self::SendSnapshot { at_least: Index(at_least) },
+            wire::Ask::Members(asked) => {
+                let (ask, options) = asked.ask()?;
+                Self::Members { ask, options }
+            }
+            wire::Ask::Join(join) => Self::Join(join.join()?),
+            wire::Ask::Standing(_) => Self::Standing,
+            wire::Ask::Moved(WireMoved { peer_address, api_address }) => Self::Moved { peer_address, api_address },
             wire::Ask::HandOver(wish) => Self::HandOver { to: wish.to.map(NodeName::new) },
         })
     }
@@ -194,6 +237,9 @@ impl NodeAnswer {
             Self::MarkDigest(digest) => wire::Told::MarkDigest(wire::MarkDigest { digest: digest.clone() }),
             Self::HandedOver(ended) => encode_handed_over(ended),
             Self::Done => wire::Told::Done(wire::Empty {}),
+            Self::Members(end) => wire::Told::Members(WireEnd::of(end)),
+            Self::Join(answer) => wire::Told::Admission(WireAdmission::of(answer)),
+            Self::Standing(answer) => wire::Told::Standing(WireStanding::of(answer)),
         };
         wire::Answer { told: Some(told) }.encode_to_vec().into()
     }
@@ -235,6 +281,9 @@ impl NodeAnswer {
             })),
             wire::Told::NotHandedOver(not) => Self::HandedOver(Err(decode_not_handed_over(not)?)),
             wire::Told::Done(_) => Self::Done,
+            wire::Told::Members(end) => Self::Members(end.end()?),
+            wire::Told::Admission(admission) => Self::Join(admission.answer()?),
+            wire::Told::Standing(standing) => Self::Standing(standing.answer()?),
         })
     }
 }
@@ -390,6 +439,14 @@ fn encode_cluster(status: &ClusterStatus) -> wire::Cluster {
         commit_index: status.commit_index.0,
         last: position(status.last),
         members: status.members.iter().map(encode_member).collect(),
+        membership: Some(wire::Membership {
+            index: status.membership.index.0,
+            committed: status.membership.committed,
+            phase: status.membership.phase.clone(),
+            change: status.membership.change.0,
+            leads_to: status.membership.leads_to.clone(),
+            pending: status.membership.pending.iter().map(WirePending::of).collect(),
+        }),
     }
 }
 
@@ -410,6 +467,40 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         snapshot: status.snapshot.as_ref().map(WireSnapshot::of),
         fenced: status.fenced.map(|mark| mark.0),
         rebuilding: status.rebuilding,
+        standing: standing_code(status.standing),
+        next: standing_code(status.next),
+        promotes: status.promotes,
+        caught_up_millis: status.caught_up_for.map(millis),
+    }
+}
+
+fn standing_code(standing: Standing) -> u32 {
+    match standing {
+        Standing::Outside => 1,
+        Standing::Learner => 2,
+        Standing::Voter => 3,
+    }
+}
+
+/// A version without learners has voters only, and says nothing here.
+fn standing(code: u32, voter: bool) -> Result<Standing, WireError> {
+    Ok(match code {
+        0 if voter => Standing::Voter,
+        0 | 1 => Standing::Outside,
+        2 => Standing::Learner,
+        3 => Standing::Voter,
+        other => return Err(WireError::Malformed(format!("standing {other}"))),
+    })
+}
+
+fn decode_membership(membership: wire::Membership) -> MembershipStatus {
+    MembershipStatus {
+        index: Index(membership.index),
+        committed: membership.committed,
+        phase: membership.phase,
+        change: Index(membership.change),
+        leads_to: membership.leads_to,
+        pending: membership.pending.into_iter().map(WirePending::pending).collect(),
     }
 }
 
@@ -427,6 +518,7 @@ fn decode_cluster(status: wire::Cluster) -> Result<ClusterStatus, WireError> {
         commit_index: Index(status.commit_index),
         last: log_id(status.last),
         members: status.members.into_iter().map(decode_member).collect::<Result<_, _>>()?,
+        membership: status.membership.map(decode_membership).unwrap_or_default(),
     })
 }
 
@@ -447,6 +539,10 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         snapshot: status.snapshot.map(|snapshot| snapshot.snapshot()),
         fenced: status.fenced.map(Index),
         rebuilding: status.rebuilding,
+        standing: standing(status.standing, status.voter)?,
+        next: standing(status.next, status.voter)?,
+        promotes: status.promotes,
+        caught_up_for: status.caught_up_millis.map(Duration::from_millis),
     })
 }
 

@@ -6,17 +6,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use raft_core::ports::{LocalIdentity, LogReader, Peer, StateReader, Transport};
+use raft_core::ports::{LocalIdentity, LogReader, Peer, RemoteIdentity, StateReader, Transport};
 use raft_core::status::Status;
-use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName, Term};
+use raft_core::types::{ClusterId, Incarnation, Index, NodeId, NodeName, Term};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::events::{EventKind, Tale, Timeline};
 use crate::founding::FoundingRecord;
 use crate::marks::Journal;
+use crate::members::Members;
+use crate::members::admit::Admissions;
 use crate::metrics::Metrics;
-use crate::parts::{NodeConfig, Stamp};
+use crate::parts::{Founder, NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
 use crate::snapshots::Snapshots;
 use crate::status::{Member, NodeStatus, Phase};
@@ -66,6 +68,14 @@ pub(crate) struct Shared {
     pub(crate) stamp: Stamp,
     pub(crate) marks: Journal,
     pub(crate) snapshots: Snapshots,
+    pub(crate) members: Members,
+    pub(crate) admissions: Admissions,
+    /// No leader has been heard for a while: then those are asked too whom only `bootstrap` names.
+    astray: AtomicBool,
+    /// A peer has refused this node as unknown: see [`watch`](crate::members::standing::watch).
+    pub(crate) doubted: Notify,
+    /// The committed configuration that leaves this node out, once it knows of one.
+    removed: watch::Sender<Option<Index>>,
     pub(crate) queue: EventQueue,
     pub(crate) events: Timeline,
     pub(crate) phase: watch::Sender<Phase>,
@@ -146,6 +156,11 @@ impl Shared {
             snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
             queue: EventQueue::new(&config),
             events: Timeline::default(),
+            members: Members::default(),
+            admissions: Admissions::default(),
+            astray: AtomicBool::new(false),
+            doubted: Notify::new(),
+            removed: watch::Sender::new(None),
             config,
             name: who.name,
             incarnation: who.incarnation,
@@ -240,6 +255,9 @@ impl Shared {
 
     /// Waits until this node serves; says why not when the deadline comes first or it never will.
     pub(crate) async fn serving(&self, deadline: Instant) -> Result<(), String> {
+        if let Some(entry) = self.removed() {
+            return Err(format!("this node was removed from the cluster by entry {entry}; ask another one"));
+        }
         // Nearly always so, at the price of one look.
         if *self.phase.borrow() == Phase::Running {
             return Ok(());
@@ -269,8 +287,9 @@ impl Shared {
         self.leadership.send_if_modified(|known| {
             let changed = *known != now;
             if known.leader != now.leader {
-                let leader = now.leader.and_then(|id| self.member(id)).map(|member| member.name.as_str());
-                tracing::info!(node = %self.name, term = %now.term, leader = leader.unwrap_or("none"), "leader changed");
+                let leader = now.leader.and_then(|id| self.member(id));
+                let leader = leader.as_ref().map_or("none", |member| member.name.as_str());
+                tracing::info!(node = %self.name, term = %now.term, leader, "leader changed");
             }
             *known = now;
             changed
@@ -308,8 +327,65 @@ impl Shared {
     }
 
     /// The member of this id.
-    pub(crate) fn member(&self, id: NodeId) -> Option<&Member> {
-        self.founded.get()?.record.members.iter().find(|member| member.id == id)
+    pub(crate) fn member(&self, id: NodeId) -> Option<Arc<Member>> {
+        self.members.now().member(id).cloned()
+    }
+
+    /// Whether this is a member of the cluster that this node belongs to, with the disk that it is known by.
+    pub(crate) fn is_member(&self, remote: &RemoteIdentity) -> bool {
+        let member = remote.id.and_then(|id| self.member(id));
+        let known = member.is_some_and(|member| member.name == remote.name && member.incarnation == remote.incarnation);
+        known && remote.cluster.is_some() && remote.cluster == self.cluster()
+    }
+
+    /// The entry of the committed configuration that leaves this node out, once it knows of one.
+    pub(crate) fn removed(&self) -> Option<Index> {
+        *self.removed.borrow()
+    }
+
+    /// Returns once this node knows that it was removed.
+    pub(crate) async fn until_removed(&self) -> Index {
+        let mut removed = self.removed.subscribe();
+        let known = removed.wait_for(Option::is_some).await.map(|entry| *entry);
+        match known {
+            Ok(Some(entry)) => entry,
+            // The node is going away, and with it whoever waits.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// This node is no member any more, for ever.
+    pub(crate) fn remove(self: &Arc<Self>, configuration: Index) {
+        tracing::warn!(
+            node = %self.name, entry = %configuration,
+            "this node was removed from the cluster: it votes and serves no more; stop it, and give its name a new data \
+             directory if it is to join again"
+        );
+        let text = format!("{} was removed from the cluster by entry {configuration}", self.name);
+        let tale = Tale::new(EventKind::Membership, text).with("what", "removed").with("member", &self.name);
+        self.events.tell(tale.with("index", configuration));
+        self.removed.send_replace(Some(configuration));
+        // A leader that is removed has last words to say. Afterwards nobody there wants to hear of it any more.
+        let (shared, grace) = (self.clone(), 2 * self.config.raft.election_timeout);
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            shared.transport.set_peers(shared.local_identity(), Vec::new());
+        });
+    }
+
+    /// Tells the transport whom to talk to.
+    pub(crate) fn show_peers(&self) {
+        // One that was removed says its last words to those it knew.
+        if self.removed().is_none() {
+            self.transport.set_peers(self.local_identity(), self.peers());
+        }
+    }
+
+    /// Says whether those are asked too whom only `bootstrap` names.
+    pub(crate) fn set_astray(&self, astray: bool) {
+        if self.astray.swap(astray, Ordering::AcqRel) != astray {
+            self.show_peers();
+        }
     }
 
     /// A member by its name, or what stands for it.
@@ -320,7 +396,7 @@ impl Shared {
     /// The leader that is known now.
     pub(crate) fn leader(&self) -> Option<Member> {
         let leader = self.leadership.borrow().leader?;
-        self.member(leader).cloned()
+        self.member(leader).map(|member| Member::clone(&member))
     }
 
     /// Who we are towards peers.
@@ -334,29 +410,40 @@ impl Shared {
         }
     }
 
-    /// Whom we may talk to: the founders by name until the cluster is founded, then its members.
+    /// Whom we may talk to: the founders by name until the cluster is founded, then its members. A member's address is the
+    /// configuration's, then that of `bootstrap`: the two are tried in turn. A node that finds no leader asks also whom
+    /// `bootstrap` names and its log does not: it may have joined long after all that it knows had left.
     pub(crate) fn peers(&self) -> Vec<Peer> {
         let configured = |name: &NodeName| self.config.bootstrap.iter().find(|founder| founder.name == *name);
-        let Some(founded) = self.founded.get() else {
-            let others = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
-            return others
-                .map(|founder| Peer {
-                    name: founder.name.clone(),
-                    address: founder.address.clone(),
-                    id: None,
-                    incarnation: None,
-                })
-                .collect();
+        let stranger = |founder: &Founder| Peer {
+            name: founder.name.clone(),
+            address: founder.address.clone(),
+            id: None,
+            incarnation: None,
         };
-        let others = founded.record.members.iter().filter(|member| member.id != founded.id);
+        let strangers = self.config.bootstrap.iter().filter(|founder| founder.name != self.name);
+        let Some(founded) = self.founded.get() else { return strangers.map(stranger).collect() };
+        let known = self.members.now();
+        let by_name = known.by_name();
+        let astray = self.astray.load(Ordering::Acquire);
+        let unknown = strangers.filter(|founder| astray && !by_name.contains_key(&founder.name)).map(stranger);
+        let others = by_name.values().filter(|member| member.id != founded.id && member.name != self.name);
         others
             .map(|member| Peer {
                 name: member.name.clone(),
-                address: configured(&member.name)
-                    .map_or_else(|| member.peer_address.clone(), |founder| founder.address.clone()),
+                address: match configured(&member.name) {
+                    Some(founder) if founder.address != member.peer_address && member.peer_address.is_empty() => {
+                        founder.address.clone()
+                    }
+                    Some(founder) if founder.address != member.peer_address => {
+                        format!("{},{}", member.peer_address, founder.address)
+                    }
+                    _ => member.peer_address.clone(),
+                },
                 id: Some(member.id),
                 incarnation: Some(member.incarnation),
             })
+            .chain(unknown)
             .collect()
     }
 
@@ -378,7 +465,8 @@ impl Shared {
             phase: self.phase.borrow().clone(),
             draining: self.draining.load(Ordering::Acquire),
             raft,
-            members: founded.map(|founded| founded.record.members.clone()).unwrap_or_default(),
+            members: self.members.now().list.iter().map(|member| Member::clone(member)).collect(),
+            pending: self.members.pending(),
             api_address: self.config.api_address.clone(),
             peer_address: self.config.peer_address.clone(),
             founding_settings: founded.map(|founded| founded.record.settings.clone()).unwrap_or_default(),

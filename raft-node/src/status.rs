@@ -4,14 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_core::membership::Standing;
 use raft_core::ports::{PeerStatus, RefusalCounts};
 use raft_core::status::{Role, Status};
 use raft_core::types::{ClusterId, Incarnation, Index, LogId, NodeId, NodeName, Term};
 
 use crate::marks::MarkStatus;
+pub use crate::members::PendingMember;
 use crate::snapshots::{MemberSnapshot, SnapshotStatus};
 
-/// A member of the cluster, as the founding record (later: the configuration) names it.
+/// A member of the cluster, as the configuration (at first: the founding record) names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its number.
@@ -34,6 +36,13 @@ pub enum WaitReason {
     /// It is a member of a running cluster that does not name this disk: this node can only be admitted there by a
     /// change of membership.
     BelongsToCluster(ClusterId),
+    /// It is a member of a running cluster and has not admitted this node yet.
+    AdmitsLater {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Why not yet.
+        why: String,
+    },
     /// Its `bootstrap` names other nodes than ours.
     ShowsAnotherList(Vec<NodeName>),
     /// It answered, but will not found with us; why.
@@ -48,6 +57,9 @@ impl fmt::Display for WaitReason {
             Self::Silent(why) => write!(f, "cannot be asked ({why})"),
             Self::BelongsToCluster(cluster) => {
                 write!(f, "belongs to cluster {cluster}, which does not name this node's disk")
+            }
+            Self::AdmitsLater { cluster, why } => {
+                write!(f, "belongs to cluster {cluster}, which has not admitted this node yet: {why}")
             }
             Self::ShowsAnotherList(list) => {
                 f.write_str("has another bootstrap list: ")?;
@@ -140,6 +152,8 @@ pub struct NodeStatus {
     pub marks: MarkStatus,
     /// Its snapshots.
     pub snapshots: SnapshotStatus,
+    /// Nodes that are no members and were heard here, or are waited for; complete at the leader only.
+    pub pending: Vec<PendingMember>,
     /// The connections to peers, by name.
     pub peers: Vec<(NodeName, PeerStatus)>,
     /// Frames and connections that were refused, by reason.
@@ -166,8 +180,16 @@ impl NodeStatus {
 pub struct MemberStatus {
     /// Who.
     pub member: Member,
-    /// Whether it votes.
+    /// Whether it votes; while the configuration is joint, in either half.
     pub voter: bool,
+    /// What it is now.
+    pub standing: Standing,
+    /// What it is after the change that is under way.
+    pub next: Standing,
+    /// Whether the leader makes it a voter by itself once it has caught up.
+    pub promotes: bool,
+    /// How long it has been close behind the leader; only the leader knows, and only of those who are to vote.
+    pub caught_up_for: Option<Duration>,
     /// Its role, by its own word or, when it does not answer, as the leader's term implies.
     pub role: Option<Role>,
     /// Its log equals the leader's up to here; only the leader knows.
@@ -221,4 +243,23 @@ pub struct ClusterStatus {
     pub last: LogId,
     /// Every member.
     pub members: Vec<MemberStatus>,
+    /// The configuration in force at the answering node.
+    pub membership: MembershipStatus,
+}
+
+/// Where the membership stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembershipStatus {
+    /// The entry of the configuration in force; zero for the founders'.
+    pub index: Index,
+    /// Whether it is committed.
+    pub committed: bool,
+    /// Where the change stands that is under way ([`raft_core::membership::Phase::name`]).
+    pub phase: String,
+    /// The entry with which that change began, or the last one; zero when there was none.
+    pub change: Index,
+    /// What the change leads to, for people; empty when none is under way.
+    pub leads_to: String,
+    /// Nodes that are no members yet.
+    pub pending: Vec<PendingMember>,
 }

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use raft_core::handover::{HandedOver, HandoverRefused};
+use raft_core::membership::ChangeRefusal;
 use raft_core::replica::{Answer, Rejection};
-use raft_core::types::LogId;
+use raft_core::types::{Index, LogId};
 use tokio::sync::oneshot;
 
 /// Who is told. A caller that went away is told in vain.
@@ -24,6 +25,11 @@ pub(crate) enum Waiter {
         since: Instant,
         /// Where its answer goes.
         answer: oneshot::Sender<ReadEnd>,
+    },
+    /// The caller of a change of the members.
+    Change {
+        /// Where its answer goes.
+        answer: oneshot::Sender<ChangeEnd>,
     },
     /// Who wants another leader.
     HandOver {
@@ -52,6 +58,15 @@ pub(crate) enum ReadEnd {
     Rejected { why: Rejection },
 }
 
+/// How a change of the members ended.
+#[derive(Debug)]
+pub(crate) enum ChangeEnd {
+    Changed { index: Index },
+    Refused { why: ChangeRefusal },
+    Rejected { why: Rejection },
+    Unknown,
+}
+
 impl Waiter {
     /// Tells a caller what the replica said. `CaughtUp` is the driver's own and is not told here.
     pub(crate) fn tell(self, answer: Answer) {
@@ -68,6 +83,16 @@ impl Waiter {
             (Self::Read { answer: caller, .. }, Answer::Rejected { why, .. }) => {
                 let _ = caller.send(ReadEnd::Rejected { why });
             }
+            (Self::Change { answer: caller }, Answer::Changed { index }) => {
+                drop(caller.send(ChangeEnd::Changed { index }))
+            }
+            (Self::Change { answer: caller }, Answer::ChangeRefused { why }) => {
+                let _ = caller.send(ChangeEnd::Refused { why });
+            }
+            (Self::Change { answer: caller }, Answer::Rejected { why, .. }) => {
+                let _ = caller.send(ChangeEnd::Rejected { why });
+            }
+            (Self::Change { answer: caller }, Answer::Unknown { .. }) => drop(caller.send(ChangeEnd::Unknown)),
             (Self::HandOver { answer: caller }, Answer::HandedOver(handed)) => {
                 let _ = caller.send(Ok(handed));
             }

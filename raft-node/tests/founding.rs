@@ -84,17 +84,17 @@ fn two_wiped_disks_found_nothing_while_the_third_node_is_down_or_back() {
         println!("{} while n1 is down: {detail}", cluster.nodes[wiped].name);
         assert_eq!(cluster_id(&cluster.nodes[wiped]), None);
     }
-    // The one that holds the data comes back: the blank ones learn why it does not found with them, and still found
-    // none, however often they ask.
+    // The one that holds the data comes back: the blank ones learn that it has to admit them, which takes a quorum that is
+    // not there, and still found none, however often they ask.
     cluster.nodes[0].start();
     for wiped in [1, 2] {
-        let told = || waits_for(&cluster.nodes[wiped]).filter(|detail| detail.contains("was replaced"));
-        let detail = await_some("a status that says that its disk is another one", told);
+        let told = || waits_for(&cluster.nodes[wiped]).filter(|detail| detail.contains("has not admitted this node"));
+        let detail = await_some("a status that says that it has to be admitted", told);
         println!("{} when n1 is back: {detail}", cluster.nodes[wiped].name);
     }
-    let asked = || cluster.nodes[0].metric("raft_transport_refusals_total").unwrap_or_default();
-    let before = asked();
-    await_that("ten more attempts", || asked() >= before + 10.0);
+    let tried = || cluster.nodes[0].metric("raft_pre_votes_total").unwrap_or_default();
+    let before = tried();
+    await_that("ten more attempts to lead", || tried() >= before + 10.0);
     for wiped in [1, 2] {
         assert!(waits_for(&cluster.nodes[wiped]).is_some());
         assert_eq!(cluster_id(&cluster.nodes[wiped]), None);

@@ -23,6 +23,7 @@ use crate::ports::{
 use crate::random::Random;
 use crate::types::{Entry, NodeId, NodeName};
 
+mod meeting;
 mod snapshots;
 
 use snapshots::Transfer;
@@ -75,6 +76,7 @@ struct Node {
     inbound: Option<Arc<dyn Inbound>>,
     local: Option<LocalIdentity>,
     peers: Vec<Peer>,
+    admits_guests: bool,
     stalled: bool,
     urgent: VecDeque<Arrival>,
     bulk: VecDeque<Arrival>,
@@ -293,41 +295,6 @@ impl Net {
         }
     }
 
-    /// Whether two nodes can have a connection.
-    fn judge(&mut self, one: &NodeName, other: &NodeName) -> Result<(), &'static str> {
-        let ends = (self.nodes.get(one), self.nodes.get(other));
-        let (Some(first), Some(second)) = ends else { return Err("no such node") };
-        if first.inbound.is_none() || second.inbound.is_none() || first.local.is_none() || second.local.is_none() {
-            return Err("not running");
-        }
-        if self.cuts.contains(&(one.clone(), other.clone())) {
-            return Err("the link is cut");
-        }
-        let verdicts = [(one, first.accepts(second)), (other, second.accepts(first))];
-        for (name, verdict) in verdicts {
-            if let Err(why) = verdict {
-                let node = self.nodes.get_mut(name);
-                *node.expect("both ends were found above").refusals.entry(why).or_default() += 1;
-                return Err(why);
-            }
-        }
-        Ok(())
-    }
-
-    /// The receiver of a message, when there is a connection on which messages may go.
-    fn messages_to(&self, name: &NodeName, peer: &Peer) -> Result<(), &'static str> {
-        if !self.links.contains(&(name.clone(), peer.name.clone())) {
-            return Err("not connected");
-        }
-        let members = [name, &peer.name].map(|name| self.nodes.get(name).and_then(|node| node.local.as_ref()));
-        let [Some(local), Some(remote)] = members else { return Err("not connected") };
-        let founded = local.cluster.is_some() && local.cluster == remote.cluster;
-        if !founded || local.id.is_none() || remote.id != peer.id {
-            return Err("a blank node can only ask and be asked");
-        }
-        Ok(())
-    }
-
     /// Marks the requests of a node whose time is over, and gives those who wait for them.
     fn expire(&mut self, name: &NodeName) -> Vec<Waker> {
         let now = now();
@@ -350,22 +317,6 @@ impl Net {
 }
 
 impl Node {
-    /// Whether this node takes a connection with that one. Both sides ask, as in a handshake.
-    fn accepts(&self, remote: &Self) -> Result<(), &'static str> {
-        let (Some(local), Some(found)) = (&self.local, &remote.local) else { return Err("not running") };
-        let Some(known) = self.peers.iter().find(|peer| peer.name == found.name) else { return Err("unknown_name") };
-        if known.incarnation.is_some_and(|incarnation| incarnation != found.incarnation) {
-            return Err("other_incarnation");
-        }
-        if local.cluster.zip(found.cluster).is_some_and(|(ours, theirs)| ours != theirs) {
-            return Err("other_cluster");
-        }
-        if known.id.zip(found.id).is_some_and(|(known, found)| known != found) {
-            return Err("other_id");
-        }
-        Ok(())
-    }
-
     /// What to hand over next: losses first, then what must not wait behind appends.
     fn next(&mut self) -> Option<Result<PeerMessage, NodeId>> {
         if let Some(peer) = self.lost.pop_first() {
@@ -507,6 +458,14 @@ impl Transport for MemTransport {
             (node.local, node.peers) = (Some(local), peers);
             if !same {
                 net.disconnect_all(&self.name);
+            }
+        });
+    }
+
+    fn admit_guests(&self, admit: bool) {
+        self.change(|net| {
+            if let Some(node) = net.nodes.get_mut(&self.name) {
+                node.admits_guests = admit;
             }
         });
     }

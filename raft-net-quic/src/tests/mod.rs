@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where it fails.
 
 mod behaviour;
+mod guests;
 mod hostile;
 mod hostile_snapshots;
 mod setup;
@@ -65,6 +66,8 @@ struct Recorder {
     received: Mutex<Vec<PeerMessage>>,
     unreachable: Mutex<Vec<NodeId>>,
     asked: Mutex<Vec<(RemoteIdentity, Bytes)>>,
+    /// The short reasons of refusals.
+    refused: Mutex<Vec<String>>,
     gate: Semaphore,
     shelf: Arc<Shelf>,
 }
@@ -75,6 +78,7 @@ impl Recorder {
             received: Mutex::default(),
             unreachable: Mutex::default(),
             asked: Mutex::default(),
+            refused: Mutex::default(),
             gate: Semaphore::new(0),
             shelf: Arc::default(),
         })
@@ -93,6 +97,10 @@ impl Inbound for Recorder {
 
     fn unreachable(&self, peer: NodeId) {
         self.unreachable.lock().push(peer);
+    }
+
+    fn refused(&self, _: &NodeName, reason: &str, _: &str) {
+        self.refused.lock().push(reason.to_owned());
     }
 
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {

@@ -6,12 +6,12 @@ use raft_core::ports::{LocalIdentity, RemoteIdentity};
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
 use super::{Frame, Malformed, frame_type, put_head};
-use crate::config::Limits;
+use crate::config::{Limits, Start};
 
 /// Longest name that is taken from a peer, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
-/// Who speaks. Sent by the dialer as HELLO and by the acceptor as WELCOME. Tags 10 to 14 and 16 to 19 are reserved.
+/// Who speaks. Sent by the dialer as HELLO and by the acceptor as WELCOME. Tags 10, 11, 13, 14 and 17 to 19 are reserved.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Hello {
     #[prost(uint32, tag = "1")]
@@ -40,6 +40,29 @@ pub(crate) struct Hello {
     /// Only in HELLO: the connection is for a snapshot, beside the one that the two nodes use for all else.
     #[prost(bool, tag = "15")]
     pub(crate) bulk: bool,
+    /// The start of the process on its disk; a copy of the disk is known by it.
+    #[prost(message, optional, tag = "12")]
+    pub(crate) start: Option<WireStart>,
+    /// Only in HELLO: it comes as a guest, who asks and nothing else.
+    #[prost(bool, tag = "16")]
+    pub(crate) guest: bool,
+}
+
+/// One start of a process on a disk.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WireStart {
+    /// How often the disk was started, this time included.
+    #[prost(uint64, tag = "1")]
+    pub(crate) count: u64,
+    /// 16 bytes, drawn anew at every start.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) nonce: Bytes,
+}
+
+impl WireStart {
+    pub(crate) fn of(start: Start) -> Self {
+        Self { count: start.count, nonce: Bytes::copy_from_slice(&start.nonce.to_be_bytes()) }
+    }
 }
 
 /// Why a connection is not wanted. Sent instead of WELCOME.
@@ -67,8 +90,8 @@ pub(crate) enum Refusal {
     #[error("{name} was expected at this address, but {found} answers there: set `peer.advertise` of both")]
     OtherNode { name: NodeName, found: NodeName },
     #[error(
-        "{name} is known with incarnation {known}, not {found}: its data directory was replaced; put the old one back (this \
-         version admits no new member)"
+        "{name} is known with incarnation {known}, not {found}: its data directory was replaced; put the old one back, or let \
+         it ask for admission"
     )]
     Incarnation { name: NodeName, known: Incarnation, found: Incarnation },
     #[error("{name} is known as {known}, not as {found}")]
@@ -77,6 +100,23 @@ pub(crate) enum Refusal {
         "the certificate names neither {uri} nor the host of {name}'s `peer.advertise` (it names {found}): issue one that does"
     )]
     CertificateName { name: NodeName, uri: String, found: String },
+    #[error(
+        "start {count} of this disk is known here with another nonce: two processes run on copies of one data directory; stop \
+         this one, and give it an empty data directory"
+    )]
+    ClonedDisk { count: u64 },
+    #[error(
+        "a process on this disk answers here already, and start {count} of it comes from elsewhere: two processes run on \
+         copies of one data directory; stop this one, and give it an empty data directory"
+    )]
+    TwinDisk { count: u64 },
+    #[error(
+        "this disk shows its start {found}, and start {known} of it is known here: it was set back to an older copy, or runs \
+         elsewhere too; give this node an empty data directory"
+    )]
+    RolledBackDisk { known: u64, found: u64 },
+    #[error("{limit} guests are connected (peer.guests_max)")]
+    TooManyGuests { limit: usize },
     #[error("this node does not know yet who it is")]
     NotReady,
     #[error("another connection between the two nodes is in use")]
@@ -95,6 +135,9 @@ impl Refusal {
             Self::Incarnation { .. } => "other_incarnation",
             Self::Id { .. } => "other_id",
             Self::CertificateName { .. } => "certificate_name",
+            Self::ClonedDisk { .. } | Self::TwinDisk { .. } => "cloned_disk",
+            Self::RolledBackDisk { .. } => "rolled_back_disk",
+            Self::TooManyGuests { .. } => "too_many_guests",
             Self::NotReady => "not_ready",
             Self::Duplicate => "duplicate",
         }
@@ -104,6 +147,11 @@ impl Refusal {
     pub(crate) fn is_expected(&self) -> bool {
         matches!(self, Self::NotReady | Self::Duplicate)
     }
+}
+
+/// Whether the short name that a peer sent means that this node may come as a guest and ask.
+pub(crate) fn may_visit(reason: &str) -> bool {
+    matches!(reason, "unknown_name" | "other_incarnation" | "other_id")
 }
 
 /// Whether the short name that a peer sent means nothing that anybody has to mend.
@@ -133,6 +181,8 @@ impl Hello {
             process,
             protocol: 0,
             bulk: false,
+            start: None,
+            guest: false,
         }
     }
 
@@ -150,6 +200,13 @@ impl Hello {
             cluster,
             id: (self.id != 0).then_some(NodeId(self.id)),
         })
+    }
+
+    /// Which start of its disk the other side is.
+    pub(crate) fn start(&self) -> Result<Option<Start>, Malformed> {
+        let Some(start) = &self.start else { return Ok(None) };
+        let nonce = <[u8; 16]>::try_from(&start.nonce[..]).map_err(|_| Malformed::Control)?;
+        Ok(Some(Start { count: start.count, nonce: u128::from_be_bytes(nonce) }))
     }
 
     /// The newest version that both sides speak.

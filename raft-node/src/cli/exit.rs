@@ -28,13 +28,15 @@ pub(crate) enum Exit {
     DataDirectory = 10,
     /// The node failed while it ran: its disk, for example (`start`).
     NodeFailed = 11,
+    /// The node was removed from its cluster, and `removed.exit` is set (`start`).
+    Removed = 13,
     /// A second signal cut the stop short (`start`, `demo`).
     Interrupted = 12,
 }
 
 impl Exit {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Failed,
         Self::Usage,
         Self::Config,
@@ -47,6 +49,7 @@ impl Exit {
         Self::DataDirectory,
         Self::NodeFailed,
         Self::Interrupted,
+        Self::Removed,
     ];
 
     pub(crate) fn code(self) -> u8 {

@@ -6,6 +6,7 @@ mod demo;
 mod exit;
 mod kv;
 mod leader;
+mod members;
 mod output;
 mod settings;
 mod snapshot;
@@ -39,6 +40,9 @@ enum Command {
     Kv(kv::KvArgs),
     /// Shows the cluster.
     Status(status::StatusArgs),
+    /// Shows and changes who belongs to the cluster.
+    #[command(alias = "member")]
+    Members(members::MembersArgs),
     /// Has a node take a snapshot of its state now.
     Snapshot(snapshot::SnapshotArgs),
     /// Moves the leadership.
@@ -88,6 +92,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Leader(args) => block_on(args.run()),
         Command::Drain(args) => block_on(args.run()),
         Command::Events(args) => block_on(args.run()),
+        Command::Members(args) => block_on(args.run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "raft-node", &mut script);

@@ -114,6 +114,11 @@ async fn run(settings: Settings) -> Result<(), CliError> {
             return ended.and(stopped).map_err(failed);
         }
         error = announcement => return Err(error),
+        entry = node.removed(), if settings.removed_exit => {
+            let stopped = product.stop().await;
+            let message = format!("{} was removed from its cluster by entry {entry} (removed.exit)", settings.name);
+            return stopped.map_err(failed).and_then(|()| Err(CliError::new(Exit::Removed, message)));
+        }
     }
     tracing::info!("told to stop: what is in flight is finished first; a second signal ends the process at once");
     tokio::select! {

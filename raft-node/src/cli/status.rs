@@ -74,6 +74,10 @@ fn text(view: &ClusterView) -> String {
         let risk = "a loss of power may lose acknowledged writes";
         text.push_str(&format!("  ! {} runs with storage.sync = false: {risk}\n", member.name));
     }
+    for pending in &view.membership.pending {
+        let waits = pending.reason.as_deref().unwrap_or("its admission is being committed");
+        text.push_str(&format!("  + {} is to join: {waits}\n", pending.name));
+    }
     view.members.iter().filter_map(snapshot::line).for_each(|line| text.push_str(&line));
     if view.not_leader_view.is_some() {
         text.push_str(&format!("  seen by {}\n", view.answered_by));

@@ -74,7 +74,19 @@ pub const FIELDS: &[Field] = &[
         "bootstrap",
         Kind::List,
         None,
-        "The founders, this node among them, each as name=host:port of its peer address. Used once, to found the cluster.",
+        "The founders, this node among them, or members of the cluster that it is to join, each as name=host:port of its peer address. Used to found or to join; later only for addresses that are tried beside those that the cluster knows.",
+    ),
+    field(
+        "join.voter",
+        Kind::Switch,
+        Some("true"),
+        "Whether this node, when it joins a cluster by itself, votes once it has caught up. Who adds it by name decides otherwise.",
+    ),
+    field(
+        "removed.exit",
+        Kind::Switch,
+        Some("false"),
+        "Whether the process ends (with code 13) once this node was removed from its cluster; else it idles and says so.",
     ),
     field(
         "election_timeout",

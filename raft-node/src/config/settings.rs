@@ -33,8 +33,12 @@ pub struct Settings {
     pub ops_listen: String,
     /// The peer listener.
     pub peer: PeerSettings,
-    /// The founders; empty when the directory is known to belong to a cluster.
+    /// The founders, or members of the cluster to join; empty when the directory is known to belong to a cluster.
     pub bootstrap: Vec<Founder>,
+    /// Whether this node wants to vote when it joins by itself.
+    pub join_voter: bool,
+    /// Whether the process ends once this node was removed.
+    pub removed_exit: bool,
     /// T of the elections.
     pub election_timeout: Duration,
     /// How often a leader speaks.
@@ -290,6 +294,8 @@ impl Reader<'_> {
                 mark_interval: self.duration("mark.interval"),
                 mark_entries: self.number("mark.entries"),
             },
+            join_voter: self.layers.value("join.voter") != Some(&Value::Switch(false)),
+            removed_exit: self.layers.value("removed.exit") == Some(&Value::Switch(true)),
             storage_sync: self.layers.value("storage.sync") != Some(&Value::Switch(false)),
             log_bytes_max: self.number("log.bytes_max"),
             keep_entries: self.number("snapshot.keep_entries"),
@@ -424,9 +430,6 @@ impl Reader<'_> {
                 "write letters, digits, `-`, `_` and `.` only",
             );
         }
-        if !settings.bootstrap.is_empty() && !settings.bootstrap.iter().any(|founder| founder.name == settings.name) {
-            self.refuse("bootstrap", format!("does not name this node, `{name}`"), "list every founder, this node too");
-        }
         if settings.runtime_threads > 256 {
             self.refuse("runtime.threads", format!("is {}", settings.runtime_threads), "set at most 256");
         }
@@ -551,7 +554,6 @@ mod tests {
             (vec![("client.tls.cert", "c.pem")], "`client.tls.key`"),
             (vec![("client.tls.client_ca", "c.pem")], "`client.tls.client_ca`"),
             (vec![("client.listen", "0.0.0.0:7080")], "`client.advertise` (follows client.listen)"),
-            (vec![("bootstrap", "n2=h:1,n3=h:2")], "does not name this node"),
             (vec![("bootstrap", "n1=h:1,n1=h:2")], "twice"),
             (vec![("bootstrap", "n1")], "name=host:port"),
             (vec![("limits.request_timeout", "2m")], "limits.request_timeout_max"),

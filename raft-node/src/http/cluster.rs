@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::handle::Consistency;
 use crate::http::kv::read_problem;
 use crate::http::marks::{marks_view, payload_view};
+use crate::http::members::{configuration_view, membership_view, standing};
 use crate::http::parameters::{Parameters, malformed};
 use crate::http::problem::{Code, Problem};
 use crate::http::shared::{Shared, json as json_response, millis, remaining};
@@ -55,6 +56,7 @@ fn cluster_view(status: ClusterStatus) -> ClusterView {
         answered_by: status.answered_by.to_string(),
         not_leader_view: status.not_leader_view,
         members: status.members.into_iter().map(member_view).collect(),
+        membership: membership_view(status.membership),
     }
 }
 
@@ -67,6 +69,10 @@ fn member_view(status: MemberStatus) -> MemberView {
         role: status.role.map(|role| role.name().into()),
         phase: status.phase,
         voter: status.voter,
+        standing: standing(status.standing),
+        next: standing(status.next),
+        promotes: status.promotes,
+        caught_up_ms: status.caught_up_for.map(millis),
         match_index: status.match_index.map(|index| index.0),
         applied_index: status.applied_index.map(|index| index.0),
         lag: status.lag_entries,
@@ -95,9 +101,10 @@ fn node_view(status: NodeStatus) -> NodeView {
             waiting_for.iter().map(|(name, reason)| format!("waits for {name}, which {reason}")).collect()
         }
         Phase::Failed(why) => vec![why.clone()],
-        _ => Vec::new(),
+        _ => status.raft.removed.iter().map(|entry| format!("removed from the cluster by entry {entry}")).collect(),
     };
     let snapshots = SnapshotsView::of(&status);
+    let configuration = configuration_view(&status);
     let raft = &status.raft;
     NodeView {
         name: status.name.to_string(),
@@ -132,6 +139,8 @@ fn node_view(status: NodeStatus) -> NodeView {
         pid: status.process_id,
         uptime_ms: millis(status.uptime),
         snapshots,
+        configuration,
+        removed: raft.removed.map(|entry| entry.0),
         peers: status.peers.into_iter().map(|(name, peer)| peer_view(name.to_string(), peer)).collect(),
         refused: status.refusals.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
     }

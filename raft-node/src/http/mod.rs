@@ -9,6 +9,8 @@ mod handovers;
 pub mod key;
 mod kv;
 mod marks;
+mod members;
+mod members_view;
 mod ops;
 mod parameters;
 mod past;
@@ -22,7 +24,7 @@ mod write;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{any, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 
 use crate::handle::NodeHandle;
 
@@ -45,6 +47,12 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/kv/batch", key().post(kv::batch))
         .route("/v1/outcomes/{token}", get(cluster::outcome))
         .route("/v1/cluster", get(cluster::cluster))
+        .route("/v1/cluster/members", post(members::add).put(members::set))
+        .route("/v1/cluster/members/{name}", delete(members::remove))
+        .route("/v1/cluster/members/{name}/promote", post(members::promote))
+        .route("/v1/cluster/members/{name}/demote", post(members::demote))
+        .route("/v1/cluster/members/{name}/replace", post(members::replace))
+        .route("/v1/cluster/change", delete(members::cancel))
         .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
         .route("/v1/cluster/mark", post(marks::mark))
         .route("/v1/cluster/leader", post(handovers::hand_over))

@@ -64,6 +64,8 @@ codes! {
     RevisionNotFound = "revision_not_found", NOT_FOUND, "There is no such revision yet";
     /// The log does not hold the entry.
     EntryNotFound = "entry_not_found", NOT_FOUND, "The log does not hold this entry";
+    /// There is no member of this name.
+    MemberNotFound = "member_not_found", NOT_FOUND, "There is no such member";
     /// The route does not take this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route does not take this method";
     /// The token belongs to another cluster or history.
@@ -74,6 +76,14 @@ codes! {
     RebuildRefused = "rebuild_refused", CONFLICT, "The state is not rebuilt";
     /// The named node cannot be handed the leadership, or another handover is under way.
     HandoverRefused = "handover_refused", CONFLICT, "The leadership is not handed over";
+    /// The pre-flight found that a change of the members would cost the quorum or fault tolerance.
+    PreflightRefused = "preflight_refused", CONFLICT, "The change would do harm";
+    /// Another change of the members is under way.
+    ChangeRunning = "change_running", CONFLICT, "Another change of the members is under way";
+    /// No change of the members is under way, or it is too late.
+    CannotCancel = "cannot_cancel", CONFLICT, "There is nothing to cancel";
+    /// The change of the members was cancelled.
+    ChangeCancelled = "change_cancelled", CONFLICT, "The change was cancelled";
     /// What was there is forgotten.
     Compacted = "compacted", GONE, "This point of the past is forgotten";
     /// `If-Match` or `If-None-Match` does not hold.
@@ -88,6 +98,8 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The idempotency key names another request";
     /// A replicated setting does not exist or cannot have this value.
     SettingRefused = "setting_refused", UNPROCESSABLE_ENTITY, "The setting cannot have this value";
+    /// The set of members is none.
+    MembersRefused = "members_refused", UNPROCESSABLE_ENTITY, "These cannot be the members";
     /// A bound of this node or of the leader is reached.
     Overloaded = "overloaded", TOO_MANY_REQUESTS, "A bound is reached; try again";
     /// This node does not lead and was told not to pass the request on.

@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use super::events::{EventView, EventsView};
+pub use super::members_view::{
+    AddMemberRequest, ConfigurationView, MembersChangeView, MembershipView, PendingView, ReplaceMemberRequest,
+    SetMembersRequest,
+};
 pub use super::snapshots::{KeptSnapshotView, MemberSnapshotView, ProgressView, SendingView, SnapshotsView};
 
 /// The answer to a write.
@@ -104,6 +108,9 @@ pub struct ClusterView {
     pub not_leader_view: Option<String>,
     /// Every member.
     pub members: Vec<MemberView>,
+    /// The configuration in force, what changes, and who is not a member yet.
+    #[serde(default)]
+    pub membership: MembershipView,
 }
 
 /// A member in [`ClusterView`]. What is not known is null.
@@ -121,8 +128,20 @@ pub struct MemberView {
     pub role: Option<String>,
     /// Where it is in its life: `founding`, `replaying`, `running`, `stopping`, `stopped` or `failed`.
     pub phase: Option<String>,
-    /// Whether it votes.
+    /// Whether it votes; while the configuration is joint, in either half.
     pub voter: bool,
+    /// `voter`, `learner`, or `outside` for one that the change under way brings.
+    #[serde(default)]
+    pub standing: String,
+    /// The same after the change that is under way; `outside` for one that leaves.
+    #[serde(default)]
+    pub next: String,
+    /// Whether the leader makes it a voter by itself once it has caught up.
+    #[serde(default)]
+    pub promotes: bool,
+    /// Since when it has been close behind the leader, of one that is to vote.
+    #[serde(default)]
+    pub caught_up_ms: Option<u64>,
     /// Its log equals the leader's up to here.
     pub match_index: Option<u64>,
     /// What it has applied.
@@ -222,6 +241,13 @@ pub struct NodeView {
     /// Its snapshots.
     #[serde(default)]
     pub snapshots: SnapshotsView,
+    /// The configuration in force.
+    #[serde(default)]
+    pub configuration: ConfigurationView,
+    /// The entry of the committed configuration that leaves this node out, once it knows of one: it votes and serves no
+    /// more.
+    #[serde(default)]
+    pub removed: Option<u64>,
     /// Its connections.
     pub peers: Vec<PeerView>,
     /// Frames and connections that were refused, by reason.

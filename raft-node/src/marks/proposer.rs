@@ -100,17 +100,18 @@ async fn lead(shared: &Arc<Shared>) {
 
 /// Asks every other member, in tasks of their own, until it answers or the next mark is there.
 fn begin_hearing(shared: &Arc<Shared>, mark: Index, asking: &mut JoinSet<()>) {
-    let members = shared.founded.get().map(|founded| (founded.id, founded.record.members.clone()));
-    let Some((own, members)) = members.filter(|_| mark > Index::ZERO) else { return };
+    let own = shared.founded.get().map(|founded| founded.id);
+    let Some(own) = own.filter(|_| mark > Index::ZERO) else { return };
     let digests = shared.marks.digest(shared, mark).map(|digest| (own, digest)).into_iter().collect();
-    let others: Vec<Member> = members.into_iter().filter(|member| member.id != own).collect();
+    let known = shared.members.now();
+    let others: Vec<Arc<Member>> = known.list.iter().filter(|member| member.id != own).cloned().collect();
     shared.marks.heard.send_replace(Heard { mark, began: Instant::now(), digests, silent: others.len() });
     for member in others {
         asking.spawn(hear(shared.clone(), member, mark));
     }
 }
 
-async fn hear(shared: Arc<Shared>, member: Member, mark: Index) {
+async fn hear(shared: Arc<Shared>, member: Arc<Member>, mark: Index) {
     let request = NodeRequest::MarkDigest(mark).encode();
     let mut pause = ASK_PAUSE;
     loop {

@@ -46,7 +46,7 @@ pub(crate) fn rebuild(shared: &Arc<Shared>, force: bool) -> Result<(), RebuildRe
         Phase::Running => {}
         other => return Err(RebuildRefused::NotReady(describe(other))),
     }
-    if shared.founded.get().is_none_or(|founded| founded.record.members.len() < 2) {
+    if shared.members.now().list.len() < 2 {
         return Err(RebuildRefused::Alone);
     }
     if *shared.marks.rebuilding.borrow() {

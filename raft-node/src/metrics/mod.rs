@@ -6,6 +6,8 @@
 #[cfg(feature = "metrics")]
 mod marks;
 #[cfg(feature = "metrics")]
+mod members;
+#[cfg(feature = "metrics")]
 mod peers;
 #[cfg(feature = "metrics")]
 mod registered;

@@ -10,6 +10,7 @@ use prometheus::{
 use raft_core::status::{Role, Status};
 
 use super::marks::MarkMetrics;
+use super::members::MemberMetrics;
 use super::peers::PeerMetrics;
 use super::snapshots::SnapshotMetrics;
 use crate::status::NodeStatus;
@@ -69,6 +70,7 @@ struct Views {
     append_rejections: IntCounter,
     slow_rounds: IntCounter,
     transport_refusals: IntCounterVec,
+    members: MemberMetrics,
     peers: PeerMetrics,
 }
 
@@ -309,6 +311,7 @@ impl Views {
                 "Frames and connections that were refused, by reason.",
                 &["reason"],
             ),
+            members: MemberMetrics::new(build),
             peers: PeerMetrics::new(build),
         }
     }
@@ -324,6 +327,7 @@ impl Views {
         for (reason, count) in &status.refusals {
             raise(&self.transport_refusals.with_label_values(&[*reason]), *count);
         }
+        self.members.show(status);
         self.peers.show(status);
     }
 

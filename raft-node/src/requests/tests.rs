@@ -29,7 +29,15 @@ fn requests() -> Vec<NodeRequest> {
         NodeRequest::SendSnapshot { at_least: Index(9) },
         NodeRequest::Report,
         NodeRequest::Cluster { timeout: Duration::from_secs(1) },
+        NodeRequest::Standing,
+        NodeRequest::Moved { peer_address: "h:1".into(), api_address: "http://h:2".into() },
+        NodeRequest::Join(crate::members::wire::examples::join()),
     ]
+    .into_iter()
+    .chain(
+        crate::members::wire::examples::asks().into_iter().map(|(ask, options)| NodeRequest::Members { ask, options }),
+    )
+    .collect()
 }
 
 fn refusals() -> Vec<Refusal> {
@@ -76,6 +84,10 @@ fn cluster() -> ClusterStatus {
         }),
         fenced: Some(Index(4)),
         rebuilding: true,
+        standing: Standing::Voter,
+        next: Standing::Outside,
+        promotes: false,
+        caught_up_for: Some(Duration::from_millis(7)),
         unreachable: None,
     };
     let silent = MemberStatus {
@@ -93,6 +105,10 @@ fn cluster() -> ClusterStatus {
         snapshot: None,
         fenced: None,
         rebuilding: false,
+        standing: Standing::Outside,
+        next: Standing::Learner,
+        promotes: true,
+        caught_up_for: None,
         unreachable: Some("timed out".into()),
     };
     ClusterStatus {
@@ -107,6 +123,26 @@ fn cluster() -> ClusterStatus {
         commit_index: Index(9),
         last: LogId::new(Index(9), Term(4)),
         members: vec![known, silent],
+        membership: membership(),
+    }
+}
+
+fn membership() -> MembershipStatus {
+    MembershipStatus {
+        index: Index(8),
+        committed: true,
+        phase: "joint".into(),
+        change: Index(7),
+        leads_to: "afterwards n1 votes".into(),
+        pending: vec![crate::status::PendingMember {
+            name: NodeName::new("n4"),
+            peer_address: "h4:1".into(),
+            api_address: String::new(),
+            voter: true,
+            wanted: true,
+            heard_ago: Some(Duration::from_millis(3)),
+            reason: Some("it was not heard".into()),
+        }],
     }
 }
 
@@ -144,6 +180,14 @@ fn answers() -> Vec<NodeAnswer> {
         NodeAnswer::MarkDigest(Some(Bytes::from_static(b"digest"))),
         NodeAnswer::Done,
     ];
+    let members = vec![member(1), member(2)];
+    answers.extend([
+        NodeAnswer::Standing(StandingAnswer::Removed { configuration: Index(5), by: NodeId(2) }),
+        NodeAnswer::Standing(StandingAnswer::NotRemoved { members: members.clone() }),
+        NodeAnswer::Join(JoinAnswer::NotYet("later".into())),
+        NodeAnswer::Join(JoinAnswer::Admitted { id: NodeId(4), record: Bytes::from_static(b"record"), members }),
+    ]);
+    answers.extend(crate::members::wire::examples::ends().into_iter().map(NodeAnswer::Members));
     answers.extend(refusals().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::NotApplied(why))));
     answers.extend(doubts().into_iter().map(|why| NodeAnswer::Write(ForwardedWrite::Unknown { why, token })));
     answers.extend([Outcome::Applied, Outcome::NotApplied, Outcome::NotKnownYet].map(NodeAnswer::Outcome));

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 
 use crate::founding::WireMember;
+use crate::members::wire::{WireAdmission, WireAsk, WireEnd, WireJoin, WireMoved, WirePending, WireStanding};
 use crate::snapshots::wire::WireSnapshot;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 16")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16")]
     pub(super) ask: Option<Ask>,
 }
 
@@ -29,6 +30,14 @@ pub(super) enum Ask {
     MarkDigest(u64),
     #[prost(uint64, tag = "8")]
     SnapshotOf(u64),
+    #[prost(message, tag = "10")]
+    Members(WireAsk),
+    #[prost(message, tag = "11")]
+    Join(WireJoin),
+    #[prost(message, tag = "12")]
+    Standing(Empty),
+    #[prost(message, tag = "13")]
+    Moved(WireMoved),
     #[prost(message, tag = "16")]
     HandOver(HandOver),
 }
@@ -60,7 +69,7 @@ pub(super) struct Position {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Answer {
-    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17")]
+    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17")]
     pub(super) told: Option<Told>,
 }
 
@@ -88,6 +97,12 @@ pub(super) enum Told {
     MarkDigest(MarkDigest),
     #[prost(message, tag = "11")]
     Done(Empty),
+    #[prost(message, tag = "13")]
+    Members(WireEnd),
+    #[prost(message, tag = "14")]
+    Admission(WireAdmission),
+    #[prost(message, tag = "15")]
+    Standing(WireStanding),
     #[prost(message, tag = "16")]
     HandedOver(HandedOver),
     #[prost(message, tag = "17")]
@@ -200,6 +215,24 @@ pub(super) struct Cluster {
     pub(super) last: Position,
     #[prost(message, repeated, tag = "11")]
     pub(super) members: Vec<MemberStatus>,
+    #[prost(message, optional, tag = "12")]
+    pub(super) membership: Option<Membership>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Membership {
+    #[prost(uint64, tag = "1")]
+    pub(super) index: u64,
+    #[prost(bool, tag = "2")]
+    pub(super) committed: bool,
+    #[prost(string, tag = "3")]
+    pub(super) phase: String,
+    #[prost(uint64, tag = "4")]
+    pub(super) change: u64,
+    #[prost(string, tag = "5")]
+    pub(super) leads_to: String,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) pending: Vec<WirePending>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -234,4 +267,13 @@ pub(super) struct MemberStatus {
     pub(super) fenced: Option<u64>,
     #[prost(bool, tag = "15")]
     pub(super) rebuilding: bool,
+    /// 1 none, 2 learner, 3 voter.
+    #[prost(uint32, tag = "16")]
+    pub(super) standing: u32,
+    #[prost(uint32, tag = "17")]
+    pub(super) next: u32,
+    #[prost(bool, tag = "18")]
+    pub(super) promotes: bool,
+    #[prost(uint64, optional, tag = "19")]
+    pub(super) caught_up_millis: Option<u64>,
 }

@@ -1,0 +1,110 @@
+//! Nodes that ask and are no peers, and processes on copies of one disk.
+
+use raft_core::ports::RequestError;
+
+use super::*;
+use crate::Start;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A host that belongs to a cluster and knows nobody, and a blank node that knows the host.
+async fn strangers(authority: &Authority) -> (Node, Node) {
+    let host = Node::start(1, authority.node(CLUSTER, "n1")).await;
+    let guest = Node::start(2, authority.node(CLUSTER, "n2")).await;
+    host.knows(&[]);
+    let known = Peer { id: None, incarnation: None, ..peer(1, host.address) };
+    guest.transport.set_peers(blank(2), vec![known]);
+    (host, guest)
+}
+
+async fn asks(node: &Node, number: u64) -> Result<Bytes, RequestError> {
+    node.transport.request(&name(number), Bytes::from_static(b"hello"), WAIT).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_is_refused_until_guests_are_admitted_and_becomes_a_peer() {
+    let authority = Authority::new();
+    let (host, guest) = strangers(&authority).await;
+    until("a refusal", || host.refusals("unknown_name") > 0).await;
+    assert!(host.inbound.asked.lock().is_empty());
+    host.transport.admit_guests(true);
+    until("the guest", || guest.is_connected(1)).await;
+    assert_eq!(asks(&guest, 1).await, Ok(Bytes::from_static(b"hello")));
+    assert_eq!(host.inbound.asked.lock()[0].0.name, name(2));
+    // It is admitted: both know each other, and Raft messages travel.
+    host.knows(&[&guest]);
+    guest.knows(&[&host]);
+    guest.reaches(&host).await;
+    host.reaches(&guest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_name_with_another_disk_may_ask_as_a_guest() {
+    let authority = Authority::new();
+    let (host, guest) = strangers(&authority).await;
+    host.transport.admit_guests(true);
+    let lost = Peer { incarnation: Some(Incarnation(99)), ..peer(2, guest.address) };
+    host.transport.set_peers(member(1), vec![lost]);
+    until("a refusal", || host.refusals("other_incarnation") > 0).await;
+    // The host dials too, to the disk that it knows; what is asked on such a connection has no answer.
+    let answered = async { while asks(&guest, 1).await != Ok(Bytes::from_static(b"hello")) {} };
+    tokio::time::timeout(3 * WAIT, answered).await.expect("an answer");
+    assert!(host.inbound.received.lock().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_may_ask_and_nothing_else() {
+    let authority = Authority::new();
+    let (one, two) = pair(&authority).await;
+    one.transport.admit_guests(true);
+    one.knows(&[]);
+    let before = one.inbound.count();
+    until("a visit", || {
+        two.send(1, heartbeat(7));
+        two.is_connected(1) && one.refusals("unknown_name") > 0
+    })
+    .await;
+    assert_eq!(asks(&two, 1).await, Ok(Bytes::from_static(b"hello")));
+    assert_eq!(one.inbound.count(), before, "no message of a node that is no peer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_with_another_nonce_or_a_lower_count_is_refused() {
+    let authority = Authority::new();
+    let host = Node::start(1, authority.node(CLUSTER, "n1")).await;
+    let start = |count, nonce| {
+        let files = authority.node(CLUSTER, "n2");
+        async move {
+            let transport = QuicTransport::new(QuicConfig::new(any_port(), CLUSTER, files)).unwrap();
+            transport.set_start(Start { count, nonce });
+            let inbound = Recorder::new();
+            transport.start(inbound.clone()).await.unwrap();
+            let address = transport.local_address().unwrap();
+            Node { number: 2, transport, inbound, address }
+        }
+    };
+    let real = start(7, 1).await;
+    host.knows(&[&real]);
+    real.knows(&[&host]);
+    real.reaches(&host).await;
+    for (count, nonce, reason) in [(7, 2, "cloned_disk"), (6, 3, "rolled_back_disk")] {
+        let copy = start(count, nonce).await;
+        copy.knows(&[&host]);
+        until(reason, || host.refusals(reason) > 0).await;
+        until("the copy to be told", || copy.inbound.refused.lock().iter().any(|told| told == reason)).await;
+        assert!(!copy.is_connected(1));
+    }
+    // A later start is a copy too while the one before it lives.
+    let twin = start(8, 5).await;
+    twin.knows(&[&host]);
+    until("the twin to be told", || twin.inbound.refused.lock().iter().any(|told| told == "cloned_disk")).await;
+    assert!(!twin.is_connected(1));
+    real.reaches(&host).await;
+    // Afterwards it is none.
+    twin.transport.stop().await;
+    real.transport.stop().await;
+    let later = start(8, 4).await;
+    host.knows(&[&later]);
+    later.knows(&[&host]);
+    later.reaches(&host).await;
+}
