@@ -4,7 +4,7 @@
 
 mod in_memory;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use in_memory::{Cluster, Disk, PATIENCE, config, eventually, put, try_start, value};
 use raft_core::membership::{Phase, Standing};
@@ -270,4 +270,28 @@ async fn one_that_joined_and_knows_only_who_has_left_asks_whom_its_list_names() 
     let n4 = try_start(&cluster.net, &disk, listed).await.unwrap();
     cluster.net.heal(&name("n4"), &name(leader));
     eventually("n4 to find the others", async || members(&n4).is_some_and(|found| found.len() == 3)).await;
+}
+
+/// Whom to ask for the leadership says the configuration in force: one that joined, and none that only founded.
+#[tokio::test]
+async fn the_leadership_goes_to_one_that_joined_and_to_no_one_that_left() {
+    let cluster = Cluster::start(&["n1"]).await;
+    let n1 = &cluster.nodes[0];
+    let unknown = n1.hand_over(Some(&name("n2")), PATIENCE).await.unwrap_err();
+    assert!(unknown.to_string().contains("there are n1"), "{unknown}");
+    let n2 = try_start(&cluster.net, &Disk::blank("n2"), config("n2", &["n1"])).await.unwrap();
+    eventually("n2 to vote", async || members(n1) == voters(&["n1", "n2"])).await;
+    // It founded the cluster alone, and is not alone any more: it waits for the other one to lead.
+    let begin = Instant::now();
+    let moved = n1.drain().await;
+    assert!(moved || begin.elapsed() >= config("n1", &["n1"]).raft.election_timeout);
+    let leads = |node: &NodeHandle| node.status().raft.leader == node.status().id;
+    eventually("n2 to lead", async || leads(&n2)).await;
+    n1.end_drain().await;
+    // Its word that it may lead again has to arrive first.
+    eventually("n1 to be asked", async || n2.hand_over(Some(&name("n1")), PATIENCE).await.is_ok()).await;
+    eventually("n2 to be asked", async || n1.hand_over(Some(&name("n2")), PATIENCE).await.is_ok()).await;
+    done(&n2, MembersAsk::Remove(name("n1")), smaller()).await;
+    let gone = n2.hand_over(Some(&name("n1")), PATIENCE).await.unwrap_err();
+    assert!(gone.to_string().contains("there are n2"), "{gone}");
 }
