@@ -46,8 +46,18 @@ fn change(node: &TestNode, method: &str, path: &str, body: &Value) -> Reply {
     }
 }
 
-fn done(reply: &Reply) {
-    assert_eq!(reply.status, 200, "{}", reply.text());
+/// Has a change of the members made. On a busy machine somebody may seem to be silent for a moment.
+fn changed(node: &TestNode, method: &str, path: &str, body: &Value) {
+    await_that(&format!("{method} {path}"), || {
+        let reply = change(node, method, path, body);
+        let text = reply.text();
+        assert!(
+            reply.status == 200 || text.contains("silent") || text.contains("cancelled"),
+            "{}: {text}",
+            reply.status
+        );
+        reply.status == 200
+    });
 }
 
 /// The voters as a node knows them, once its configuration is settled and committed.
@@ -144,7 +154,7 @@ fn grow(cluster: &mut TestCluster, load: &Load, step: &mut impl FnMut(&'static s
     await_that("two learners", || is_member(&cluster.nodes[3]) && is_member(&cluster.nodes[4]));
     load.ask(cluster.nodes[..5].iter().map(|node| node.client.clone()).collect());
     let five = json!({ "voters": ["n1", "n2", "n3", "n4", "n5"] });
-    done(&change(&cluster.nodes[4], "PUT", "members", &five));
+    changed(&cluster.nodes[4], "PUT", "members", &five);
     await_voters(&cluster.nodes[4], &["n1", "n2", "n3", "n4", "n5"]);
     step("3 to 5", load);
 }
@@ -162,7 +172,7 @@ fn replace_all(cluster: &mut TestCluster, load: &Load, step: &mut impl FnMut(&'s
     assert_eq!((refused.status, &refused.json()["code"]), (409, &json!("preflight_refused")), "{}", refused.text());
     println!("refused: {}", refused.json()["detail"]);
     step("three learners", load);
-    done(&change(&cluster.nodes[6], "PUT", "members?less_tolerance=true", &others));
+    changed(&cluster.nodes[6], "PUT", "members?less_tolerance=true", &others);
     await_voters(&cluster.nodes[6], &["n6", "n7", "n8"]);
     step("5 to 3 others", load);
     for at in 0..5 {
@@ -173,7 +183,7 @@ fn replace_all(cluster: &mut TestCluster, load: &Load, step: &mut impl FnMut(&'s
     }
     load.ask(vec![cluster.nodes[6].client.clone()]);
     let one = json!({ "voters": ["n7"] });
-    done(&change(&cluster.nodes[6], "PUT", "members?less_tolerance=true", &one));
+    changed(&cluster.nodes[6], "PUT", "members?less_tolerance=true", &one);
     await_voters(&cluster.nodes[6], &["n7"]);
     step("3 to 1", load);
 }
@@ -259,7 +269,8 @@ fn a_copied_data_directory_is_refused() {
     let refused = elsewhere(&cluster.nodes[2], &older);
     assert_eq!(refused.code, Some(11), "{}", refused.said);
     assert!(refused.said.contains("set back to an older copy"), "{}", refused.said);
-    assert!(is_member(&cluster.nodes[2]), "the real one is not disturbed");
+    // The real one is not disturbed.
+    await_that("n3 to be a member still", || is_member(&cluster.nodes[2]));
 }
 
 #[test]
@@ -290,7 +301,8 @@ fn restarts() -> u64 {
 
 #[test]
 fn a_removed_node_that_is_started_again_and_again_disturbs_nobody() {
-    let patient = ["--election-timeout", "1s", "--heartbeat-interval", "100ms"];
+    // So patient that a busy machine causes no election.
+    let patient = ["--election-timeout", "3s", "--heartbeat-interval", "300ms"];
     let mut cluster = TestCluster::prepare(3, &patient);
     for node in &mut cluster.nodes {
         node.start();
@@ -302,7 +314,7 @@ fn a_removed_node_that_is_started_again_and_again_disturbs_nobody() {
     cluster.nodes[removed].kill();
     let others: Vec<usize> = (0..3).filter(|at| *at != removed).collect();
     let path = format!("members/{}?less_tolerance=true", cluster.nodes[removed].name);
-    done(&change(&cluster.nodes[others[0]], "DELETE", &path, &Value::Null));
+    changed(&cluster.nodes[others[0]], "DELETE", &path, &Value::Null);
     let rule = |node: &TestNode| {
         let term = node.status().unwrap()["term"].as_u64().unwrap();
         (term, node.metric("raft_leader_changes_total"), node.metric("raft_elections_total"))
