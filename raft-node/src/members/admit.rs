@@ -152,13 +152,15 @@ async fn admit(shared: &Arc<Shared>, join: &JoinRequest) -> JoinAnswer {
 /// Notes that a node was heard, and says so to whoever waits for that.
 fn note(shared: &Shared, join: &JoinRequest) -> bool {
     let heard = (join.incarnation, Instant::now());
+    let term = shared.leadership.borrow().term;
     shared.members.note_candidate(&join.name, |before| {
-        let again = before.as_ref().and_then(|before| before.heard).filter(|(found, _)| *found == join.incarnation);
+        let same = |before: &Candidate| before.heard.is_some_and(|(found, _)| found == join.incarnation);
+        let again = before.as_ref().filter(|before| same(before)).and_then(|before| before.since);
         Candidate {
             peer_address: join.peer_address.clone(),
             api_address: join.api_address.clone(),
             heard: Some(heard),
-            since: again.and_then(|_| before.as_ref()?.since).or(Some(heard.1)),
+            since: again.filter(|(_, noted)| *noted == term).or(Some((heard.1, term))),
             voter: before.as_ref().filter(|before| before.wanted).map_or(join.voter, |before| before.voter),
             wanted: before.as_ref().is_some_and(|before| before.wanted),
             reason: before.and_then(|before| before.reason),
@@ -207,27 +209,19 @@ fn replace(shared: &Arc<Shared>, known: &Known, old: &Member, join: &JoinRequest
     let view = shared.view();
     let timeout = shared.config.raft.election_timeout;
     let contact = view.status.peers.iter().find(|peer| peer.id == old.id).and_then(|peer| peer.last_contact);
-    let silent = contact.is_none_or(|ago| ago + view.taken.elapsed() > 2 * timeout);
-    if old.name == shared.name || !silent {
-        return Err(format!(
-            "{} is the name of a member that answers, with another disk ({}); stop that one, or give this node another name",
-            old.name, old.incarnation
-        ));
-    }
+    let contact = match contact {
+        _ if old.name == shared.name => Some(Duration::ZERO),
+        ago => ago.map(|ago| ago + view.taken.elapsed()),
+    };
     let since = shared.members.candidate(&join.name).and_then(|candidate| candidate.since);
-    if since.is_none_or(|since| since.elapsed() < 2 * timeout) {
-        return Err(format!("the disk that {} had is given a moment to answer before it is replaced", old.name));
-    }
+    is_lost(old, contact, since.map(|(since, _)| since.elapsed()), 2 * timeout)?;
     let configuration = &known.configuration;
     if configuration.phase() == Phase::CatchingUp && configuration.joining().any(|id| id == old.id) {
         give_up(shared, &join.name);
         return Err("the disk before this one was lost before it had caught up; that change is given up first".into());
     }
     let mut replaced = shared.admissions.replaced.lock();
-    if let Some(ago) = replaced.map(|at| at.elapsed()).filter(|ago| *ago < REPLACE_PAUSE) {
-        let left = REPLACE_PAUSE.saturating_sub(ago);
-        return Err(format!("a disk was replaced {ago:.1?} ago; this one is at the earliest in {left:.1?}"));
-    }
+    in_turn(replaced.map(|at| at.elapsed()))?;
     begin(shared, Change::Members(replacement(known, old.id, join)), join.name.clone())?;
     *replaced = Some(Instant::now());
     tracing::warn!(
@@ -237,6 +231,33 @@ fn replace(shared: &Arc<Shared>, known: &Known, old: &Member, join: &JoinRequest
     let text = format!("{} came back with another disk, which takes the place of the old one", join.name);
     shared.events.tell(tale("replaced", &join.name, text));
     Ok(())
+}
+
+/// Whether the disk that a name had may be taken for lost: it has not answered for `silence`, and for as long has this
+/// leader, in this term, known of the new one. `contact` is how long ago the old one was heard; none if never in this
+/// term, which says nothing as long as the term is young.
+fn is_lost(old: &Member, contact: Option<Duration>, waited: Option<Duration>, silence: Duration) -> Result<(), String> {
+    if contact.is_some_and(|ago| ago <= silence) {
+        return Err(format!(
+            "{} is the name of a member that answers, with another disk ({}); stop that one, or give this node another name",
+            old.name, old.incarnation
+        ));
+    }
+    if waited.is_none_or(|waited| waited < silence) {
+        return Err(format!("the disk that {} had is given a moment to answer before it is replaced", old.name));
+    }
+    Ok(())
+}
+
+/// Whether another disk may be replaced, so long after the last one was.
+fn in_turn(replaced: Option<Duration>) -> Result<(), String> {
+    match replaced.filter(|ago| *ago < REPLACE_PAUSE) {
+        None => Ok(()),
+        Some(ago) => {
+            let left = REPLACE_PAUSE.saturating_sub(ago);
+            Err(format!("a disk was replaced {ago:.1?} ago; this one is at the earliest in {left:.1?}"))
+        }
+    }
 }
 
 /// Takes a change back that waits for a disk which is lost: it would wait for ever. That disk never counted, so the next
@@ -312,4 +333,40 @@ fn delayed(shared: &Shared, name: &NodeName, why: &str) {
 
 fn tale(what: &str, member: &NodeName, text: String) -> Tale {
     Tale::new(EventKind::Membership, text).with("what", what).with("member", member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_lost_only_when_it_is_silent_for_as_long_as_the_new_one_is_known() {
+        let old = Member {
+            id: NodeId(3),
+            name: NodeName::new("n3"),
+            incarnation: Incarnation(7),
+            peer_address: String::new(),
+            api_address: String::new(),
+        };
+        let after = |contact: Option<u64>, waited: Option<u64>| {
+            let millis = |of: Option<u64>| of.map(Duration::from_millis);
+            is_lost(&old, millis(contact), millis(waited), Duration::from_millis(400))
+        };
+        assert_eq!(after(Some(401), Some(400)), Ok(()));
+        let answers = after(Some(400), Some(9000)).unwrap_err();
+        assert!(answers.contains("a member that answers"), "{answers}");
+        // A leader that was just elected has heard of nobody yet.
+        for (contact, waited) in [(None, None), (None, Some(399)), (Some(500), Some(399))] {
+            assert!(after(contact, waited).unwrap_err().contains("given a moment"), "{contact:?}, {waited:?}");
+        }
+        assert_eq!(after(None, Some(400)), Ok(()));
+    }
+
+    #[test]
+    fn disks_are_replaced_one_after_the_other() {
+        assert_eq!(in_turn(None), Ok(()));
+        assert_eq!(in_turn(Some(REPLACE_PAUSE)), Ok(()));
+        let early = in_turn(Some(Duration::from_secs(1))).unwrap_err();
+        assert_eq!(early, "a disk was replaced 1.0s ago; this one is at the earliest in 9.0s");
+    }
 }

@@ -179,7 +179,14 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
                 return done(true, index, false);
             }
             Err(Obstacle::Again) if Instant::now() < deadline && shared.leadership.borrow().leads => {
-                tokio::time::sleep(RETRY_PAUSE).await;
+                // Another configuration, or another leader; that an entry of this leader is committed shows in neither.
+                let mut members = shared.members.subscribe();
+                let mut leadership = shared.leadership.subscribe();
+                tokio::select! {
+                    _ = members.changed() => {}
+                    _ = leadership.changed() => {}
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
+                }
             }
             Err(Obstacle::Again) => {
                 let text = "the leader could not begin it in time; try again";

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use raft_core::membership::Configuration;
-use raft_core::types::{Incarnation, NodeId, NodeName};
+use raft_core::types::{Incarnation, NodeId, NodeName, Term};
 use tokio::sync::watch;
 
 use super::context;
@@ -91,8 +91,8 @@ pub(crate) struct Candidate {
     pub(crate) api_address: String,
     /// `None` until it was heard.
     pub(crate) heard: Option<(Incarnation, Instant)>,
-    /// Since when it has been heard again and again with this disk.
-    pub(crate) since: Option<Instant>,
+    /// Since when it has been heard again and again with this disk, by a leader of this term.
+    pub(crate) since: Option<(Instant, Term)>,
     /// Whether it shall vote: by the word of who asked for it, else by its own.
     pub(crate) voter: bool,
     pub(crate) wanted: bool,

@@ -144,7 +144,7 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             let found = known.list.iter().find(|member| member.id == own);
             known.is_committed && found.is_some_and(|found| found.peer_address != peer || found.api_address != api)
         };
-        if members.wait_for(moved).await.is_err() {
+        if members.wait_for(&moved).await.is_err() {
             return;
         }
         let Ok(known) = leadership.wait_for(|known| known.leader.is_some()).await.map(|known| *known) else { return };
@@ -162,12 +162,16 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             None => Err("the leader is no member that this node knows".into()),
         };
         match told {
-            Ok(()) => tracing::info!(node = %shared.name, peer, api, "the cluster knows this node's new addresses"),
+            Ok(()) => {
+                tracing::info!(node = %shared.name, peer, api, "the cluster knows this node's new addresses");
+                // The entry that says so is on its way here; without it the leader is told again.
+                let _ = tokio::time::timeout(MOVE_TIMEOUT, members.wait_for(|known| !moved(known))).await;
+            }
             Err(why) => {
-                tracing::debug!(node = %shared.name, %why, "the new addresses are not known to the cluster yet")
+                tracing::debug!(node = %shared.name, %why, "the new addresses are not known to the cluster yet");
+                tokio::time::sleep(PAUSE_MIN).await;
             }
         }
-        tokio::time::sleep(PAUSE_MIN).await;
     }
 }
 

@@ -202,6 +202,50 @@ fn report(load: &Load, gaps: &[(&str, Duration)], operations: u64, begin: Instan
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
+/// Whether n3 votes with a new id, and the change that brought it is through.
+fn has_new_n3(node: &TestNode) -> bool {
+    let Some(reply) = node.get("/v1/cluster") else { return false };
+    let view = reply.json();
+    let (members, membership) = (view["members"].as_array().unwrap(), &view["membership"]);
+    membership["phase"] == "settled"
+        && membership["committed"] == true
+        && members.len() == 3
+        && members.iter().any(|member| member["name"] == "n3" && member["id"] == 4 && member["voter"] == true)
+}
+
+#[test]
+fn another_disk_under_a_name_that_answers_waits_until_that_is_silent() {
+    let mut cluster = TestCluster::start(3);
+    let real = &cluster.nodes[2];
+    let mut other = TestNode {
+        name: real.name.clone(),
+        client: real.client.clone(),
+        ops: real.ops.clone(),
+        peer: real.peer.clone(),
+        data_dir: cluster.dir.path().join("other"),
+        args: real.args.clone(),
+        stderr: cluster.dir.path().join("other.log"),
+        child: None,
+    };
+    let data_dir = other.data_dir.to_str().unwrap().to_owned();
+    set_flag(&mut other, "data-dir", &data_dir);
+    for listen in ["client-listen", "ops-listen", "peer-listen"] {
+        set_flag(&mut other, listen, "127.0.0.1:0");
+    }
+    set_flag(&mut other, "client-advertise", "127.0.0.1:9");
+    other.start();
+    cluster.nodes.push(other);
+    await_that("the other disk to be told why not", || {
+        let Some(reply) = cluster.nodes[0].get("/v1/cluster") else { return false };
+        let view = reply.json();
+        assert!(view["members"].as_array().unwrap().iter().all(|member| member["id"] != 4), "{view}");
+        let pending = view["membership"]["pending"].as_array().unwrap();
+        pending.iter().any(|node| node["reason"].as_str().is_some_and(|why| why.contains("a member that answers")))
+    });
+    cluster.nodes[2].kill();
+    await_that("n3 to vote with a new id", || has_new_n3(&cluster.nodes[0]));
+}
+
 #[test]
 fn a_wiped_node_comes_back_under_its_name_by_itself() {
     let mut cluster = TestCluster::start(3);
@@ -210,15 +254,7 @@ fn a_wiped_node_comes_back_under_its_name_by_itself() {
     std::fs::remove_dir_all(&cluster.nodes[2].data_dir).unwrap();
     cluster.nodes[2].start();
     // Its own view is that of the founders until its log comes.
-    await_that("n3 to vote with a new id", || {
-        let Some(reply) = cluster.nodes[0].get("/v1/cluster") else { return false };
-        let view = reply.json();
-        let (members, membership) = (view["members"].as_array().unwrap(), &view["membership"]);
-        membership["phase"] == "settled"
-            && membership["committed"] == true
-            && members.len() == 3
-            && members.iter().any(|member| member["name"] == "n3" && member["id"] == 4 && member["voter"] == true)
-    });
+    await_that("n3 to vote with a new id", || has_new_n3(&cluster.nodes[0]));
     await_voters(&cluster.nodes[2], &["n1", "n2", "n3"]);
     let read = || cluster.nodes[2].get("/v1/kv/a").filter(|reply| reply.status == 200);
     assert_eq!(await_some("a read", read).text(), "1");
