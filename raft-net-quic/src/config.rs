@@ -105,6 +105,9 @@ pub struct Timing {
     pub request_connect_wait: Duration,
     /// Upper bound of the time that a peer's request is worked on.
     pub request_timeout_max: Duration,
+    /// How long the process on a disk may take, besides the round trip, to acknowledge a packet when a later start of
+    /// that disk comes from elsewhere. One that is held up longer is taken for dead, and refused when it comes again.
+    pub acknowledge_timeout: Duration,
     /// An idle connection is kept alive at this interval.
     pub keep_alive: Duration,
     /// A connection from which nothing came for this long is given up.
@@ -123,6 +126,7 @@ impl Default for Timing {
             backoff_max: Duration::from_millis(200),
             request_connect_wait: Duration::from_secs(1),
             request_timeout_max: Duration::from_secs(60),
+            acknowledge_timeout: Duration::from_millis(250),
             keep_alive: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(5),
             snapshot_stall_timeout: Duration::from_secs(10),
@@ -197,6 +201,7 @@ impl QuicConfig {
             ("peer.request_timeout_max", timing.request_timeout_max),
             ("peer.keep_alive", timing.keep_alive),
             ("peer.idle_timeout", timing.idle_timeout),
+            ("peer.acknowledge_timeout", timing.acknowledge_timeout),
             ("peer.snapshot_stall_timeout", timing.snapshot_stall_timeout),
         ];
         for (setting, value) in ranges {

@@ -244,7 +244,9 @@ async fn welcome(
         return Err(Malformed::OutOfPlace.into());
     }
     let alone = match shared.link(&hello.identity()?.name) {
-        Some(link) => twin::rule_out(&link, &hello).await.map_err(LinkError::from),
+        Some(link) => {
+            twin::rule_out(&link, &hello, shared.config.timing.acknowledge_timeout).await.map_err(LinkError::from)
+        }
         None => Ok(()),
     };
     match alone.and_then(|()| admit(shared, connection, &hello)) {

@@ -11,14 +11,12 @@ use crate::wire::hello::{Hello, Refusal};
 
 /// How long what a dead process has sent may still be on its way.
 const DRAIN: Duration = Duration::from_millis(20);
-/// How long a living process may take to acknowledge a packet, besides the round trip. One that is held up longer is
-/// taken for dead; it is refused when it comes again.
-const ACKNOWLEDGE: Duration = Duration::from_millis(250);
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Refuses a later start of a disk whose earlier start is a process that still answers.
-pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello) -> Result<(), Refusal> {
+/// Refuses a later start of a disk whose earlier start is a process that still answers, within `acknowledge_timeout` and
+/// the round trip.
+pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello, acknowledge_timeout: Duration) -> Result<(), Refusal> {
     let Some(session) = link.sessions().borrow().clone().filter(|session| is_later_life(link, session, hello)) else {
         return Ok(());
     };
@@ -26,10 +24,10 @@ pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello) -> Result<(), Refus
     let received = || session.connection.stats().udp_rx.datagrams;
     let before = received();
     // An empty stream that is reset at once is nothing to the other side, but a packet that it acknowledges.
-    if let Ok(Ok(mut stream)) = tokio::time::timeout(ACKNOWLEDGE, session.connection.open_uni()).await {
+    if let Ok(Ok(mut stream)) = tokio::time::timeout(acknowledge_timeout, session.connection.open_uni()).await {
         let _ = stream.reset(0u32.into());
     }
-    let limit = ACKNOWLEDGE + 2 * session.connection.rtt();
+    let limit = acknowledge_timeout + 2 * session.connection.rtt();
     let answers = async {
         while received() == before && session.connection.close_reason().is_none() {
             tokio::time::sleep(LOOK).await;

@@ -76,7 +76,9 @@ async fn a_removed_member_may_ask_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_with_another_nonce_or_a_lower_count_is_refused() {
     let authority = Authority::new();
-    let host = Node::start(1, authority.node(CLUSTER, "n1")).await;
+    // So patient that a busy machine does not pass for a dead process.
+    let patient = |config: &mut QuicConfig| config.timing.acknowledge_timeout = WAIT;
+    let host = Node::start_at(1, authority.node(CLUSTER, "n1"), any_port(), patient).await;
     let start = |count, nonce| {
         let files = authority.node(CLUSTER, "n2");
         async move {
