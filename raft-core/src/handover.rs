@@ -272,7 +272,10 @@ impl Leader {
     /// Why no proposal is taken now, if none is. Thesis 3.10, step 1 \[TH-TRANSFER\].
     pub(crate) fn refuses_proposals(&self, member: &Member) -> Option<Rejection> {
         let holds = self.handover().is_some_and(|handover| handover.holds) && !broken(Mutant::ProposalsDuringHandover);
-        (holds || member.is_caretaker()).then_some(Rejection::HandingOver)
+        // It leads until what leaves it out is committed. Without entries behind that, whoever helped to commit it has the
+        // whole log, and can be told to campaign. [TH-LEADER-LEAVES]
+        let leaves = !member.configuration().is_voter(member.id());
+        (holds || leaves || member.is_caretaker()).then_some(Rejection::HandingOver)
     }
 
     /// Whether this leader may hand over to a member that says this of itself.
