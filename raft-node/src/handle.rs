@@ -489,7 +489,10 @@ impl NodeHandle {
         }
         shared.stop_requested.send_replace(true);
         shared.queue.complete(Event::Stop);
-        self.finished().await
+        let finished = self.finished().await;
+        // One that failed may still be opening its files, or closing them; a disk that hangs is not waited for.
+        let _ = tokio::time::timeout(grace, shared.over.subscribe().wait_for(|over| *over)).await;
+        finished
     }
 
     /// Returns when the node has stopped or failed; `main` ends the process with an error then, unless it stopped by

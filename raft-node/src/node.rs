@@ -106,6 +106,8 @@ async fn live(
     log: LogFactory,
     state_machine: StateMachineFactory,
 ) {
+    // However it ends.
+    let _over = Over(shared.clone());
     let mut held = None;
     let result = run(&shared, identity, &mut held, log, state_machine).await;
     shared.queue.close();
@@ -119,6 +121,15 @@ async fn live(
     match result {
         Ok(()) => shared.enter(Phase::Stopped),
         Err(reason) => shared.fail(reason),
+    }
+}
+
+/// Says that nothing of the node runs any more.
+struct Over(Arc<Shared>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over.send_replace(true);
     }
 }
 

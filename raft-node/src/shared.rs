@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) stop_requested: watch::Sender<bool>,
+    /// Whether the node's threads have ended and its files are closed. It may have failed long before.
+    pub(crate) over: watch::Sender<bool>,
     pub(crate) founded: OnceLock<Founded>,
     pub(crate) readers: OnceLock<Readers>,
     /// Set while a founding record is being made durable: this node is then neither blank nor founded.
@@ -173,6 +175,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Founding { waiting_for: Vec::new() }),
             leadership: watch::Sender::new(Leadership::default()),
             stop_requested: watch::Sender::new(false),
+            over: watch::Sender::new(false),
             founded: OnceLock::new(),
             readers: OnceLock::new(),
             accepting: AtomicBool::new(false),

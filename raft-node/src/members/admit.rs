@@ -17,7 +17,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use raft_core::membership::{Change, Phase, Wanted, WantedMember};
 use raft_core::ports::RemoteIdentity;
-use raft_core::types::{Incarnation, NodeId, NodeName};
+use raft_core::types::{Incarnation, NodeId, NodeName, Term};
 
 use super::ask::{MembersAsk, MembersOptions};
 use super::change::{Obstacle, heard, submit};
@@ -154,18 +154,23 @@ fn note(shared: &Shared, join: &JoinRequest) -> bool {
     let heard = (join.incarnation, Instant::now());
     let term = shared.leadership.borrow().term;
     shared.members.note_candidate(&join.name, |before| {
-        let same = |before: &Candidate| before.heard.is_some_and(|(found, _)| found == join.incarnation);
-        let again = before.as_ref().filter(|before| same(before)).and_then(|before| before.since);
+        let since = waited_since(before.as_ref(), heard, term);
         Candidate {
             peer_address: join.peer_address.clone(),
             api_address: join.api_address.clone(),
             heard: Some(heard),
-            since: again.filter(|(_, noted)| *noted == term).or(Some((heard.1, term))),
+            since: Some(since),
             voter: before.as_ref().filter(|before| before.wanted).map_or(join.voter, |before| before.voter),
             wanted: before.as_ref().is_some_and(|before| before.wanted),
             reason: before.and_then(|before| before.reason),
         }
     })
+}
+
+/// Since when a node has been heard with this disk by the leader of this term, which hears it now.
+fn waited_since(before: Option<&Candidate>, heard: (Incarnation, Instant), term: Term) -> (Instant, Term) {
+    let same = before.filter(|before| before.heard.is_some_and(|(found, _)| found == heard.0));
+    same.and_then(|before| before.since).filter(|(_, noted)| *noted == term).unwrap_or((heard.1, term))
 }
 
 fn seat_is_committed(known: &Known, join: &JoinRequest) -> bool {
@@ -360,6 +365,25 @@ mod tests {
             assert!(after(contact, waited).unwrap_err().contains("given a moment"), "{contact:?}, {waited:?}");
         }
         assert_eq!(after(None, Some(400)), Ok(()));
+    }
+
+    #[test]
+    fn a_leader_waits_for_the_old_disk_anew_in_every_term_and_for_every_new_disk() {
+        let (begin, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let before = Candidate {
+            peer_address: String::new(),
+            api_address: String::new(),
+            heard: Some((Incarnation(1), begin)),
+            since: Some((begin, Term(4))),
+            voter: true,
+            wanted: false,
+            reason: None,
+        };
+        let since = |disk, term| waited_since(Some(&before), (Incarnation(disk), later), Term(term));
+        assert_eq!(since(1, 4), (begin, Term(4)));
+        assert_eq!(since(1, 5), (later, Term(5)), "another term");
+        assert_eq!(since(2, 4), (later, Term(4)), "another disk");
+        assert_eq!(waited_since(None, (Incarnation(1), later), Term(4)), (later, Term(4)));
     }
 
     #[test]
