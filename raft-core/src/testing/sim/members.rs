@@ -125,7 +125,7 @@ impl World {
     }
 
     /// Compares what a replica says of its configuration with its log.
-    pub(super) fn check_configuration(&mut self, node: usize) {
+    pub(super) fn check_configuration(&self, node: usize) {
         let entry = &self.nodes[node];
         let Some(replica) = &entry.replica else { return };
         let (said, believed) = (replica.raft().configuration(), self.believed(node));
