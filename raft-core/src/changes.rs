@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use crate::configurations::CONFIGURATIONS_KEPT_MAX;
-use crate::effect::Effect;
+use crate::effect::{Effect, Rejection};
 use crate::leader::Leader;
 use crate::member::Member;
 use crate::membership::{Answered, Change, ChangeRefusal, Configuration, Patience, Phase, Standing, Wanted, preflight};
 use crate::mutant::{Mutant, broken};
 use crate::progress::Progress;
+use crate::raft::{Raft, RoleState};
+use crate::status::Role;
 use crate::types::{Index, LogId, NodeId, Ticket};
 
 /// A caller who waits for a change.
@@ -30,6 +32,41 @@ enum Until {
     Settled(Index),
     /// When this entry, which cancels it, is committed.
     Cancelled(Index),
+}
+
+impl Raft {
+    pub(crate) fn change(&mut self, ticket: Ticket, change: &Change, effects: &mut Vec<Effect>) {
+        if self.member.failed {
+            return Member::reject(ticket, 1, Rejection::Stopping, effects);
+        }
+        match &mut self.role {
+            RoleState::Leader(leader) => leader.change(&mut self.member, ticket, change, effects),
+            _ => Member::reject(ticket, 1, Rejection::NotLeader, effects),
+        }
+    }
+
+    /// The next step of a change of the members, and the end of a leader that it leaves out.
+    pub(crate) fn go_on_with_change(&mut self, effects: &mut Vec<Effect>) {
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        leader.drive_change(&mut self.member, effects);
+        if leader.has_to_leave(&self.member) {
+            leader.take_leave(&mut self.member, effects);
+            self.become_follower(None, effects);
+        }
+    }
+
+    /// "You are no member any more": true for ever, whoever says it and in whatever term. Only a later configuration that
+    /// is committed could prove it a lie; one that is not may be of a leader that nobody followed.
+    pub(crate) fn on_removed(&mut self, from: NodeId, configuration: Index, effects: &mut Vec<Effect>) {
+        let known = self.member.configurations.at(self.member.commit_index);
+        if known.contains(self.member.id()) && known.index() >= configuration {
+            return self.refuse(from, "a removal by a configuration that has this node", effects);
+        }
+        self.member.note_removal(configuration, effects);
+        if self.role() != Role::Follower {
+            self.become_follower(None, effects);
+        }
+    }
 }
 
 impl Leader {

@@ -9,7 +9,6 @@ use crate::handover::{Cause, LAST_RESORT_TIMERS};
 use crate::invariants;
 use crate::leader::Leader;
 use crate::member::{Arrived, Member};
-use crate::membership::Change;
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
@@ -253,26 +252,6 @@ impl Raft {
         }
     }
 
-    fn change(&mut self, ticket: Ticket, change: &Change, effects: &mut Vec<Effect>) {
-        if self.member.failed {
-            return Member::reject(ticket, 1, Rejection::Stopping, effects);
-        }
-        match &mut self.role {
-            RoleState::Leader(leader) => leader.change(&mut self.member, ticket, change, effects),
-            _ => Member::reject(ticket, 1, Rejection::NotLeader, effects),
-        }
-    }
-
-    /// The next step of a change of the members, and the end of a leader that it leaves out.
-    fn go_on_with_change(&mut self, effects: &mut Vec<Effect>) {
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        leader.drive_change(&mut self.member, effects);
-        if leader.has_to_leave(&self.member) {
-            leader.take_leave(&mut self.member, effects);
-            self.become_follower(None, effects);
-        }
-    }
-
     fn read(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
         if self.member.failed {
             return Member::reject(ticket, 1, Rejection::Stopping, effects);
@@ -502,19 +481,6 @@ impl Raft {
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
             _ => {}
-        }
-    }
-
-    /// "You are no member any more": true for ever, whoever says it and in whatever term. Only a later configuration that
-    /// is committed could prove it a lie; one that is not may be of a leader that nobody followed.
-    fn on_removed(&mut self, from: NodeId, configuration: Index, effects: &mut Vec<Effect>) {
-        let known = self.member.configurations.at(self.member.commit_index);
-        if known.contains(self.member.id()) && known.index() >= configuration {
-            return self.refuse(from, "a removal by a configuration that has this node", effects);
-        }
-        self.member.note_removal(configuration, effects);
-        if self.role() != Role::Follower {
-            self.become_follower(None, effects);
         }
     }
 

@@ -289,20 +289,15 @@ impl<W> Replica<W> {
     fn propose(&mut self, now: Now, proposals: Vec<Proposal<W>>, out: &mut Vec<Output<W>>) {
         let mut part = ProposalPart::after(self.last_ticket);
         for Proposal { payload, deadline, waiter } in proposals {
-            if self.waiting.len() >= WAITING_MAX {
-                let why = Rejection::Overloaded { bound: "WAITING_MAX" };
-                out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
-                continue;
-            }
+            let Some(waiter) = self.admit(waiter, out) else { continue };
             let bytes = Entry::OVERHEAD + payload.bytes().len() as u64;
             if !part.payloads.is_empty() && part.bytes + bytes > self.append_bytes_max {
                 let full = std::mem::replace(&mut part, ProposalPart::after(self.last_ticket));
                 self.propose_part(now, full, out);
             }
-            self.last_ticket.0 += 1;
             part.bytes += bytes;
             part.payloads.push(payload);
-            self.waiting.insert(self.last_ticket, Waiting { waiter, deadline, entry: None });
+            self.wait(waiter, deadline);
         }
         self.propose_part(now, part, out);
     }
@@ -310,19 +305,33 @@ impl<W> Replica<W> {
     /// A mark is an entry of its own, whatever waits beside it.
     fn mark(&mut self, now: Now, proposal: Proposal<W>, out: &mut Vec<Output<W>>) {
         let Proposal { payload, deadline, waiter } = proposal;
-        self.last_ticket.0 += 1;
-        let first = self.last_ticket;
-        self.waiting.insert(first, Waiting { waiter, deadline, entry: None });
+        let first = self.wait(waiter, deadline);
         let bytes = Entry::OVERHEAD + payload.bytes().len() as u64;
         let payloads = Payloads::Proposed(EntryKind::Mark, vec![payload]);
         self.run(now, Event::Propose { first, count: 1, bytes }, payloads, out);
     }
 
     fn change(&mut self, now: Now, change: Change, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
-        self.last_ticket.0 += 1;
-        let ticket = self.last_ticket;
-        self.waiting.insert(ticket, Waiting { waiter, deadline, entry: None });
+        let Some(waiter) = self.admit(waiter, out) else { return };
+        let ticket = self.wait(waiter, deadline);
         self.run(now, Event::ChangeMembership { ticket, change }, Payloads::None, out);
+    }
+
+    /// The caller again, or none when so many wait that it was turned away.
+    fn admit(&self, waiter: W, out: &mut Vec<Output<W>>) -> Option<W> {
+        if self.waiting.len() < WAITING_MAX {
+            return Some(waiter);
+        }
+        let why = Rejection::Overloaded { bound: "WAITING_MAX" };
+        out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
+        None
+    }
+
+    /// Lets a caller wait under the next ticket.
+    fn wait(&mut self, waiter: W, deadline: Duration) -> Ticket {
+        self.last_ticket.0 += 1;
+        self.waiting.insert(self.last_ticket, Waiting { waiter, deadline, entry: None });
+        self.last_ticket
     }
 
     fn propose_part(&mut self, now: Now, part: ProposalPart, out: &mut Vec<Output<W>>) {
@@ -333,14 +342,8 @@ impl<W> Replica<W> {
     }
 
     fn read(&mut self, now: Now, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
-        if self.waiting.len() >= WAITING_MAX {
-            let why = Rejection::Overloaded { bound: "WAITING_MAX" };
-            out.push(Output::Answer { waiter, answer: Answer::Rejected { why, leader: self.raft.leader() } });
-            return;
-        }
-        self.last_ticket.0 += 1;
-        let ticket = self.last_ticket;
-        self.waiting.insert(ticket, Waiting { waiter, deadline, entry: None });
+        let Some(waiter) = self.admit(waiter, out) else { return };
+        let ticket = self.wait(waiter, deadline);
         self.run(now, Event::Read { ticket }, Payloads::None, out);
     }
 
@@ -351,21 +354,16 @@ impl<W> Replica<W> {
             out.push(Output::Answer { waiter, answer: Answer::NotHandedOver { why, leader } });
             return;
         }
-        self.last_ticket.0 += 1;
-        let ticket = self.last_ticket;
-        self.waiting.insert(ticket, Waiting { waiter, deadline: Duration::MAX, entry: None });
+        let ticket = self.wait(waiter, Duration::MAX);
         self.run(now, Event::HandOver { ticket, to }, Payloads::None, out);
     }
 
     fn handed_over(&mut self, ticket: Ticket, result: Result<HandedOver, HandoverRefused>, out: &mut Vec<Output<W>>) {
-        let leader = self.raft.leader();
-        if let Some(Waiting { waiter, .. }) = self.waiting.remove(&ticket) {
-            let answer = match result {
-                Ok(handed) => Answer::HandedOver(handed),
-                Err(why) => Answer::NotHandedOver { why, leader },
-            };
-            out.push(Output::Answer { waiter, answer });
-        }
+        let answer = match result {
+            Ok(handed) => Answer::HandedOver(handed),
+            Err(why) => Answer::NotHandedOver { why, leader: self.raft.leader() },
+        };
+        self.answer(ticket, |_| answer, out);
     }
 
     /// A peer's message; what the envelope names and what came with it must agree, whatever the transport checked.

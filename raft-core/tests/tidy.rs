@@ -244,11 +244,13 @@ fn files(extensions: &[&str]) -> Vec<SourceFile> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            let built = directory == root() && name.starts_with("target");
+            // A file in a work tree that shares its repository with others.
+            if name == ".git" || built {
+                continue;
+            }
             if path.is_dir() {
-                let built = directory == root() && name.starts_with("target");
-                if name != ".git" && !built {
-                    directories.push(path);
-                }
+                directories.push(path);
             } else if extensions.is_empty() || extensions.contains(&extension.as_str()) {
                 let relative = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
                 // What is not text has no words to check.
