@@ -87,6 +87,10 @@ impl Product {
     /// # Errors
     /// Names the setting that cannot work and the remedy; nothing is left running then.
     pub async fn start(settings: &Settings) -> Result<Self, ProductError> {
+        if settings.bootstrap.is_empty() && !settings.data_dir.exists() {
+            // A directory that exists may know its cluster.
+            return Err(StartError::NotAFounder { name: settings.name.clone() }.into());
+        }
         let tls = Tls::new(&settings.client).map_err(ServeError::from)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let limits = &settings.limits;

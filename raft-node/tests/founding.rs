@@ -71,6 +71,10 @@ fn a_founder_that_is_killed_in_the_middle_delays_the_founding_and_does_not_spoil
 fn two_wiped_disks_found_nothing_while_the_third_node_is_down_or_back() {
     let mut cluster = TestCluster::start(3);
     await_that("a write", || serves(&cluster.nodes[0]));
+    // It is kept on the disk that stays.
+    await_that("the write on n1", || {
+        cluster.nodes[0].get("/v1/kv/k?consistency=local").is_some_and(|read| read.status == 200)
+    });
     for node in &mut cluster.nodes {
         node.kill();
     }
