@@ -351,6 +351,13 @@ fn a_removed_node_that_is_started_again_and_again_disturbs_nobody() {
     let others: Vec<usize> = (0..3).filter(|at| *at != removed).collect();
     let path = format!("members/{}?less_tolerance=true", cluster.nodes[removed].name);
     changed(&cluster.nodes[others[0]], "DELETE", &path, &Value::Null);
+    // Nor do the others tell it any more: it has to ask.
+    for at in &others {
+        await_that("the others to forget it", || {
+            let Some(status) = cluster.nodes[*at].status() else { return false };
+            status["peers"].as_array().unwrap().iter().all(|peer| peer["name"] != cluster.nodes[removed].name.as_str())
+        });
+    }
     let rule = |node: &TestNode| {
         let term = node.status().unwrap()["term"].as_u64().unwrap();
         (term, node.metric("raft_leader_changes_total"), node.metric("raft_elections_total"))
