@@ -193,8 +193,8 @@ fn take_as(shared: &Shared, id: SnapshotId) -> Result<Arc<Kept>, SnapshotError> 
         id,
         cluster: founded.record.cluster,
         configuration: {
-            let (configurations, founders) = (snapshots.configurations.clone(), founded.record.configuration());
-            Arc::new(move |index| configurations.at(index).unwrap_or_else(|| founders.clone()))
+            let configurations = snapshots.configurations.clone();
+            Arc::new(move |index| configurations.at(index))
         },
         chunk_bytes: CHUNK_BYTES,
     };
