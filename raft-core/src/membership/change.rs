@@ -220,8 +220,10 @@ impl Configuration {
                 return Err(ChangeRefusal::WrongId { id, next });
             }
         }
-        let found = self.seats.len() + new.count();
-        if found > members_max {
+        // Who is to go stays until the change is through. To remove some is allowed whatever their number.
+        let added = new.count();
+        let found = self.seats.len() + added;
+        if added > 0 && found > members_max {
             return Err(ChangeRefusal::TooManyMembers { found, limit: members_max });
         }
         Ok(())
