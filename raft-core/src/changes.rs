@@ -162,6 +162,7 @@ impl Leader {
         member.append_configuration(configuration);
         self.parting_until = None;
         self.replicate_to_all(member, effects);
+        self.recheck_handover(member, effects);
     }
 
     /// Takes the next step of a change, if its time has come. Called at the end of every step of the core.

@@ -384,7 +384,8 @@ impl Leader {
     fn continue_handover(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         let Some(handover) = &mut self.succession.running else { return };
         if member.now >= handover.since + member.config.election_timeout && !broken(Mutant::HandoverNeverEnds) {
-            return self.give_handover_up(member, effects);
+            let why = HandoverRefused::TimedOut(handover.to);
+            return self.give_handover_up(member, why, effects);
         }
         match handover.phase {
             Phase::Told { at } if member.now >= at + member.config.heartbeat_interval => {
@@ -433,8 +434,16 @@ impl Leader {
         (higher && up_to_date && !broken(Mutant::PriorityIgnored)).then_some(to)
     }
 
+    /// Other members are in force: who votes no more is nobody to hand over to.
+    pub(crate) fn recheck_handover(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        let Some(Handover { to, .. }) = self.succession.running else { return };
+        if !member.configuration().is_voter(to) {
+            self.give_handover_up(member, HandoverRefused::NotAVoter(to), effects);
+        }
+    }
+
     /// The target did not take over: this node leads on, and takes proposals again. Thesis 3.10 \[TH-TRANSFER\].
-    fn give_handover_up(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+    fn give_handover_up(&mut self, member: &mut Member, why: HandoverRefused, effects: &mut Vec<Effect>) {
         let Some(Handover { to, cause, .. }) = self.succession.running.take() else { return };
         member.counters.handovers_given_up += 1;
         let timeout = member.config.election_timeout;
@@ -447,7 +456,7 @@ impl Leader {
         self.succession.failed = Some(to);
         self.succession.next_try = self.succession.next_try.max(member.now + pause);
         for (ticket, _) in member.handover_asked.take().into_iter().flat_map(|asked| asked.tickets) {
-            effects.push(Effect::Handover { ticket, result: Err(HandoverRefused::TimedOut(to)) });
+            effects.push(Effect::Handover { ticket, result: Err(why) });
         }
     }
 }
