@@ -272,7 +272,7 @@ impl Leader {
     /// Why no proposal is taken now, if none is. Thesis 3.10, step 1 \[TH-TRANSFER\].
     pub(crate) fn refuses_proposals(&self, member: &Member) -> Option<Rejection> {
         let holds = self.handover().is_some_and(|handover| handover.holds) && !broken(Mutant::ProposalsDuringHandover);
-        (holds || member.is_caretaker()).then_some(Rejection::HandingOver)
+        (holds || member.is_caretaker() || Self::is_parting(member)).then_some(Rejection::HandingOver)
     }
 
     /// Whether this leader may hand over to a member that says this of itself.
