@@ -11,6 +11,7 @@ use bytes::Bytes;
 use raft_core::membership::Configuration;
 use raft_core::ports::{ApplyError, SnapshotError, Snapshotter, StateMachine, StateReader};
 use raft_core::snapshot::SnapshotMeta;
+use raft_core::status::Status;
 use raft_core::types::{ClusterId, Entry, Index, LogId, NodeId, SnapshotId, Term};
 use tempfile::TempDir;
 
@@ -19,6 +20,7 @@ use super::making::{Label, make};
 use super::manifest::Manifest;
 use super::staging::Staging;
 use super::store::{INCOMING, SnapshotStore};
+use super::taker::refuse_unsound;
 use super::{Configurations, SnapshotConfig, Snapshots, installer};
 use crate::metrics::Metrics;
 
@@ -193,6 +195,14 @@ fn a_state_machine_that_puts_other_things_than_files_into_it_is_refused() {
     // Nothing is applied yet.
     let refused = make(&store, &Fixed(some_files(), LogId::default()), label(SnapshotId(2)), |_| {}, |_| Ok(()));
     assert!(matches!(refused, Err(SnapshotError::Refused(why)) if why.contains("no entry")));
+}
+
+/// The state may have applied what the log has lost: the members of that entry are in neither.
+#[test]
+fn a_state_that_may_be_ahead_of_its_log_is_not_handed_on() {
+    let lost = Status { lost: Some(id_at(100)), ..Status::default() };
+    assert!(matches!(refuse_unsound(&lost), Err(SnapshotError::Refused(why)) if why.contains("lost its end")));
+    refuse_unsound(&Status::default()).unwrap();
 }
 
 /// While the files are read, members come and go, and the replica forgets who there was before.
