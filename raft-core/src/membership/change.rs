@@ -88,7 +88,7 @@ pub enum ChangeRefusal {
     #[error("the leader has not committed an entry of its term yet; try again")]
     NotReady,
     /// Another change is under way; see the configuration in force for what it wants.
-    #[error("the change of entry {change} is under way ({}); wait for it or cancel it", phase.name())]
+    #[error("{}", running(*change, *phase))]
     Running {
         /// The entry with which it began, or that is not committed yet.
         change: Index,
@@ -163,6 +163,15 @@ pub enum ChangeRefusal {
         /// The entry.
         by: Index,
     },
+}
+
+fn running(change: Index, phase: Phase) -> String {
+    match phase {
+        Phase::Settled => format!("entry {change} sets other members and is not committed yet; try again"),
+        Phase::CatchingUp | Phase::Joint => {
+            format!("the change of entry {change} is under way ({}); wait for it or cancel it", phase.name())
+        }
+    }
 }
 
 impl Configuration {
