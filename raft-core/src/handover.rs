@@ -286,8 +286,8 @@ impl Leader {
     }
 
     /// The voter to hand over to: the named one if it can be, else the best: one that keeps up before one that does
-    /// not, a drained one after all others, then the highest priority, then the longest log. One that is to be avoided
-    /// comes last of those that keep up.
+    /// not, one that stays before one that is about to leave, a drained one after all others, then the highest priority,
+    /// then the longest log. One that is to be avoided comes last of those that keep up and stay.
     fn choose(&self, member: &Member, named: Option<NodeId>, avoid: Option<NodeId>) -> Result<NodeId, HandoverRefused> {
         let timeout = member.config.election_timeout;
         let is_heard = |peer: &Progress| member.now < peer.contact + timeout;
@@ -308,11 +308,12 @@ impl Leader {
             let priority = if let Standing::Fit(priority) = standing { Some(priority) } else { None };
             let may = peer.heard && is_heard(peer) && member.configuration().is_voter(*id);
             let keeps_up = matches!(peer.state, State::Replicate { .. });
+            let stays = member.configuration().voters().contains(id);
             let fresh = avoid != Some(*id);
-            may.then_some((keeps_up, fresh, priority, peer.match_index, std::cmp::Reverse(*id)))
+            may.then_some((keeps_up, stays, fresh, priority, peer.match_index, std::cmp::Reverse(*id)))
         };
         let best = self.progress.iter().filter_map(rank).max();
-        best.map(|(_, _, _, _, id)| id.0).ok_or(HandoverRefused::NoCandidate)
+        best.map(|(.., id)| id.0).ok_or(HandoverRefused::NoCandidate)
     }
 
     /// The last word of a leader that a committed configuration leaves out: a voter that has all of its log campaigns at
