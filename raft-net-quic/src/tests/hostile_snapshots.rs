@@ -436,7 +436,11 @@ async fn a_transfer_goes_on_when_another_connection_takes_the_place_of_the_first
         send.write_all(&reply(&Reply::Failed("it is seen".into()))).await.unwrap();
         (second, send, receive)
     };
-    let (sent, _kept) = tokio::join!(one.transport.send_snapshot(offer(1, 3, 2), Chunks::new(2, 1000)), answering);
-    let error = sent.unwrap_err();
+    let mut sending = std::pin::pin!(one.transport.send_snapshot(offer(1, 3, 2), Chunks::new(2, 1000)));
+    let _kept = tokio::select! {
+        kept = answering => kept,
+        ended = &mut sending => panic!("it ended before it was offered: {ended:?}"),
+    };
+    let error = sending.await.unwrap_err();
     assert!(error.to_string().contains("it is seen"), "{error}");
 }
