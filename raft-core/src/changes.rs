@@ -62,10 +62,10 @@ impl Raft {
         if known.contains(self.member.id()) && known.index() >= configuration {
             return self.refuse(from, "a removal by a configuration that has this node", effects);
         }
-        self.member.note_removal(configuration, effects);
         if self.role() != Role::Follower {
             self.become_follower(None, effects);
         }
+        self.member.note_removal(configuration, effects);
     }
 }
 
@@ -162,6 +162,7 @@ impl Leader {
         member.append_configuration(configuration);
         self.parting_until = None;
         self.replicate_to_all(member, effects);
+        self.recheck_handover(member, effects);
     }
 
     /// Takes the next step of a change, if its time has come. Called at the end of every step of the core.
@@ -301,11 +302,16 @@ impl Leader {
         true
     }
 
+    /// Whether C_new leaves this leader without a vote. It takes no proposals from there on: so whoever makes C_new
+    /// committed has all of this log and can take over at once, and no caller is left in doubt. \[TH-LEADER-LEAVES\]
+    pub(crate) fn is_parting(member: &Member) -> bool {
+        !member.configurations.in_force().is_voter(member.id()) && !broken(Mutant::RemovedLeaderStays)
+    }
+
     /// Whether a committed configuration leaves this leader without a vote: its work is done. Raft §6
     /// \[TH-LEADER-LEAVES\]
     pub(crate) fn has_to_leave(&self, member: &Member) -> bool {
-        let committed = member.configurations.is_committed(member.commit_index);
-        committed && !member.configurations.in_force().is_voter(member.id()) && !broken(Mutant::RemovedLeaderStays)
+        member.configurations.is_committed(member.commit_index) && Self::is_parting(member)
     }
 
     /// The last words of a leader that has to leave: what is committed, and who is to campaign at once.

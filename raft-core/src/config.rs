@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::handover::Priority;
-use crate::membership::{Configuration, MEMBERS_MAX};
+use crate::membership::{CONTEXT_BYTES_MAX, Configuration, MEMBERS_MAX};
 use crate::types::{GroupId, NodeId};
 
 /// How a leader finds the point up to which a follower's log equals its own. Raft §5.3.
@@ -150,6 +150,7 @@ impl Config {
                 "set at least the election timeout",
             );
         }
+        self.check_founders()?;
         let members = self.members_max;
         if members > MEMBERS_MAX {
             return refuse(
@@ -188,5 +189,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The first change carries the founders in an entry, and everybody has to read it.
+    fn check_founders(&self) -> Result<(), ConfigError> {
+        let read = Configuration::decode(&self.founders.encode());
+        read.map(drop).map_err(|error| ConfigError {
+            field: "founders",
+            problem: format!("fit into no entry: {error}"),
+            remedy: format!("name at most {MEMBERS_MAX}, each with at most {CONTEXT_BYTES_MAX} bytes of context"),
+        })
     }
 }

@@ -272,10 +272,7 @@ impl Leader {
     /// Why no proposal is taken now, if none is. Thesis 3.10, step 1 \[TH-TRANSFER\].
     pub(crate) fn refuses_proposals(&self, member: &Member) -> Option<Rejection> {
         let holds = self.handover().is_some_and(|handover| handover.holds) && !broken(Mutant::ProposalsDuringHandover);
-        // It leads until what leaves it out is committed. Without entries behind that, whoever helped to commit it has the
-        // whole log, and can be told to campaign. [TH-LEADER-LEAVES]
-        let leaves = !member.configuration().is_voter(member.id());
-        (holds || leaves || member.is_caretaker()).then_some(Rejection::HandingOver)
+        (holds || member.is_caretaker() || Self::is_parting(member)).then_some(Rejection::HandingOver)
     }
 
     /// Whether this leader may hand over to a member that says this of itself.
@@ -289,8 +286,8 @@ impl Leader {
     }
 
     /// The voter to hand over to: the named one if it can be, else the best: one that keeps up before one that does
-    /// not, a drained one after all others, then the highest priority, then the longest log. One that is to be avoided
-    /// comes last of those that keep up.
+    /// not, one that stays before one that is about to leave, a drained one after all others, then the highest priority,
+    /// then the longest log. One that is to be avoided comes last of those that keep up and stay.
     fn choose(&self, member: &Member, named: Option<NodeId>, avoid: Option<NodeId>) -> Result<NodeId, HandoverRefused> {
         let timeout = member.config.election_timeout;
         let is_heard = |peer: &Progress| member.now < peer.contact + timeout;
@@ -311,11 +308,12 @@ impl Leader {
             let priority = if let Standing::Fit(priority) = standing { Some(priority) } else { None };
             let may = peer.heard && is_heard(peer) && member.configuration().is_voter(*id);
             let keeps_up = matches!(peer.state, State::Replicate { .. });
+            let stays = member.configuration().voters().contains(id);
             let fresh = avoid != Some(*id);
-            may.then_some((keeps_up, fresh, priority, peer.match_index, std::cmp::Reverse(*id)))
+            may.then_some((keeps_up, stays, fresh, priority, peer.match_index, std::cmp::Reverse(*id)))
         };
         let best = self.progress.iter().filter_map(rank).max();
-        best.map(|(_, _, _, _, id)| id.0).ok_or(HandoverRefused::NoCandidate)
+        best.map(|(.., id)| id.0).ok_or(HandoverRefused::NoCandidate)
     }
 
     /// The last word of a leader that a committed configuration leaves out: a voter that has all of its log campaigns at
@@ -387,7 +385,8 @@ impl Leader {
     fn continue_handover(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         let Some(handover) = &mut self.succession.running else { return };
         if member.now >= handover.since + member.config.election_timeout && !broken(Mutant::HandoverNeverEnds) {
-            return self.give_handover_up(member, effects);
+            let why = HandoverRefused::TimedOut(handover.to);
+            return self.give_handover_up(member, why, effects);
         }
         match handover.phase {
             Phase::Told { at } if member.now >= at + member.config.heartbeat_interval => {
@@ -436,8 +435,16 @@ impl Leader {
         (higher && up_to_date && !broken(Mutant::PriorityIgnored)).then_some(to)
     }
 
+    /// Other members are in force: who votes no more is nobody to hand over to.
+    pub(crate) fn recheck_handover(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+        let Some(Handover { to, .. }) = self.succession.running else { return };
+        if !member.configuration().is_voter(to) {
+            self.give_handover_up(member, HandoverRefused::NotAVoter(to), effects);
+        }
+    }
+
     /// The target did not take over: this node leads on, and takes proposals again. Thesis 3.10 \[TH-TRANSFER\].
-    fn give_handover_up(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+    fn give_handover_up(&mut self, member: &mut Member, why: HandoverRefused, effects: &mut Vec<Effect>) {
         let Some(Handover { to, cause, .. }) = self.succession.running.take() else { return };
         member.counters.handovers_given_up += 1;
         let timeout = member.config.election_timeout;
@@ -450,7 +457,7 @@ impl Leader {
         self.succession.failed = Some(to);
         self.succession.next_try = self.succession.next_try.max(member.now + pause);
         for (ticket, _) in member.handover_asked.take().into_iter().flat_map(|asked| asked.tickets) {
-            effects.push(Effect::Handover { ticket, result: Err(HandoverRefused::TimedOut(to)) });
+            effects.push(Effect::Handover { ticket, result: Err(why) });
         }
     }
 }

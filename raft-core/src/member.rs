@@ -513,11 +513,15 @@ impl Member {
         self.configurations.is_committed(self.commit_index) && in_force.was_removed(self.id())
     }
 
-    /// A committed configuration leaves this node out: its own log says so, or a member.
+    /// A committed configuration leaves this node out: its own log says so, or a member. Reads that wait will hear of no
+    /// leader here: their callers are better off elsewhere.
     pub(crate) fn note_removal(&mut self, configuration: Index, effects: &mut Vec<Effect>) {
         if self.removed.is_none() {
             self.removed = Some(configuration);
             effects.push(Effect::Removed { configuration });
+            for ticket in self.reads.take_all() {
+                Self::reject(ticket, 1, Rejection::NotLeader, effects);
+            }
         }
     }
 

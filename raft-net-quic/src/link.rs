@@ -249,6 +249,12 @@ impl PeerLink {
         Ok(replaced)
     }
 
+    /// The connection that has taken the place of `ended` between the same two members: of two that came about at the same
+    /// time only one stays.
+    pub(crate) fn successor(&self, ended: &Session) -> Option<Arc<Session>> {
+        self.session.borrow().clone().filter(|now| now.number != ended.number && now.raft == ended.raft)
+    }
+
     /// Forgets `session`, of which `why` is told. True when it was the connection of this link, false when another has
     /// taken over.
     pub(crate) fn unregister(&self, session: &Session, why: Option<String>) -> bool {

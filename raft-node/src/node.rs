@@ -208,9 +208,9 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let recovered_commit = recovered.commit;
     remember(shared, &config, &recovered);
     let applied: Index = machine.applied().index;
-    shared.snapshots.configurations.begin(&recovered.configurations);
     let replica: Replica<Waiter> =
         Replica::new(config, recovered, applied, shared.clock.now()).map_err(|error| error.to_string())?;
+    shared.snapshots.configurations.note(replica.raft().configurations().cloned());
     let readers = Readers { log: log.reader(), state: machine.reader() };
     shared.snapshots.take_from(machine.snapshotter(), applied);
     let threads = Running::start(shared, log, machine, &readers)?;

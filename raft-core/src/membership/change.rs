@@ -88,7 +88,7 @@ pub enum ChangeRefusal {
     #[error("the leader has not committed an entry of its term yet; try again")]
     NotReady,
     /// Another change is under way; see the configuration in force for what it wants.
-    #[error("the change of entry {change} is under way ({}); wait for it or cancel it", phase.name())]
+    #[error("{}", running(*change, *phase))]
     Running {
         /// The entry with which it began, or that is not committed yet.
         change: Index,
@@ -165,6 +165,15 @@ pub enum ChangeRefusal {
     },
 }
 
+fn running(change: Index, phase: Phase) -> String {
+    match phase {
+        Phase::Settled => format!("entry {change} sets other members and is not committed yet; try again"),
+        Phase::CatchingUp | Phase::Joint => {
+            format!("the change of entry {change} is under way ({}); wait for it or cancel it", phase.name())
+        }
+    }
+}
+
 impl Configuration {
     /// The configuration that entry `index` sets so that the members become `wanted`: the end of the change, or its first
     /// step.
@@ -220,8 +229,10 @@ impl Configuration {
                 return Err(ChangeRefusal::WrongId { id, next });
             }
         }
-        let found = self.seats.len() + new.count();
-        if found > members_max {
+        // Who is to go stays until the change is through. To remove some is allowed whatever their number.
+        let added = new.count();
+        let found = self.seats.len() + added;
+        if added > 0 && found > members_max {
             return Err(ChangeRefusal::TooManyMembers { found, limit: members_max });
         }
         Ok(())

@@ -33,7 +33,11 @@ pub struct Patience {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightRefusal {
     /// The voters of now could not commit the change.
-    #[error("only {answering} of the present voters answer and {needed} are needed; start {} first", names(silent))]
+    #[error(
+        "only {answering} of the present voters answer and keep up, and {needed} are needed; silent or behind is {}: start \
+         that first, or wait",
+        names(silent)
+    )]
     OldQuorumSilent {
         /// Voters that are silent or behind.
         silent: Vec<NodeId>,

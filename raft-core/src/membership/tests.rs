@@ -291,3 +291,18 @@ fn the_pre_flight_refuses_what_would_do_harm_and_nothing_else() {
     }
     assert!(refused.iter().all(|count| *count > 50), "{refused:?}");
 }
+
+/// The first change writes the founders into an entry, and everybody reads it back.
+#[test]
+fn founders_that_fit_into_no_entry_are_refused_at_the_start() {
+    let refused = |founders| crate::config::Config::new(NodeId(1), founders).check().err().map(|error| error.field);
+    let context = |bytes| Configuration::founders([(NodeId(1), Bytes::from(vec![0; bytes]))]);
+    let members = |count| Configuration::new((1..=count).map(NodeId));
+    assert_eq!(refused(context(CONTEXT_BYTES_MAX)), None);
+    assert_eq!(refused(context(CONTEXT_BYTES_MAX + 1)), Some("founders"));
+    assert_eq!(refused(members(MEMBERS_MAX as u64)), None);
+    assert_eq!(refused(members(MEMBERS_MAX as u64 + 1)), Some("founders"));
+    assert_eq!(refused(members(1 << 16)), Some("founders"));
+    assert_eq!(refused(Configuration::new([NodeId(1), NodeId(1 << 62)])), Some("founders"));
+    assert_eq!(refused(Configuration::default()), None);
+}

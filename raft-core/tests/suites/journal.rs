@@ -165,7 +165,7 @@ impl Journal {
     }
 
     fn append(&mut self, write: &LogWrite) -> io::Result<()> {
-        self.append_step(&Step::Write(write.clone()))
+        self.append_step(&Step::Write(Box::new(write.clone())))
     }
 
     fn append_step(&mut self, step: &Step) -> io::Result<()> {

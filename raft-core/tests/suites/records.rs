@@ -11,7 +11,7 @@ use raft_core::types::{
 /// What one record says.
 #[expect(clippy::large_enum_variant, reason = "a test makes few of them")]
 pub(super) enum Step {
-    Write(LogWrite),
+    Write(Box<LogWrite>),
     /// Everything up to this index goes, and the log begins after it.
     Compact(GroupId, Index),
     /// The entries go, and the log begins where it did: half of a compaction, for a journal that makes two of it.
@@ -65,7 +65,7 @@ fn encode_write(payload: &mut Vec<u8>, write: &LogWrite) {
 fn decode(mut payload: &[u8]) -> Option<Step> {
     let rest = &mut payload;
     let step = match number(rest)? {
-        0 => Step::Write(decode_write(rest)?),
+        0 => Step::Write(Box::new(decode_write(rest)?)),
         1 => Step::Compact(GroupId(number(rest)?), Index(number(rest)?)),
         2 => Step::Drop(GroupId(number(rest)?), Index(number(rest)?)),
         _ => Step::Begin(GroupId(number(rest)?), log_id(rest)?),

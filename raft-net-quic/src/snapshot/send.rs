@@ -108,12 +108,15 @@ impl Way {
     /// is served on the connection that it dialed itself: slower for both, and better than no snapshot.
     ///
     /// Whoever can be dialed and says no is asked again later: what made it say so ends.
-    async fn to(shared: &Arc<Shared>, link: &Arc<PeerLink>, main: Arc<Session>) -> Result<Self, SnapshotError> {
+    async fn to(shared: &Arc<Shared>, link: &Arc<PeerLink>, mut main: Arc<Session>) -> Result<Self, SnapshotError> {
         let mut attempt = 0;
         loop {
             let dialed = tokio::select! {
                 dialed = handshake::dial_bulk(shared, link, attempt) => dialed,
-                () = main.over.cancelled() => return Err(interrupted("the connection has ended")),
+                () = main.over.cancelled() => {
+                    main = link.successor(&main).ok_or_else(|| interrupted("the connection has ended"))?;
+                    continue;
+                }
                 () = shared.stopping.cancelled() => return Err(interrupted("this node stops")),
             };
             attempt += 1;

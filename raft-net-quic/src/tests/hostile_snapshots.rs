@@ -404,3 +404,43 @@ async fn a_receiver_that_reads_nothing_ends_by_the_stall_timeout() {
     }
     assert!(connection.close_reason().is_none());
 }
+
+/// Of two connections that come about at the same time one is closed, while a transfer looks for a connection of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_goes_on_when_another_connection_takes_the_place_of_the_first() {
+    let authority = Authority::new();
+    let one = Node::start(1, authority.node(CLUSTER, "n1")).await;
+    let silent = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
+    one.transport.set_peers(member(1), vec![peer(3, silent.local_addr().unwrap())]);
+    let stranger = Stranger::new(&authority.node(CLUSTER, "n3")).unwrap();
+    let hello = Hello::of(&member(3), CLUSTER, 9);
+    let first = stranger.connect(one.address).await;
+    assert!(matches!(greet(&first, &hello).await, HelloReply::Welcome(_)));
+    until("the first connection", || one.is_connected(3)).await;
+
+    let answering = async {
+        let mut datagram = [0; 2048];
+        // Its long header: flags, version, and the receiver's id behind its length. RFC 9000 17.2
+        while {
+            let length = silent.recv(&mut datagram).await.unwrap();
+            let id = &datagram[6..6 + usize::from(datagram[5])];
+            length < 1200 || !crate::bulk::is_marked(&quinn::ConnectionId::new(id))
+        } {}
+        let second = stranger.connect(one.address).await;
+        assert!(matches!(greet(&second, &hello).await, HelloReply::Welcome(_)));
+        first.closed().await;
+        let (mut send, mut receive) = second.accept_bi().await.unwrap();
+        let mut buffer = BytesMut::new();
+        receive.read_exact(&mut [0; 4]).await.unwrap();
+        read_frame(&mut receive, &mut buffer).await.unwrap();
+        send.write_all(&reply(&Reply::Failed("it is seen".into()))).await.unwrap();
+        (second, send, receive)
+    };
+    let mut sending = std::pin::pin!(one.transport.send_snapshot(offer(1, 3, 2), Chunks::new(2, 1000)));
+    let _kept = tokio::select! {
+        kept = answering => kept,
+        ended = &mut sending => panic!("it ended before it was offered: {ended:?}"),
+    };
+    let error = sending.await.unwrap_err();
+    assert!(error.to_string().contains("it is seen"), "{error}");
+}

@@ -21,8 +21,8 @@ use super::store::{SnapshotStore, TAKING};
 pub(crate) struct Label {
     pub(crate) id: SnapshotId,
     pub(crate) cluster: ClusterId,
-    /// That as of an entry; asked for the last one that the state has applied.
-    pub(crate) configuration: Arc<dyn Fn(Index) -> Configuration + Send + Sync>,
+    /// That as of an entry; asked for the last one that the state has applied. None when it is not known any more.
+    pub(crate) configuration: Arc<dyn Fn(Index) -> Option<Configuration> + Send + Sync>,
     pub(crate) chunk_bytes: u32,
 }
 
@@ -42,6 +42,10 @@ pub(crate) fn make(
     let files = directory.join(FILES);
     fs::create_dir_all(&directory).map_err(failed("making", &directory))?;
     let last = snapshotter.take(&files)?;
+    // At once: to read the files takes minutes, and what is applied meanwhile makes the replica forget what was before.
+    let configuration = (label.configuration)(last.index).ok_or_else(|| {
+        SnapshotError::Abandoned(format!("the members as of entry {} are not known any more", last.index))
+    })?;
     let found = list(&files)?;
     let moving = Moving::new(last, found.iter().map(|(_, length)| length).sum(), 0);
     begun(moving.clone());
@@ -59,7 +63,7 @@ pub(crate) fn make(
         cluster: label.cluster,
         group: GroupId::FIRST,
         last,
-        configuration: (label.configuration)(last.index),
+        configuration,
         created_millis: now_millis(),
         chunk_bytes: label.chunk_bytes,
         files: read,

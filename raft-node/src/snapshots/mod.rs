@@ -116,19 +116,14 @@ impl SnapshotConfig {
 pub(crate) struct Configurations(parking_lot::Mutex<KeptConfigurations>);
 
 impl Configurations {
-    /// Those that the log had at the start.
-    pub(crate) fn begin(&self, recovered: &[Arc<Configuration>]) {
-        self.0.lock().append(recovered.iter().cloned());
-    }
-
-    /// Another one is in force: these are all that may be asked for from now on.
+    /// At the start, and when another one is in force: these are all that may be asked for from now on.
     pub(crate) fn note(&self, configurations: impl Iterator<Item = Arc<Configuration>>) {
         let mut kept = KeptConfigurations::default();
         kept.append(configurations);
         *self.0.lock() = kept;
     }
 
-    /// The one as of this entry, if an entry had set one by then.
+    /// The one as of this entry; none when the entry is older than all that may be asked for.
     pub(crate) fn at(&self, index: Index) -> Option<Configuration> {
         self.0.lock().at(index).map(|configuration| configuration.as_ref().clone())
     }

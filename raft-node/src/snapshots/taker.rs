@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use raft_core::ports::SnapshotError;
+use raft_core::status::Status;
 use raft_core::types::{Index, LogId, SnapshotId};
 use tokio::sync::Notify;
 
@@ -187,35 +188,35 @@ fn take_as(shared: &Shared, id: SnapshotId) -> Result<Arc<Kept>, SnapshotError> 
         return Err(SnapshotError::Refused("the state is not open yet".into()));
     };
     let restores = snapshots.taker.restores.load(Ordering::Acquire);
-    refuse_unsound(shared)?;
+    refuse_unsound(&shared.view().status)?;
     *snapshots.taker.moving.lock() = Some(Moving::new(LogId::default(), 0, 0));
     let label = Label {
         id,
         cluster: founded.record.cluster,
         configuration: {
-            let (configurations, founders) = (snapshots.configurations.clone(), founded.record.configuration());
-            Arc::new(move |index| configurations.at(index).unwrap_or_else(|| founders.clone()))
+            let configurations = snapshots.configurations.clone();
+            Arc::new(move |index| configurations.at(index))
         },
         chunk_bytes: CHUNK_BYTES,
     };
     let begun = |moving| *snapshots.taker.moving.lock() = Some(moving);
     let pace = |bytes| snapshots.taker.pace.take(bytes, || snapshots.is_stopped());
     let directory = make(&snapshots.store, &**snapshotter, label, begun, pace)?;
-    refuse_unsound(shared)?;
+    refuse_unsound(&shared.view().status)?;
     if snapshots.taker.restores.load(Ordering::Acquire) != restores {
         return Err(SnapshotError::Abandoned("the state was replaced meanwhile".into()));
     }
     snapshots.store.admit(&directory, id)
 }
 
-/// A state that is about to be replaced, or that differs from the others', is nothing to hand on.
-fn refuse_unsound(shared: &Shared) -> Result<(), SnapshotError> {
-    let view = shared.view();
-    let status = &view.status;
+/// A state that is about to be replaced, or that differs from the others', is nothing to hand on. Nor is one that may be
+/// ahead of its log: who the members were as of its last entry, only the log knows.
+pub(crate) fn refuse_unsound(status: &Status) -> Result<(), SnapshotError> {
     for (unsound, why) in [
         (status.fenced, "the state differs from that of the others"),
         (status.rebuilding, "the state waits to be rebuilt"),
         (status.installing, "the state is being replaced by a snapshot"),
+        (status.lost.is_some(), "the log has lost its end, and is not back yet"),
     ] {
         if unsound {
             return Err(SnapshotError::Refused(why.into()));

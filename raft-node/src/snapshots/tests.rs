@@ -11,6 +11,7 @@ use bytes::Bytes;
 use raft_core::membership::Configuration;
 use raft_core::ports::{ApplyError, SnapshotError, Snapshotter, StateMachine, StateReader};
 use raft_core::snapshot::SnapshotMeta;
+use raft_core::status::Status;
 use raft_core::types::{ClusterId, Entry, Index, LogId, NodeId, SnapshotId, Term};
 use tempfile::TempDir;
 
@@ -19,7 +20,8 @@ use super::making::{Label, make};
 use super::manifest::Manifest;
 use super::staging::Staging;
 use super::store::{INCOMING, SnapshotStore};
-use super::{SnapshotConfig, Snapshots, installer};
+use super::taker::refuse_unsound;
+use super::{Configurations, SnapshotConfig, Snapshots, installer};
 use crate::metrics::Metrics;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +62,7 @@ fn take(store: &SnapshotStore, number: u128, index: u64, files: Files) -> Result
     let label = Label {
         id: SnapshotId(number),
         cluster: ClusterId(9),
-        configuration: Arc::new(|_| Configuration::new([NodeId(1), NodeId(2)])),
+        configuration: Arc::new(|_| Some(Configuration::new([NodeId(1), NodeId(2)]))),
         chunk_bytes: 8,
     };
     let id = label.id;
@@ -186,13 +188,47 @@ fn a_state_machine_that_puts_other_things_than_files_into_it_is_refused() {
     }
     let directory = TempDir::new().unwrap();
     let store = opened(directory.path());
-    let configuration = |_| Configuration::default();
+    let configuration = |_| Some(Configuration::default());
     let label = |id| Label { id, cluster: ClusterId(9), configuration: Arc::new(configuration), chunk_bytes: 8 };
     let refused = make(&store, &Nested, label(SnapshotId(1)), |_| {}, |_| Ok(()));
     assert!(matches!(refused, Err(SnapshotError::Refused(why)) if why.contains("below")));
     // Nothing is applied yet.
     let refused = make(&store, &Fixed(some_files(), LogId::default()), label(SnapshotId(2)), |_| {}, |_| Ok(()));
     assert!(matches!(refused, Err(SnapshotError::Refused(why)) if why.contains("no entry")));
+}
+
+/// The state may have applied what the log has lost: the members of that entry are in neither.
+#[test]
+fn a_state_that_may_be_ahead_of_its_log_is_not_handed_on() {
+    let lost = Status { lost: Some(id_at(100)), ..Status::default() };
+    assert!(matches!(refuse_unsound(&lost), Err(SnapshotError::Refused(why)) if why.contains("lost its end")));
+    refuse_unsound(&Status::default()).unwrap();
+}
+
+/// While the files are read, members come and go, and the replica forgets who there was before.
+#[test]
+fn a_snapshot_has_the_members_of_its_last_entry_or_is_not_made() {
+    let set = |index: u64| {
+        let context = [(NodeId(2), Bytes::from(format!("as of {index}")))];
+        Arc::new(Configuration::new([NodeId(1), NodeId(2)]).with_contexts(Index(index), &context).unwrap())
+    };
+    let directory = TempDir::new().unwrap();
+    let store = opened(directory.path());
+    let known = Arc::new(Configurations::default());
+    known.note([set(50), set(101)].into_iter());
+    let label = |id| {
+        let known = known.clone();
+        Label { id, cluster: ClusterId(9), configuration: Arc::new(move |index| known.at(index)), chunk_bytes: 8 }
+    };
+    let forgets = |_| {
+        known.note([set(150), set(160)].into_iter());
+        Ok(())
+    };
+    let made = make(&store, &Fixed(some_files(), id_at(100)), label(SnapshotId(1)), |_| {}, forgets).unwrap();
+    let kept = store.admit(&made, SnapshotId(1)).unwrap();
+    assert_eq!(kept.manifest.configuration, *set(50));
+    let late = make(&store, &Fixed(some_files(), id_at(100)), label(SnapshotId(2)), |_| {}, |_| Ok(()));
+    assert!(matches!(late, Err(SnapshotError::Abandoned(why)) if why.contains("entry 100")));
 }
 
 /// The first chunk of each file is found damaged by its name; a shorter or longer file too.
