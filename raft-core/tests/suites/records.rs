@@ -9,7 +9,6 @@ use raft_core::types::{
 };
 
 /// What one record says.
-#[expect(clippy::large_enum_variant, reason = "a test makes few of them")]
 pub(super) enum Step {
     Write(Box<LogWrite>),
     /// Everything up to this index goes, and the log begins after it.
