@@ -462,14 +462,12 @@ impl NodeHandle {
     /// so does Raft, but this node is handed no leadership. Returns whether another node leads; with nobody to hand
     /// over to it leads on, for what other nodes pass on.
     pub async fn drain(&self) -> bool {
-        handovers::drain(&self.shared, true).await
+        handovers::drain(&self.shared).await
     }
 
     /// Takes back [`NodeHandle::drain`]. A node that is stopping goes on stopping.
     pub async fn end_drain(&self) {
-        if *self.shared.phase.borrow() != Phase::Stopping {
-            handovers::drain(&self.shared, false).await;
-        }
+        handovers::end_drain(&self.shared).await;
     }
 
     /// Hands over, drains, finishes what is in flight (bounded by the configured grace), makes the state durable and
@@ -482,7 +480,12 @@ impl NodeHandle {
         if !shared.draining.load(Ordering::Acquire) {
             self.drain().await;
         }
-        shared.enter(Phase::Stopping);
+        {
+            // Whoever ends the drain comes before this, or finds that the node stops.
+            let _turn = shared.drain_turn.lock().await;
+            shared.enter(Phase::Stopping);
+            shared.draining.store(true, Ordering::Release);
+        }
         let grace = shared.config.stop_grace;
         if tokio::time::timeout(grace, shared.all_ended()).await.is_err() {
             tracing::warn!(node = %shared.name, ?grace, "stopping with requests in flight; their outcome is unknown");

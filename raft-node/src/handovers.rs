@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::queue::{Event, Refused};
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::{Shared, deadline_after};
+use crate::status::Phase;
 use crate::waiters::Waiter;
 
 /// How long to wait for another leader to be known before the same one is asked again.
@@ -64,6 +65,7 @@ pub(crate) async fn hand_over(
     let deadline = deadline_after(timeout);
     let mut leadership = shared.leadership.subscribe();
     loop {
+        shared.still_member().map_err(HandOverError::NoLeader)?;
         let known = *leadership.borrow_and_update();
         let missing = match known.leader {
             _ if known.leads => match here(shared, to).await {
@@ -78,7 +80,7 @@ pub(crate) async fn hand_over(
             },
         };
         let until = if known.leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
-        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        shared.until_news(&mut leadership, until).await;
         if Instant::now() >= deadline {
             return Err(HandOverError::NoLeader(missing));
         }
@@ -165,15 +167,27 @@ pub(crate) async fn serve(shared: &Shared, to: Option<&NodeName>) -> Result<Lead
     here(shared, to).await
 }
 
-/// From now on this node refuses new requests, hands over what it leads, and is handed nothing; or not any more.
-/// Returns once another node leads, or after a few election timeouts. Whether another one leads.
-pub(crate) async fn drain(shared: &Shared, drained: bool) -> bool {
-    let moved = if drained { rest(shared).await } else { false };
-    if !drained {
+/// From now on this node refuses new requests, hands over what it leads, and is handed nothing. Returns once another node
+/// leads, or after a few election timeouts. Whether another one leads.
+pub(crate) async fn drain(shared: &Arc<Shared>) -> bool {
+    let shared = shared.clone();
+    // It is done to the end even when nobody waits for it any more: a node that is half drained would serve, and not lead.
+    let drained = tokio::spawn(async move {
+        let _turn = shared.drain_turn.lock().await;
+        let moved = rest(&shared).await;
+        shared.draining.store(true, Ordering::Release);
+        moved
+    });
+    drained.await.unwrap_or(false)
+}
+
+/// Takes [`drain`] back. A node that is stopping goes on stopping.
+pub(crate) async fn end_drain(shared: &Shared) {
+    let _turn = shared.drain_turn.lock().await;
+    if *shared.phase.borrow() != Phase::Stopping {
         shared.queue.complete(Event::Drained(false));
+        shared.draining.store(false, Ordering::Release);
     }
-    shared.draining.store(drained, Ordering::Release);
-    moved
 }
 
 /// Hands over what this node leads, and waits for it; clients are served meanwhile. With nobody to hand over to, it

@@ -51,9 +51,9 @@ fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
 async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> Result<ReadAnswer, ReadFailure> {
     let deadline = deadline_after(timeout);
     let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
-    shared.serving(deadline).await.map_err(ReadFailure::NotReady)?;
     let mut leadership = shared.leadership.subscribe();
     loop {
+        shared.serving(deadline).await.map_err(ReadFailure::NotReady)?;
         let leader = leadership.borrow_and_update().leader;
         match confirm(shared, deadline).await? {
             ReadEnd::Ready => return query_here(shared, query, Some(Duration::ZERO)),
@@ -68,7 +68,7 @@ async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> 
         }
         // A read has no effect, so it may be tried again freely.
         let until = if leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
-        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        shared.until_news(&mut leadership, until).await;
         if Instant::now() >= deadline {
             return Err(ReadFailure::NoLeader);
         }

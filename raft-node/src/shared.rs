@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     /// Bytes of entries that wait for the log thread.
     pub(crate) log_backlog_bytes: AtomicU64,
     pub(crate) draining: AtomicBool,
+    /// Held by whoever drains the node or ends that: one after the other, so that the later wish counts.
+    pub(crate) drain_turn: tokio::sync::Mutex<()>,
     /// Writes that other nodes passed on. They are served until the queue closes, so that a leader which drains does
     /// not stop the writes of a whole cluster.
     passed_on: InFlightCount,
@@ -183,6 +185,7 @@ impl Shared {
             disk_failed: OnceLock::new(),
             log_backlog_bytes: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            drain_turn: tokio::sync::Mutex::default(),
             view: Mutex::new(Arc::new(View { status: Status::default(), taken: Instant::now() })),
             in_flight: InFlightCount::default(),
             passed_on: InFlightCount::default(),
@@ -258,9 +261,7 @@ impl Shared {
 
     /// Waits until this node serves; says why not when the deadline comes first or it never will.
     pub(crate) async fn serving(&self, deadline: Instant) -> Result<(), String> {
-        if let Some(entry) = self.removed() {
-            return Err(format!("this node was removed from the cluster by entry {entry}; ask another one"));
-        }
+        self.still_member()?;
         // Nearly always so, at the price of one look.
         if *self.phase.borrow() == Phase::Running {
             return Ok(());
@@ -344,6 +345,23 @@ impl Shared {
     /// The entry of the committed configuration that leaves this node out, once it knows of one.
     pub(crate) fn removed(&self) -> Option<Index> {
         *self.removed.borrow()
+    }
+
+    /// Says that this node was removed, if it was: it will never hear of a leader again.
+    pub(crate) fn still_member(&self) -> Result<(), String> {
+        match self.removed() {
+            None => Ok(()),
+            Some(entry) => Err(format!("this node was removed from the cluster by entry {entry}; ask another one")),
+        }
+    }
+
+    /// Waits for another view of who leads, at most until then. A node that was removed waits for none.
+    pub(crate) async fn until_news(&self, leadership: &mut watch::Receiver<Leadership>, until: Instant) {
+        tokio::select! {
+            _ = leadership.changed() => {}
+            _ = self.until_removed() => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
     }
 
     /// Returns once this node knows that it was removed.

@@ -100,13 +100,13 @@ async fn try_write(shared: &Arc<Shared>, wanted: Wanted, options: WriteOptions) 
     if bytes > limit {
         return Err(refused(Refusal::TooLarge { bytes, limit, setting: Cow::Borrowed("command_bytes_max") }));
     }
-    if let Err(why) = shared.serving(deadline).await {
-        return Err(refused(Refusal::NotReady(why)));
-    }
 
     let mut leadership = shared.leadership.subscribe();
     let mut doubt = None;
     loop {
+        if let Err(why) = shared.serving(deadline).await {
+            return Err(conclude(shared, doubt, Refusal::NotReady(why)));
+        }
         let known = *leadership.borrow_and_update();
         let refusal = match attempt(shared, &wanted, known, options.forward, deadline).await {
             Attempt::Written(written) => return Ok(written),
@@ -124,7 +124,7 @@ async fn try_write(shared: &Arc<Shared>, wanted: Wanted, options: WriteOptions) 
         };
         // Without a leader only another view can help; with one, the same way may work a moment later.
         let until = if known.leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
-        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        shared.until_news(&mut leadership, until).await;
         if Instant::now() >= deadline {
             return Err(conclude(shared, doubt, told(refusal, options, shared.queue.is_closed())));
         }

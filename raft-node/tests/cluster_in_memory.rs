@@ -229,6 +229,25 @@ async fn a_leader_that_drains_serves_what_others_pass_on() {
     assert_eq!(written.served_by.as_str(), NAMES[follower]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_done_to_its_end_when_nobody_waits_for_it() {
+    let cluster = Cluster::start(&NAMES).await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    // Begun, and given up at once.
+    tokio::select! {
+        biased;
+        _ = leader.drain() => {}
+        () = std::future::ready(()) => {}
+    }
+    eventually("it is drained, and does not lead", async || {
+        let status = leader.status();
+        status.draining && status.raft.role != Role::Leader
+    })
+    .await;
+    leader.end_drain().await;
+    put(leader, "k", "v").await.unwrap();
+}
+
 /// A replica that hears of its leader may still be far behind; only a confirmed read says how old it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_age_of_a_local_answer_counts_from_the_newest_linearizable_read() {

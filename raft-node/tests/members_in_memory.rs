@@ -6,10 +6,11 @@ mod in_memory;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use in_memory::{Cluster, Disk, PATIENCE, config, eventually, put, try_start, value};
 use raft_core::membership::{Phase, Standing};
 use raft_core::types::{NodeId, NodeName};
-use raft_node::handle::Consistency;
+use raft_node::handle::{Consistency, ReadFailure};
 use raft_node::members::{MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
 use raft_node::{NodeConfig, NodeHandle};
 
@@ -248,8 +249,14 @@ async fn a_removed_node_that_is_started_again_and_again_disturbs_nobody() {
         cluster.nodes[leader_at].status().peers.iter().all(|(peer, _)| *peer != name(THREE[removed]))
     })
     .await;
+    // Whoever waits there for a leader waits no longer than until it knows.
+    let (asked, query) = (cluster.nodes[removed].clone(), Bytes::from_static(b"size"));
+    let hour = Duration::from_secs(3600);
+    let waits = tokio::spawn(async move { asked.read(query, Consistency::Linearizable, hour).await });
     cluster.heal(removed);
     cluster.nodes[removed].removed().await;
+    let ended = tokio::time::timeout(PATIENCE, waits).await.expect("it ends").unwrap();
+    assert!(matches!(&ended, Err(ReadFailure::NotReady(why)) if why.contains("removed")), "{ended:?}");
     let rule = |node: &NodeHandle| (node.status().raft.term, node.status().raft.counters.leader_changes);
     let before = rule(&cluster.nodes[leader_at]);
     // Each waits for a leader first, which takes its time; real processes do it more often.

@@ -44,9 +44,9 @@ pub(crate) async fn change(
     let deadline = deadline_after(options.timeout);
     let stopping = || MembersError::new(MembersProblem::NotReady, "the node is stopping");
     let Some(_in_flight) = shared.begin() else { return Err(stopping()) };
-    shared.serving(deadline).await.map_err(|why| MembersError::new(MembersProblem::NotReady, why))?;
     let mut leadership = shared.leadership.subscribe();
     loop {
+        shared.serving(deadline).await.map_err(|why| MembersError::new(MembersProblem::NotReady, why))?;
         let known = *leadership.borrow_and_update();
         let attempt = match known.leader {
             _ if known.leads => here(shared, &ask, options, deadline).await,
@@ -64,7 +64,7 @@ pub(crate) async fn change(
             return Err(why);
         }
         let until = if known.leader.is_some() { deadline.min(Instant::now() + RETRY_PAUSE) } else { deadline };
-        let _ = tokio::time::timeout_at(until.into(), leadership.changed()).await;
+        shared.until_news(&mut leadership, until).await;
         if Instant::now() >= deadline {
             return Err(why);
         }
