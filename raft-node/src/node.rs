@@ -220,10 +220,11 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let taker = tokio::spawn(taker::run(shared.clone()));
     let standing = tokio::spawn(standing::watch(shared.clone()));
     let announcing = tokio::spawn(standing::announce(shared.clone()));
+    let warning = tokio::spawn(standing::warn_of_lonely_list(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
-    for task in [marking, taker, standing, announcing] {
+    for task in [marking, taker, standing, announcing, warning] {
         task.abort();
     }
     shared.snapshots.stop();

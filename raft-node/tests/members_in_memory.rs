@@ -322,6 +322,9 @@ async fn the_leadership_goes_to_one_that_joined_and_to_no_one_that_left() {
     assert!(unknown.to_string().contains("there are n1"), "{unknown}");
     let n2 = try_start(&cluster.net, &Disk::blank("n2"), config("n2", &["n1"])).await.unwrap();
     eventually("n2 to vote", async || members(n1) == voters(&["n1", "n2"])).await;
+    let warned = |node: &NodeHandle| node.events(100).iter().any(|event| event.text.contains("names no other member"));
+    eventually("n1 to warn of its list", async || warned(n1)).await;
+    assert!(!warned(&n2));
     // It founded the cluster alone, and is not alone any more: it waits for the other one to lead.
     let begin = Instant::now();
     let moved = n1.drain().await;

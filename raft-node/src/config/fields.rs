@@ -74,7 +74,7 @@ pub const FIELDS: &[Field] = &[
         "bootstrap",
         Kind::List,
         None,
-        "The founders, this node among them, or members of the cluster that it is to join, each as name=host:port of its peer address. Used to found or to join; later only for addresses that are tried beside those that the cluster knows.",
+        "The founders, this node among them, or members of the cluster that it is to join, each as name=host:port of its peer address. Used to found or to join; later only for addresses that are tried beside those that the cluster knows. Name other members too once a cluster of one has grown: a lone founder that loses its disk founds another cluster.",
     ),
     field(
         "join.voter",

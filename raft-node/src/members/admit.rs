@@ -188,9 +188,8 @@ fn admitted(shared: &Shared, known: &Known, join: &JoinRequest) -> Option<JoinAn
         return Some(not_yet("its admission is being committed"));
     }
     let founded = shared.founded.get()?;
-    let members = known.by_name().into_values().map(|member| Member::clone(member)).collect();
     shared.members.forget_candidate(&join.name);
-    Some(JoinAnswer::Admitted { id: member.id, record: founded.record.encode(), members })
+    Some(JoinAnswer::Admitted { id: member.id, record: founded.record.encode(), members: known.to_tell() })
 }
 
 /// Begins to admit a node under a name that is free.

@@ -45,8 +45,12 @@ pub(crate) async fn change(
     let stopping = || MembersError::new(MembersProblem::NotReady, "the node is stopping");
     let Some(_in_flight) = shared.begin() else { return Err(stopping()) };
     let mut leadership = shared.leadership.subscribe();
+    // A leader was asked, and what became of it is not known: no later failure may say that nothing was done.
+    let mut doubt = None;
     loop {
-        shared.serving(deadline).await.map_err(|why| MembersError::new(MembersProblem::NotReady, why))?;
+        if let Err(why) = shared.serving(deadline).await {
+            return Err(doubt.unwrap_or_else(|| MembersError::new(MembersProblem::NotReady, why)));
+        }
         let known = *leadership.borrow_and_update();
         let attempt = match known.leader {
             _ if known.leads => here(shared, &ask, options, deadline).await,
@@ -55,11 +59,15 @@ pub(crate) async fn change(
         };
         let why = match attempt {
             Attempt::Done(done) => return Ok(done),
-            Attempt::Failed(error) => return Err(error),
+            Attempt::Failed(error) => return removed_by_then(shared, &ask, doubt.is_some(), error),
             Attempt::Again(error) => error,
         };
+        if why.problem == MembersProblem::Unknown {
+            doubt = Some(why.clone());
+        }
+        let why = doubt.clone().unwrap_or(why);
         // A second cancel could undo another change than the first.
-        let in_doubt = why.problem == MembersProblem::Unknown && ask == MembersAsk::Cancel;
+        let in_doubt = doubt.is_some() && ask == MembersAsk::Cancel;
         if in_doubt || shared.queue.is_closed() || Instant::now() >= deadline {
             return Err(why);
         }
@@ -69,6 +77,21 @@ pub(crate) async fn change(
             return Err(why);
         }
     }
+}
+
+/// What a failure means after an attempt whose end is not known: that there is no such member any more is what a removal
+/// was to come to.
+fn removed_by_then(
+    shared: &Shared,
+    ask: &MembersAsk,
+    in_doubt: bool,
+    error: MembersError,
+) -> Result<MembersDone, MembersError> {
+    if !(in_doubt && error.problem == MembersProblem::UnknownMember && matches!(ask, MembersAsk::Remove(_))) {
+        return Err(error);
+    }
+    let index = shared.members.now().configuration.index();
+    Ok(MembersDone { changed: true, index, pending: false, served_by: shared.name.clone() })
 }
 
 /// Serves a change that another node passed on: here or not at all.
@@ -148,6 +171,10 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Attempt::Done(MembersDone { changed, index, pending, served_by: shared.name.clone() })
         };
         let attempt = match planned {
+            // It may still be truncated.
+            Plan::Nothing | Plan::Forget(_) if !known.is_committed => {
+                settled(shared, known.configuration.index(), deadline).await.map(|()| None)
+            }
             Plan::Nothing => {
                 forget_admitted(shared, ask);
                 // What was waited for has come to its end, and led here.
@@ -156,11 +183,16 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Plan::Forget(name) if shared.members.forget_candidate(&name) => {
                 return done(true, known.configuration.index(), false);
             }
+            // The change that was waited for has removed it.
+            Plan::Forget(_) if followed.is_some() => return done(true, known.configuration.index(), false),
             Plan::Forget(name) => {
                 let text = format!("there is no member {name}; GET /v1/cluster shows who there is");
                 return Attempt::Failed(MembersError::new(MembersProblem::UnknownMember, text));
             }
             Plan::Await(name) if await_heard(shared, &name, deadline).await => continue,
+            Plan::Await(_) if !shared.leadership.borrow().leads => {
+                return Attempt::Again(MembersError::new(MembersProblem::NoLeader, "this node leads no more"));
+            }
             Plan::Await(_) => return done(false, known.configuration.index(), true),
             Plan::Follow(change) => {
                 followed = Some(change);
@@ -281,7 +313,7 @@ pub(super) async fn submit(shared: &Shared, change: Change, deadline: Instant) -
             ChangeRefusal::NotReady | ChangeRefusal::WrongId { .. } | ChangeRefusal::TooManyKept { .. } => {
                 Obstacle::Again
             }
-            ChangeRefusal::NothingChanges => Obstacle::Again,
+            ChangeRefusal::NothingChanges | ChangeRefusal::Running { phase: Phase::Settled, .. } => Obstacle::Again,
             why => Obstacle::Refused(why),
         }),
         Ok(Ok(ChangeEnd::Rejected { why })) => match why {
@@ -294,6 +326,19 @@ pub(super) async fn submit(shared: &Shared, change: Change, deadline: Instant) -
             Rejection::Overwritten => error(MembersProblem::NoLeader, "another leader's entry was committed instead"),
         },
         Ok(Ok(ChangeEnd::Unknown)) | Ok(Err(_)) | Err(_) => error(MembersProblem::Unknown, unknown),
+    }
+}
+
+/// Waits until the configuration of entry `index` is committed, or another one is in force.
+async fn settled(shared: &Shared, index: Index, deadline: Instant) -> Result<(), Obstacle> {
+    let mut known = shared.members.subscribe();
+    let over = |known: &Arc<Known>| known.is_committed || known.configuration.index() != index;
+    match tokio::time::timeout_at(deadline.into(), known.wait_for(over)).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            let text = format!("entry {index} sets the members so, and is not committed yet; ask again");
+            Err(Obstacle::Error(MembersError::new(MembersProblem::Unknown, text)))
+        }
     }
 }
 

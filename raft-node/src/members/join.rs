@@ -77,6 +77,9 @@ async fn ask_one(shared: &Shared, name: &NodeName, cluster: ClusterId) -> Result
             if record.cluster != cluster {
                 return Err(format!("it admits to cluster {}, and belongs to {cluster}", record.cluster));
             }
+            if record.members.iter().any(|founder| founder.id == id) {
+                return Err(format!("it admits as {id}, which is the id of a founder"));
+            }
             let accepted = AcceptedFounding { cluster, id, record: bytes };
             Ok(Admission { accepted, record, members })
         }

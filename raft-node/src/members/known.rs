@@ -52,6 +52,12 @@ impl Known {
         seat.is_some_and(|found| found.name == member.name && found.incarnation == member.incarnation)
     }
 
+    /// Whom another node may be told of: an entry that is not committed may be truncated, and its ids be given to others.
+    pub(crate) fn to_tell(&self) -> Vec<Member> {
+        let stays = |member: &Arc<Member>| !self.configuration.contains(member.id) || self.is_committed_member(member);
+        self.by_name().into_values().filter(|member| stays(member)).map(|member| Member::clone(member)).collect()
+    }
+
     /// Whom to talk to, by name; of several of one name the newest.
     pub(crate) fn by_name(&self) -> BTreeMap<&NodeName, &Arc<Member>> {
         let mut found: BTreeMap<&NodeName, &Arc<Member>> = BTreeMap::new();
@@ -282,6 +288,19 @@ mod tests {
         assert!(members.now().member(NodeId(2)).is_some(), "it has to learn of it");
         members.forget_parted();
         assert!(members.now().member(NodeId(2)).is_none());
+    }
+
+    /// An isolated leader would have others wait for a member that never came to be.
+    #[test]
+    fn nobody_is_told_of_who_may_still_be_truncated() {
+        let members = Members::default();
+        let (one, two, three) = (member(1, "n1", 1), member(2, "n2", 2), member(3, "n3", 3));
+        members.set(&configuration(&[one.clone(), two.clone()]), true);
+        members.set(&configuration(&[one.clone(), three.clone()]), false);
+        assert_eq!(members.now().to_tell(), [one.clone(), two]);
+        members.set(&configuration(&[one.clone(), three.clone()]), true);
+        members.forget_parted();
+        assert_eq!(members.now().to_tell(), [one, three]);
     }
 
     #[test]

@@ -65,12 +65,18 @@ pub(super) fn plan(
         MembersAsk::Promote(name) => wanted.set(name, Standing::Voter, false)?,
         // Who is a learner already stays one, and is not promoted any more.
         MembersAsk::Demote(name) => wanted.set(name, Standing::Learner, false)?,
-        MembersAsk::Remove(name) if !wanted.remove(name) => return Ok(Plan::Forget(name.clone())),
+        MembersAsk::Remove(name) if !wanted.remove(name) => {
+            return Ok(match known.named(name) {
+                // It leaves with the change that is under way.
+                Some(_) => Plan::Follow(known.configuration.change()),
+                None => Plan::Forget(name.clone()),
+            });
+        }
         MembersAsk::Remove(_) => {}
         MembersAsk::Replace { old, new } => {
             let standing = wanted.standing(old);
             if !wanted.remove(old) && wanted.standing(new).is_some() {
-                return Ok(Plan::Nothing);
+                return Ok(wanted.finish(options));
             }
             let standing = standing.ok_or_else(|| unknown(old))?;
             wanted.set(new, standing, false)?;
@@ -369,7 +375,21 @@ mod tests {
         let Ok(changing) = settled.changed(Index(7), &wanted, 64) else { panic!("no configuration") };
         assert!(planned(&of(changing.clone()), &MembersAsk::Demote(name("n2"))).is_ok());
         let ask = MembersAsk::Set { voters: ["n1", "n2"].map(name).to_vec(), learners: Vec::new() };
-        assert_eq!(planned(&of(changing), &ask), Ok(Plan::Follow(Index(7))));
+        assert_eq!(planned(&of(changing.clone()), &ask), Ok(Plan::Follow(Index(7))));
+        // It is a member until then, and no stranger.
+        assert_eq!(planned(&of(changing), &remove), Ok(Plan::Follow(Index(7))));
+    }
+
+    #[test]
+    fn asking_again_for_a_replacement_that_is_under_way_waits_for_it() {
+        let settled = founders(&["n1", "n2", "n3"]);
+        let replace = MembersAsk::Replace { old: name("n3"), new: name("new4") };
+        let Ok(Plan::Change(Change::Members(wanted))) = planned(&of(settled.clone()), &replace) else {
+            panic!("no change")
+        };
+        let Ok(changing) = settled.changed(Index(7), &wanted, 64) else { panic!("no configuration") };
+        assert_eq!(changing.phase(), Phase::CatchingUp);
+        assert_eq!(planned(&of(changing), &replace), Ok(Plan::Follow(Index(7))));
     }
 
     #[test]

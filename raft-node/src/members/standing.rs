@@ -5,17 +5,19 @@
 //! committed configuration leaves it out is true for ever. It campaigns no more then, over restarts too, since it asks
 //! again after each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::membership::{Change, ChangeRefusal};
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::ports::RemoteIdentity;
-use raft_core::types::{GroupId, Index, NodeId};
+use raft_core::types::{GroupId, Index, NodeId, NodeName};
 use tokio::task::JoinSet;
 
 use super::change::{Obstacle, submit};
 use super::{Known, check_context, encode_context};
+use crate::events::{EventKind, Tale};
 use crate::requests::{NodeAnswer, NodeRequest};
 use crate::shared::{Shared, deadline_after};
 use crate::status::{Member, Phase};
@@ -58,7 +60,7 @@ fn standing(known: &Known, id: NodeId, by: NodeId) -> StandingAnswer {
     if known.committed.was_removed(id) {
         return StandingAnswer::Removed { configuration: known.committed.index(), by };
     }
-    StandingAnswer::NotRemoved { members: known.by_name().into_values().map(|member| Member::clone(member)).collect() }
+    StandingAnswer::NotRemoved { members: known.to_tell() }
 }
 
 /// Asks whom it knows whether this node is a member, whenever no leader is known for a while, or none is and
@@ -67,15 +69,23 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut leadership = shared.leadership.subscribe();
     let patience = (4 * shared.config.raft.election_timeout).max(PAUSE_MIN);
     let mut pause = PAUSE_MIN;
-    while leadership.wait_for(|known| known.leader.is_none()).await.is_ok() {
+    loop {
+        let none_leads = leadership.wait_for(|known| {
+            // Those whom only the configuration file names are not needed any more.
+            if known.leader.is_some() {
+                shared.set_astray(false);
+            }
+            known.leader.is_none()
+        });
+        if none_leads.await.is_err() {
+            return;
+        }
         let led = tokio::select! {
             led = tokio::time::timeout(patience, leadership.wait_for(|known| known.leader.is_some())) => led.is_ok(),
             () = shared.doubted.notified() => false,
         };
         if led {
             pause = PAUSE_MIN;
-            // Those whom only the configuration file names are not needed any more.
-            shared.set_astray(false);
             continue;
         }
         if shared.removed().is_some() {
@@ -173,6 +183,23 @@ pub(crate) async fn announce(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Warns of a `bootstrap` list with which this node, had it lost its disk, would find nobody and found another cluster.
+pub(crate) async fn warn_of_lonely_list(shared: Arc<Shared>) {
+    let own = shared.name.clone();
+    let listed: BTreeSet<NodeName> = shared.config.bootstrap.iter().map(|founder| founder.name.clone()).collect();
+    let is_lonely = |known: &Arc<Known>| {
+        let grown = known.is_committed && known.list.iter().any(|member| member.name != own);
+        grown && !known.list.iter().any(|member| member.name != own && listed.contains(&member.name))
+    };
+    // A node that its own list does not name founds nothing.
+    if !listed.contains(&own) || shared.members.subscribe().wait_for(is_lonely).await.is_err() {
+        return;
+    }
+    let text = format!("bootstrap of {own} names no other member: with its disk lost it would found another cluster");
+    tracing::warn!(node = %own, "{text}; name other members there");
+    shared.events.tell(Tale::new(EventKind::Fault, text).with("setting", "bootstrap"));
 }
 
 /// A member says where it is from now on; only the leader does something about it.
