@@ -273,7 +273,7 @@ pub(crate) fn running(known: &Known) -> String {
     let joining: Vec<String> = known.configuration.joining().map(name).collect();
     let mut text = format!("afterwards {} vote", after(Standing::Voter));
     if known.configuration.phase() == Phase::CatchingUp && !joining.is_empty() {
-        text.push_str(&format!("; {} have to catch up first", joining.join(", ")));
+        text.push_str(&format!("; still to catch up: {}", joining.join(", ")));
     }
     text
 }
