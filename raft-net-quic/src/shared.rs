@@ -302,8 +302,8 @@ impl Shared {
         let _ = self.start.set(start);
     }
 
-    pub(crate) fn disk_start(&self) -> Option<Start> {
-        self.start.get().copied()
+    pub(crate) fn disk_start(&self) -> Option<&Start> {
+        self.start.get()
     }
 
     /// Starts a task on the runtime that the transport was started on.
