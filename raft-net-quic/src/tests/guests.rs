@@ -2,9 +2,10 @@
 
 use raft_core::ports::RequestError;
 
+use super::hostile::{Stranger, greet};
 use super::*;
 use crate::link::PeerLink;
-use crate::wire::hello::Refusal;
+use crate::wire::hello::{Hello, Refusal, Reply};
 use crate::{EARLIER_STARTS_MAX, Limits, Start};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -173,4 +174,49 @@ fn a_disk_that_was_set_back_is_refused_however_often_it_is_started() {
     let lost = |count| Start { count, nonce: 1 << 100, earlier: (1000..1064).collect() };
     assert_eq!(meets(&[seen[2].clone(), lost(found)])[1], Err(Refusal::ForkedDisk { known: 3, found }));
     assert_eq!(meets(&[seen[2].clone(), lost(found + 1)])[1], Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_name_does_not_disturb_the_guest_of_a_name() {
+    let authority = Authority::new();
+    let (host, guest) = strangers(&authority).await;
+    host.transport.admit_guests(true);
+    until("the guest", || guest.is_connected(1)).await;
+    is_answered(&guest, 1).await;
+    let to = name(1);
+    let asked = guest.transport.request(&to, Bytes::from_static(b"wait"), WAIT);
+    let claims = async {
+        until("the request", || host.inbound.asked.lock().iter().any(|(_, request)| request.starts_with(b"w"))).await;
+        let stranger = Stranger::new(&authority.node(CLUSTER, "n9")).unwrap();
+        let another = LocalIdentity { incarnation: Incarnation(5), ..blank(2) };
+        let hello = Hello { guest: true, ..Hello::of(&another, CLUSTER, 1) };
+        let reply = greet(&stranger.connect(host.address).await, &hello).await;
+        assert!(matches!(&reply, Reply::Refused { reason, .. } if reason == "certificate_name"), "{reply:?}");
+        host.inbound.gate.add_permits(1);
+    };
+    assert_eq!(tokio::join!(asked, claims).0, Ok(Bytes::from_static(b"wait")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_comes_as_that_and_not_as_a_guest() {
+    let authority = Authority::new();
+    let host = Node::start(1, authority.node(CLUSTER, "n1")).await;
+    host.transport.set_peers(member(1), vec![peer(2, nowhere())]);
+    host.transport.admit_guests(true);
+    let stranger = Stranger::new(&authority.node(CLUSTER, "n2")).unwrap();
+    for (local, guest, outcome) in [
+        (member(2), true, "not_ready"),
+        (blank(2), true, "not_ready"),
+        (member(2), false, "welcome"),
+        // It may ask why it is known with another id, or another disk.
+        (LocalIdentity { id: Some(NodeId(9)), ..member(2) }, true, "welcome"),
+        (LocalIdentity { incarnation: Incarnation(5), ..blank(2) }, true, "welcome"),
+    ] {
+        let hello = Hello { guest, ..Hello::of(&local, CLUSTER, 1) };
+        match greet(&stranger.connect(host.address).await, &hello).await {
+            Reply::Welcome(_) => assert_eq!(outcome, "welcome", "{hello:?}"),
+            Reply::Refused { reason, .. } => assert_eq!(reason, outcome, "{hello:?}"),
+        }
+    }
+    assert_eq!(host.refusals("not_ready"), 0, "it is no fault of anybody");
 }
