@@ -21,13 +21,15 @@ const FORMAT_VERSION: u32 = 3;
 const FORMAT_READER_MIN: u32 = 3;
 /// Longest name of a node, in bytes.
 const NAME_BYTES_MAX: usize = 1024;
+/// Earlier starts whose random numbers a start record keeps; older ones are forgotten.
+pub const EARLIER_STARTS_MAX: usize = 64;
 /// Longest founding record, in bytes.
 pub const FOUNDING_RECORD_BYTES_MAX: usize = 1 << 20;
 
 const LOCK: &str = "LOCK";
 const FORMAT: Kind = Kind { file_name: "FORMAT", tag: *b"FORM", body_bytes_max: 8 };
 const IDENTITY: Kind = Kind { file_name: "IDENTITY", tag: *b"IDEN", body_bytes_max: 18 + NAME_BYTES_MAX };
-const START: Kind = Kind { file_name: "START", tag: *b"STRT", body_bytes_max: 25 };
+const START: Kind = Kind { file_name: "START", tag: *b"STRT", body_bytes_max: 26 + 16 * EARLIER_STARTS_MAX };
 const FOUNDING: Kind = Kind { file_name: "FOUNDING", tag: *b"FOUN", body_bytes_max: 28 + FOUNDING_RECORD_BYTES_MAX };
 const LOG_MADE: Kind = Kind { file_name: "LOG_MADE", tag: *b"LOGM", body_bytes_max: 0 };
 /// What a file system itself may put at the top of a fresh volume.
@@ -138,13 +140,17 @@ impl From<SmallFileError> for DataDirError {
     }
 }
 
-/// One start of a process on a data directory. The same count with another nonce is a cloned disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One start of a process on a data directory. The same count with another nonce is a cloned disk, and so is a later start
+/// that does not come after one that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRecord {
     /// How many times the directory was opened, this time included.
     pub count: u64,
     /// Drawn anew at every start.
     pub nonce: u128,
+    /// The nonces of the starts before this one, the newest first, at most [`EARLIER_STARTS_MAX`]. Fewer than there were
+    /// when a directory comes from a build that did not keep them.
+    pub earlier: Vec<u128>,
 }
 
 struct Founding {
@@ -215,8 +221,8 @@ impl DataDir {
 
     /// This start of the process.
     #[must_use]
-    pub fn start(&self) -> StartRecord {
-        self.start
+    pub fn start(&self) -> &StartRecord {
+        &self.start
     }
 
     /// Where the log lies.
@@ -290,7 +296,7 @@ impl DataDir {
         body.extend_from_slice(&(record.len() as u32).to_be_bytes());
         body.extend_from_slice(&record);
         // A crash between the two only means that the next start notes it.
-        let written = FOUNDING.replace(&self.path, &body).and_then(|()| write_start(&self.path, self.start, true));
+        let written = FOUNDING.replace(&self.path, &body).and_then(|()| write_start(&self.path, &self.start, true));
         if let Err(error) = written {
             self.failed = Some(error.to_string());
             return Err(error.into());
@@ -401,32 +407,47 @@ fn open_identity(path: &Path, name: &NodeName) -> Result<Incarnation, DataDirErr
 
 /// Counts this start, and notes whether there is a founding record by now, so that one that goes missing is noticed.
 fn count_start(path: &Path, founded: bool) -> Result<StartRecord, DataDirError> {
-    let before = match START.read(path)? {
+    let (before, earlier) = match START.read(path)? {
         Some(body) => {
-            let parse = || {
-                let mut fields = Fields::new(&body);
-                let (count, _nonce, was_founded) = (fields.u64()?, fields.u128()?, fields.u8()?);
-                fields.finish()?;
-                Ok::<_, String>((count, was_founded != 0))
-            };
-            let (count, was_founded) = parse().map_err(|reason| START.damaged(path, reason))?;
+            let (before, was_founded) = parse_start(&body).map_err(|reason| START.damaged(path, reason))?;
             if was_founded && !founded {
                 return Err(FOUNDING.damaged(path, "it is missing, and this node belonged to a cluster").into());
             }
-            count
+            let mut earlier = vec![before.nonce];
+            earlier.extend(before.earlier.into_iter().take(EARLIER_STARTS_MAX - 1));
+            (before.count, earlier)
         }
         None if LOG_MADE.path(path).exists() || founded => {
             return Err(START.damaged(path, "it is missing, and the directory was in use before").into());
         }
-        None => 0,
+        None => (0, Vec::new()),
     };
-    let start = StartRecord { count: before.saturating_add(1), nonce: random(path)? };
-    write_start(path, start, founded)?;
+    let start = StartRecord { count: before.saturating_add(1), nonce: random(path)?, earlier };
+    write_start(path, &start, founded)?;
     Ok(start)
 }
 
-fn write_start(path: &Path, start: StartRecord, founded: bool) -> Result<(), SmallFileError> {
-    START.replace(path, &[&start.count.to_be_bytes()[..], &start.nonce.to_be_bytes(), &[u8::from(founded)]].concat())
+/// The start that a body tells of, and whether there was a founding record.
+fn parse_start(body: &[u8]) -> Result<(StartRecord, bool), String> {
+    let mut fields = Fields::new(body);
+    let (count, nonce, founded) = (fields.u64()?, fields.u128()?, fields.u8()?);
+    // Bodies end here that were written before earlier starts were kept.
+    let known = if body.len() == 25 { 0 } else { usize::from(fields.u8()?) };
+    if known > EARLIER_STARTS_MAX {
+        return Err(format!("it names {known} earlier starts, and may name {EARLIER_STARTS_MAX}"));
+    }
+    let earlier = (0..known).map(|_| fields.u128()).collect::<Result<_, _>>()?;
+    fields.finish()?;
+    Ok((StartRecord { count, nonce, earlier }, founded != 0))
+}
+
+fn write_start(path: &Path, start: &StartRecord, founded: bool) -> Result<(), SmallFileError> {
+    let mut body = Vec::with_capacity(START.body_bytes_max);
+    body.extend_from_slice(&start.count.to_be_bytes());
+    body.extend_from_slice(&start.nonce.to_be_bytes());
+    body.extend_from_slice(&[u8::from(founded), start.earlier.len() as u8]);
+    start.earlier.iter().for_each(|nonce| body.extend_from_slice(&nonce.to_be_bytes()));
+    START.replace(path, &body)
 }
 
 fn read_founding(path: &Path) -> Result<Option<Founding>, DataDirError> {

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use raft_core::ports::LogStore as _;
 use raft_core::types::{ClusterId, NodeId, NodeName};
-use raft_log_rocks::{DataDir, DataDirError, FOUNDING_RECORD_BYTES_MAX, LogOptions};
+use raft_log_rocks::{DataDir, DataDirError, EARLIER_STARTS_MAX, FOUNDING_RECORD_BYTES_MAX, LogOptions};
 use tempfile::TempDir;
 
 mod common;
@@ -44,7 +44,7 @@ fn a_directory_keeps_its_identity_and_counts_its_starts() {
     let parent = TempDir::new().unwrap();
     let path = parent.path().join("several/levels/down");
     let first = open_directory(&path).unwrap();
-    let (incarnation, start) = (first.incarnation(), first.start());
+    let (incarnation, start) = (first.incarnation(), first.start().clone());
     assert_eq!(start.count, 1);
     assert_eq!((first.path(), first.name()), (path.as_path(), &name()));
     drop(first);
@@ -55,6 +55,47 @@ fn a_directory_keeps_its_identity_and_counts_its_starts() {
     let other = open_directory(&parent.path().join("other")).unwrap();
     assert_ne!(other.incarnation(), incarnation);
     assert!(second.log_path() != second.state_path());
+}
+
+#[test]
+fn a_start_record_keeps_the_starts_before_it_up_to_its_bound() {
+    let directory = TempDir::new().unwrap();
+    let mut nonces = Vec::new();
+    for count in 1..=EARLIER_STARTS_MAX + 3 {
+        let mut opened = open_directory(directory.path()).unwrap();
+        if count == 3 {
+            // The founding writes the record anew.
+            opened.accept_founding(ClusterId(77), NodeId(2), Bytes::from_static(b"the founders")).unwrap();
+        }
+        let start = opened.start();
+        assert_eq!(start.count, count as u64);
+        let newest_first: Vec<u128> = nonces.iter().rev().take(EARLIER_STARTS_MAX).copied().collect();
+        assert_eq!(start.earlier, newest_first, "start {count}");
+        nonces.push(start.nonce);
+        // What peers are shown is on the disk by then, together with its count.
+        let earlier: Vec<u8> = newest_first.iter().flat_map(|nonce| nonce.to_be_bytes()).collect();
+        let notes = [u8::from(count >= 3), newest_first.len() as u8];
+        let body = [&(count as u64).to_be_bytes()[..], &start.nonce.to_be_bytes(), &notes, &earlier].concat();
+        assert_eq!(fs::read(directory.path().join("START")).unwrap(), frame(*b"STRT", 1, &body), "start {count}");
+    }
+    assert_eq!(BTreeSet::from_iter(&nonces).len(), nonces.len());
+}
+
+#[test]
+fn a_start_record_without_earlier_starts_is_read_and_one_with_too_many_refused() {
+    let directory = TempDir::new().unwrap();
+    drop(open_directory(directory.path()).unwrap());
+    let path = directory.path().join("START");
+    let known = [&9u64.to_be_bytes()[..], &7u128.to_be_bytes(), &[0]].concat();
+    fs::write(&path, frame(*b"STRT", 1, &known)).unwrap();
+    let opened = open_directory(directory.path()).unwrap();
+    assert_eq!((opened.start().count, &opened.start().earlier[..]), (10, &[7][..]));
+    drop(opened);
+    for (named, held) in [(65, 65), (64, 63), (1, 2), (255, 0)] {
+        fs::write(&path, frame(*b"STRT", 1, &[&known[..], &[named], &vec![1; 16 * held]].concat())).unwrap();
+        let error = refused(directory.path());
+        assert!(matches!(error, DataDirError::Damaged { .. }) && error.to_string().contains("START"), "{error}");
+    }
 }
 
 #[test]

@@ -24,13 +24,30 @@ impl SetupError {
     }
 }
 
+/// Earlier starts of a disk that a peer is shown. Of two starts that are further apart nobody can tell whether the later
+/// one comes after the other.
+pub const EARLIER_STARTS_MAX: usize = 64;
+
 /// One start of a process on its data directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// How often the directory was started, this time included.
     pub count: u64,
     /// Drawn anew at every start.
     pub nonce: u128,
+    /// The nonces of the starts before this one, the newest first. The first [`EARLIER_STARTS_MAX`] are shown.
+    pub earlier: Vec<u128>,
+}
+
+impl Start {
+    /// Whether this start, which has a higher count, can come after `before` on one disk.
+    pub(crate) fn comes_after(&self, before: &Self) -> bool {
+        let between = self.count.saturating_sub(before.count).saturating_sub(1);
+        match usize::try_from(between) {
+            Ok(between) if between < EARLIER_STARTS_MAX => self.earlier.get(between) == Some(&before.nonce),
+            _ => true,
+        }
+    }
 }
 
 /// Where the certificates of a node are. All PEM.

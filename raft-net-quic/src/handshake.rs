@@ -303,7 +303,7 @@ fn admit(
         return Err(Refusal::NotReady.into());
     }
     let link = match shared.link(&name) {
-        _ if hello.guest => shared.guest(hello.identity()?)?,
+        _ if hello.guest => shared.guest(connection, hello.identity()?)?,
         Some(link) => link,
         None => return Err(Refusal::UnknownName { name }.into()),
     };

@@ -138,5 +138,5 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Limits, QuicConfig, SetupError, Start, Timing, TlsFiles};
+pub use config::{EARLIER_STARTS_MAX, Limits, QuicConfig, SetupError, Start, Timing, TlsFiles};
 pub use transport::QuicTransport;

@@ -146,18 +146,23 @@ impl PeerLink {
     }
 
     /// Looks whether the peer shows a start of its disk that goes with those that are known: the same count with another
-    /// nonce is a copy of the disk, a lower count an older copy, or one that runs elsewhere too.
+    /// nonce is a copy of the disk, a lower count an older copy, or one that runs elsewhere too. A higher count that does
+    /// not come after the known start is an older copy that was started until its count was higher. Of what is refused nothing
+    /// is remembered.
     pub(crate) fn check_start(&self, remote: &RemoteIdentity, start: Option<Start>) -> Result<(), Refusal> {
         let Some(start) = start else { return Ok(()) };
         let mut known = self.start.lock();
-        if let Some((incarnation, before)) = *known
-            && incarnation == remote.incarnation
+        if let Some((incarnation, before)) = &*known
+            && *incarnation == remote.incarnation
         {
             if start.count < before.count {
                 return Err(Refusal::RolledBackDisk { known: before.count, found: start.count });
             }
             if start.count == before.count && start.nonce != before.nonce {
                 return Err(Refusal::ClonedDisk { count: start.count });
+            }
+            if start.count > before.count && !start.comes_after(before) {
+                return Err(Refusal::ForkedDisk { known: before.count, found: start.count });
             }
         }
         *known = Some((remote.incarnation, start));
@@ -166,7 +171,7 @@ impl PeerLink {
 
     /// Whether this start of a disk is later than the newest one of it that is known.
     pub(crate) fn is_later_start(&self, incarnation: Incarnation, count: u64) -> bool {
-        self.start.lock().is_none_or(|(known, start)| known != incarnation || start.count < count)
+        self.start.lock().as_ref().is_none_or(|(known, start)| *known != incarnation || start.count < count)
     }
 
     /// Ends the link for good.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use quinn::congestion::CubicConfig;
 use quinn::{
-    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, Connection, Endpoint, EndpointConfig, IdleTimeout, Runtime as _, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity};
@@ -29,7 +30,7 @@ use crate::link::{PeerLink, Session};
 use crate::refusals::Refusals;
 use crate::session;
 use crate::socket::{self, WatchedSocket};
-use crate::tls::{Credentials, SERVER_NAME};
+use crate::tls::{self, Credentials, SERVER_NAME};
 use crate::wire::close_code;
 use crate::wire::hello::Refusal;
 
@@ -205,7 +206,6 @@ impl Shared {
     /// Replaces who we are and whom we know.
     pub(crate) fn set_peers(self: &Arc<Self>, local: &LocalIdentity, peers: Vec<Peer>) {
         let _changing = self.changing.lock();
-        self.welcome_guests(local, &peers);
         let before = self.members();
         let mut by_name = BTreeMap::new();
         let mut by_id = BTreeMap::new();
@@ -234,6 +234,7 @@ impl Shared {
         for link in removed {
             link.remove();
         }
+        self.welcome_guests(local);
         if let Some(running) = self.running.get() {
             for link in &new {
                 self.keep_connected(running, link);
@@ -251,32 +252,41 @@ impl Shared {
         self.admits_guests.store(admit, Ordering::Release);
     }
 
-    /// Guests that are peers now come again as such.
-    fn welcome_guests(&self, local: &LocalIdentity, peers: &[Peer]) {
+    /// Guests that are peers now come again as such. Called when the new members are in place: whoever asks to be a guest
+    /// later is judged by them, and whoever is in the middle of its handshake cannot end it.
+    fn welcome_guests(&self, local: &LocalIdentity) {
         let mut guests = self.guests.lock();
         guests.local = Some(local.clone());
-        for peer in peers.iter().filter(|peer| peer.incarnation.is_some()) {
-            if let Some(link) = guests.by_name.get(&peer.name)
-                && link.expectation().peer.incarnation == peer.incarnation
-            {
+        guests.by_name.retain(|name, link| {
+            let known = self.link(name).and_then(|known| known.expectation().peer.incarnation);
+            let is_peer = known.is_some() && known == link.expectation().peer.incarnation;
+            if is_peer {
                 link.close_session(close_code::PEERS_CHANGED, "this node is a peer now");
+                link.remove();
             }
-        }
+            !is_peer
+        });
     }
 
-    /// The link of a guest. It is not kept connected: it ends with its connection.
-    pub(crate) fn guest(&self, remote: RemoteIdentity) -> Result<Arc<PeerLink>, Refusal> {
-        let known = self.link(&remote.name);
+    /// The link of a guest, whose certificate names it. It is not kept connected: it ends with its connection.
+    pub(crate) fn guest(&self, connection: &Connection, remote: RemoteIdentity) -> Result<Arc<PeerLink>, Refusal> {
+        // Held while members are looked at: see `welcome_guests`.
+        let mut guests = self.guests.lock();
+        let known = self.link(&remote.name).map(|link| link.expectation().peer);
         if !self.admits_guests.load(Ordering::Acquire) {
             let name = remote.name;
-            return Err(match known.and_then(|link| link.expectation().peer.incarnation) {
+            return Err(match known.and_then(|peer| peer.incarnation) {
                 Some(known) => Refusal::Incarnation { name, known, found: remote.incarnation },
                 None => Refusal::UnknownName { name },
             });
         }
-        // A certificate may name the host of the address that the node is known by.
-        let address = known.map_or_else(|| format!("{}:0", remote.name), |link| link.expectation().peer.address);
-        let mut guests = self.guests.lock();
+        if known.as_ref().is_some_and(|peer| is_peer(peer, &remote)) {
+            return Err(Refusal::NotReady);
+        }
+        // A certificate may name the host of the address that the node is known by. Before anything is changed: whoever bears
+        // another name does not disturb the guest of this one.
+        let address = known.map_or_else(|| format!("{}:0", remote.name), |peer| peer.address);
+        tls::check_name(connection, &self.config.cluster_name, &remote.name, &address)?;
         guests.by_name.retain(|name, link| *name == remote.name || link.is_connected());
         if guests.by_name.len() >= GUESTS_MAX && !guests.by_name.contains_key(&remote.name) {
             return Err(Refusal::TooManyGuests { limit: GUESTS_MAX });
@@ -302,8 +312,8 @@ impl Shared {
         let _ = self.start.set(start);
     }
 
-    pub(crate) fn disk_start(&self) -> Option<Start> {
-        self.start.get().copied()
+    pub(crate) fn disk_start(&self) -> Option<&Start> {
+        self.start.get()
     }
 
     /// Starts a task on the runtime that the transport was started on.
@@ -425,6 +435,13 @@ impl Shared {
 
 fn unusable(error: &io::Error) -> SetupError {
     SetupError::new("peer.listen", format!("cannot be used: {error}"), "set another address")
+}
+
+/// Whether a node that comes as a guest is this peer, and may come as that. One that shows another id may not: it asks what
+/// it is.
+fn is_peer(peer: &Peer, remote: &RemoteIdentity) -> bool {
+    peer.incarnation == Some(remote.incarnation)
+        && peer.id.is_some_and(|known| remote.id.is_none_or(|found| found == known))
 }
 
 /// Random bits: for jitter, and to tell process lives apart. Hashers are keyed from the system's randomness.

@@ -21,20 +21,22 @@ pub(crate) async fn rule_out(link: &PeerLink, hello: &Hello, acknowledge_timeout
         return Ok(());
     };
     tokio::time::sleep(DRAIN).await;
-    let received = || session.connection.stats().udp_rx.datagrams;
-    let before = received();
+    // Datagrams would count before they are decrypted, and replayed ones too. An acknowledgement is counted when its
+    // packet is sound and seen for the first time.
+    let acknowledged = || session.connection.stats().frame_rx.acks;
+    let before = acknowledged();
     // An empty stream that is reset at once is nothing to the other side, but a packet that it acknowledges.
     if let Ok(Ok(mut stream)) = tokio::time::timeout(acknowledge_timeout, session.connection.open_uni()).await {
         let _ = stream.reset(0u32.into());
     }
     let limit = acknowledge_timeout + 2 * session.connection.rtt();
     let answers = async {
-        while received() == before && session.connection.close_reason().is_none() {
+        while acknowledged() == before && session.connection.close_reason().is_none() {
             tokio::time::sleep(LOOK).await;
         }
     };
     let _ = tokio::time::timeout(limit, answers).await;
-    if received() == before || session.connection.close_reason().is_some() {
+    if acknowledged() == before || session.connection.close_reason().is_some() {
         return Ok(());
     }
     Err(Refusal::TwinDisk { count: hello.start.as_ref().map_or(0, |start| start.count) })

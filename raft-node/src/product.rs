@@ -8,7 +8,7 @@ use raft_core::membership::Configuration;
 use raft_core::ports::StateMachine;
 use raft_core::types::NodeId;
 use raft_kv::{Command, KvStateMachine, Operation, Setting};
-use raft_log_rocks::{DataDir, DataDirError, LogOptions};
+use raft_log_rocks::{DataDir, DataDirError, LogOptions, StartRecord};
 use raft_net_quic::{QuicConfig, QuicTransport, SetupError, Start, TlsFiles};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -109,8 +109,8 @@ impl Product {
         }
         let transport = Arc::new(transport(settings)?);
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
-        let start = directory.start();
-        transport.set_start(Start { count: start.count, nonce: start.nonce });
+        let StartRecord { count, nonce, earlier } = directory.start().clone();
+        transport.set_start(Start { count, nonce, earlier });
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
         let router = client_router(node.clone(), HttpOptions { limits: limits.clone() })

@@ -259,7 +259,7 @@ fn small_files_of_another_node_or_an_earlier_time_have_the_outcomes_that_the_doc
     // What is in the record is the node's to judge: it refuses one that does not name this incarnation under this id.
     let other = a.look_with("FOUNDING", &b.bytes("FOUNDING"), true).unwrap_err();
     assert!(other.contains("another founding"), "{other}");
-    // Peers refuse a count that comes again with another nonce, and one that goes back.
+    // Peers refuse a count that comes again with another nonce, one that goes back, and one that does not come after theirs.
     must(a.look_with("START", &b.bytes("START"), true), Outcome::Harmless, "another count, nothing else");
     // A mark of an end that the log has reached is taken off; that of a further one stays until it is reached.
     let marked = Node::marked("node-c", NodeId(3));

@@ -6,7 +6,7 @@ use raft_core::ports::{LocalIdentity, RemoteIdentity};
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
 use super::{Frame, Malformed, frame_type, put_head};
-use crate::config::{Limits, Start};
+use crate::config::{EARLIER_STARTS_MAX, Limits, Start};
 
 /// Longest name that is taken from a peer, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 253;
@@ -57,11 +57,15 @@ pub(crate) struct WireStart {
     /// 16 bytes, drawn anew at every start.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) nonce: Bytes,
+    /// The same 16 bytes of the starts before this one, one after the other, the newest first, at most 64.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) earlier: Bytes,
 }
 
 impl WireStart {
-    pub(crate) fn of(start: Start) -> Self {
-        Self { count: start.count, nonce: Bytes::copy_from_slice(&start.nonce.to_be_bytes()) }
+    pub(crate) fn of(start: &Start) -> Self {
+        let earlier = start.earlier.iter().take(EARLIER_STARTS_MAX).flat_map(|nonce| nonce.to_be_bytes()).collect();
+        Self { count: start.count, nonce: Bytes::copy_from_slice(&start.nonce.to_be_bytes()), earlier }
     }
 }
 
@@ -115,7 +119,12 @@ pub(crate) enum Refusal {
          elsewhere too; give this node an empty data directory"
     )]
     RolledBackDisk { known: u64, found: u64 },
-    #[error("{limit} guests are connected (peer.guests_max)")]
+    #[error(
+        "start {found} of this disk does not come after its start {known}, which is known here: it was set back to an older \
+         copy and started since, or runs elsewhere too; give this node an empty data directory"
+    )]
+    ForkedDisk { known: u64, found: u64 },
+    #[error("{limit} guests are connected, and no more are let in: ask another node, or again when one has left")]
     TooManyGuests { limit: usize },
     #[error("this node does not know yet who it is")]
     NotReady,
@@ -135,7 +144,7 @@ impl Refusal {
             Self::Incarnation { .. } => "other_incarnation",
             Self::Id { .. } => "other_id",
             Self::CertificateName { .. } => "certificate_name",
-            Self::ClonedDisk { .. } | Self::TwinDisk { .. } => "cloned_disk",
+            Self::ClonedDisk { .. } | Self::TwinDisk { .. } | Self::ForkedDisk { .. } => "cloned_disk",
             Self::RolledBackDisk { .. } => "rolled_back_disk",
             Self::TooManyGuests { .. } => "too_many_guests",
             Self::NotReady => "not_ready",
@@ -206,7 +215,12 @@ impl Hello {
     pub(crate) fn start(&self) -> Result<Option<Start>, Malformed> {
         let Some(start) = &self.start else { return Ok(None) };
         let nonce = <[u8; 16]>::try_from(&start.nonce[..]).map_err(|_| Malformed::Control)?;
-        Ok(Some(Start { count: start.count, nonce: u128::from_be_bytes(nonce) }))
+        let (earlier, rest) = start.earlier.as_chunks::<16>();
+        if !rest.is_empty() || earlier.len() > EARLIER_STARTS_MAX {
+            return Err(Malformed::EarlierStarts);
+        }
+        let earlier = earlier.iter().copied().map(u128::from_be_bytes).collect();
+        Ok(Some(Start { count: start.count, nonce: u128::from_be_bytes(nonce), earlier }))
     }
 
     /// The newest version that both sides speak.

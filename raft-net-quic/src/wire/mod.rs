@@ -142,6 +142,8 @@ pub(crate) enum Malformed {
     ControlChecksum,
     #[error("the control part is not what its type says")]
     Control,
+    #[error("the earlier starts of a disk are not 16 bytes each, or more than 64")]
+    EarlierStarts,
     #[error("the stream ended inside a frame")]
     Truncated,
     #[error("an append holds more entries than peer.frame_entries_max")]
@@ -181,6 +183,7 @@ impl Malformed {
             Self::TooLong => "frame_too_long",
             Self::ControlChecksum => "frame_control_checksum",
             Self::Control => "frame_control",
+            Self::EarlierStarts => "earlier_starts",
             Self::Truncated => "frame_truncated",
             Self::TooManyEntries => "frame_entries",
             Self::EntryLists => "entry_lists",

@@ -9,10 +9,11 @@ use raft_core::types::{
     ClusterId, Entry, EntryKind, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Payload, Term,
 };
 
-use super::hello::{self, Hello, Refusal, Reply};
+use super::hello::{self, Hello, Refusal, Reply, WireStart};
 use super::message::{Batch, COPY_BYTES_MAX, decode};
 use super::snapshot::Reply as SnapshotReply;
 use super::*;
+use crate::config::{EARLIER_STARTS_MAX, Start};
 
 fn entry(index: u64, term: u64, payload: impl Into<Bytes>) -> Entry {
     Entry { id: LogId::new(Index(index), Term(term)), kind: EntryKind::Command, payload: Payload::new(payload.into()) }
@@ -427,6 +428,29 @@ fn a_hello_with_an_odd_identity_is_refused() {
     ];
     for hello in odd {
         assert_eq!(hello.identity().unwrap_err(), Malformed::Control);
+    }
+}
+
+#[test]
+fn a_start_comes_back_as_it_was_with_the_bounded_list_of_those_before_it() {
+    let with = |start| Hello { start: Some(start), ..Hello::of(&local(), "demo", 99) };
+    for known in [0, 1, 64, 70] {
+        let start = Start { count: 71, nonce: u128::MAX - 1, earlier: (0..known).map(|at| at << 100 | 3).collect() };
+        let mut buffer = BytesMut::from(&with(WireStart::of(&start)).encode_hello(&Limits::default())[..]);
+        let hello = Hello::decode(&take_frame(&mut buffer, &Limits::default()).unwrap().unwrap()).unwrap();
+        let shown = start.earlier.iter().take(EARLIER_STARTS_MAX).copied().collect();
+        assert_eq!(hello.start().unwrap(), Some(Start { earlier: shown, ..start }));
+    }
+    let wire = WireStart::of(&Start { count: 3, nonce: 5, earlier: Vec::new() });
+    for odd in [1, 15, 17, 16 * 65] {
+        let hello = with(WireStart { earlier: vec![0; odd].into(), ..wire.clone() });
+        assert_eq!(hello.start().unwrap_err(), Malformed::EarlierStarts);
+    }
+    for odd in [0, 15, 17] {
+        assert_eq!(
+            with(WireStart { nonce: vec![0; odd].into(), ..wire.clone() }).start().unwrap_err(),
+            Malformed::Control
+        );
     }
 }
 

@@ -307,6 +307,15 @@ fn a_copied_data_directory_is_refused() {
     assert!(refused.said.contains("set back to an older copy"), "{}", refused.said);
     // The real one is not disturbed.
     await_that("n3 to be a member still", || is_member(&cluster.nodes[2]));
+    // Whoever starts the older copy again and again does not get past what the others remember, with nobody to answer.
+    cluster.nodes[2].stop();
+    for why in ["copies of one data directory", "does not come after its start 3", "does not come after its start 3"] {
+        let refused = elsewhere(&cluster.nodes[2], &older);
+        assert_eq!(refused.code, Some(11), "{}", refused.said);
+        assert!(refused.said.contains(why), "{}", refused.said);
+    }
+    cluster.nodes[2].start();
+    await_that("n3 to be back", || is_member(&cluster.nodes[2]));
 }
 
 #[test]
