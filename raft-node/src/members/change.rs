@@ -167,40 +167,22 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Ok(planned) => planned,
             Err(error) => return Attempt::Failed(error),
         };
-        let done = |changed, index, pending| {
-            Attempt::Done(MembersDone { changed, index, pending, served_by: shared.name.clone() })
-        };
+        if let Some(ended) = concluded(shared, &known, ask, followed, &planned) {
+            return ended;
+        }
         let attempt = match planned {
             // It may still be truncated.
-            Plan::Nothing | Plan::Forget(_) if !known.is_committed => {
+            Plan::Nothing | Plan::Forget(_) => {
                 settled(shared, known.configuration.index(), deadline).await.map(|()| None)
-            }
-            Plan::Nothing => {
-                forget_admitted(shared, ask);
-                // What was waited for has come to its end, and led here.
-                return done(followed.is_some(), known.configuration.index(), false);
-            }
-            Plan::Forget(name) if shared.members.forget_candidate(&name) => {
-                return done(true, known.configuration.index(), false);
-            }
-            // The change that was waited for has removed it.
-            Plan::Forget(_) if followed.is_some() => return done(true, known.configuration.index(), false),
-            Plan::Forget(name) => {
-                let text = format!("there is no member {name}; GET /v1/cluster shows who there is");
-                return Attempt::Failed(MembersError::new(MembersProblem::UnknownMember, text));
             }
             Plan::Await(name) if await_heard(shared, &name, deadline).await => continue,
             Plan::Await(_) if !shared.leadership.borrow().leads => {
                 return Attempt::Again(MembersError::new(MembersProblem::NoLeader, "this node leads no more"));
             }
-            Plan::Await(_) => return done(false, known.configuration.index(), true),
+            Plan::Await(_) => return done(shared, false, known.configuration.index(), true),
             Plan::Follow(change) => {
                 followed = Some(change);
                 follow(shared, change, deadline).await.map(|()| None)
-            }
-            Plan::Change(_) if followed.is_some_and(|change| known.configuration.change() == change) => {
-                let by = known.configuration.index();
-                return Attempt::Failed(refusal(&known, &ChangeRefusal::Cancelled { by }));
             }
             Plan::Change(change) => submit(shared, change, deadline).await.map(Some),
         };
@@ -208,7 +190,7 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Ok(None) => {}
             Ok(Some(index)) => {
                 forget_admitted(shared, ask);
-                return done(true, index, false);
+                return done(shared, true, index, false);
             }
             Err(Obstacle::Again) if Instant::now() < deadline && shared.leadership.borrow().leads => {
                 // Another configuration, or another leader; that an entry of this leader is committed shows in neither.
@@ -228,6 +210,41 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Err(Obstacle::Error(error)) => return judge(error),
         }
     }
+}
+
+fn done(shared: &Shared, changed: bool, index: Index, pending: bool) -> Attempt {
+    Attempt::Done(MembersDone { changed, index, pending, served_by: shared.name.clone() })
+}
+
+/// What a plan comes to if nothing is left to be done. `followed` is the change that was waited for.
+fn concluded(
+    shared: &Shared,
+    known: &Known,
+    ask: &MembersAsk,
+    followed: Option<Index>,
+    planned: &Plan,
+) -> Option<Attempt> {
+    let index = known.configuration.index();
+    Some(match planned {
+        Plan::Nothing | Plan::Forget(_) if !known.is_committed => return None,
+        Plan::Nothing => {
+            forget_admitted(shared, ask);
+            // What was waited for has come to its end, and led here.
+            done(shared, followed.is_some(), index, false)
+        }
+        // A node that was only waited for; or one that the change which was waited for has removed.
+        Plan::Forget(name) if shared.members.forget_candidate(name) || followed.is_some() => {
+            done(shared, true, index, false)
+        }
+        Plan::Forget(name) => {
+            let text = format!("there is no member {name}; GET /v1/cluster shows who there is");
+            Attempt::Failed(MembersError::new(MembersProblem::UnknownMember, text))
+        }
+        Plan::Change(_) if followed.is_some_and(|change| known.configuration.change() == change) => {
+            Attempt::Failed(refusal(known, &ChangeRefusal::Cancelled { by: index }))
+        }
+        Plan::Await(_) | Plan::Follow(_) | Plan::Change(_) => return None,
+    })
 }
 
 /// Notes that somebody wants this node as a member; it may have been heard already.
