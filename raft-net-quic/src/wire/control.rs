@@ -39,8 +39,9 @@ pub(crate) struct AskAnswer {
     pub(crate) ahead_term: u64,
 }
 
-/// `Append`, and `Suffix`, which has no `commit` and says where its sender's log ends. The entries follow `prev` without a gap; list `i` of each kind belongs to entry `prev_index + 1 + i`, and
-/// its payload is the next `lengths[i]` bytes of the body.
+/// `Append`, and `Suffix`, which has no `commit` and says where its sender's log ends. The entries follow `prev` without a
+/// gap; list `i` of each kind belongs to entry `prev_index + 1 + i`, and its payload is the next `lengths[i]` bytes of the
+/// body.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Append {
     #[prost(uint64, tag = "1")]
