@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::effect::Effect;
 use crate::member::Member;
 use crate::message::{Envelope, Message};
-use crate::mutant::{Mutant, broken};
+use crate::mutant::{Mutant, broken, unless};
 use crate::suffix::is_ahead;
 use crate::types::{Index, LogId, NodeId};
 
@@ -28,11 +28,21 @@ pub(crate) struct Candidate {
     refused: BTreeSet<NodeId>,
     /// When to try again.
     pub(crate) election_deadline: Duration,
+    /// The latest time at which one of those who granted their vote may have acknowledged an earlier leader.
+    latest_word: Duration,
+    /// When it began to ask.
+    begun: Duration,
 }
 
 impl Candidate {
     fn new(member: &mut Member) -> Self {
-        Self { granted: BTreeSet::new(), refused: BTreeSet::new(), election_deadline: member.election_deadline() }
+        Self {
+            granted: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            election_deadline: member.election_deadline(),
+            latest_word: Duration::ZERO,
+            begun: member.now,
+        }
     }
 
     /// Asks everybody whether they would vote in the next term; promises nothing and changes no term, so a node that
@@ -82,6 +92,24 @@ impl Candidate {
             }
         }
         self.poll(member)
+    }
+
+    /// A vote says how long ago its voter last acknowledged a leader, at least. Counted from its arrival: it was longer ago
+    /// by then. \[RL-NEW-LEADER\]
+    pub(crate) fn hear_silence(&mut self, member: &Member, silence: Duration) {
+        let counted = unless(Mutant::SilenceFromCampaign, member.now, self.begun);
+        self.hear_word_at(counted.saturating_sub(silence));
+    }
+
+    /// A leader may have been acknowledged then.
+    pub(crate) fn hear_word_at(&mut self, at: Duration) {
+        self.latest_word = self.latest_word.max(at);
+    }
+
+    /// The latest time at which one of those who elected this candidate, itself among them, may have acknowledged an earlier
+    /// leader.
+    pub(crate) fn latest_word(&self, member: &Member) -> Duration {
+        self.latest_word.max(unless(Mutant::CandidateWordNotCounted, member.stamped_at, Duration::ZERO))
     }
 
     /// How the poll stands: a node that does not vote itself wins by the votes of others alone. Raft Figure 2, §6
@@ -144,14 +172,15 @@ pub(crate) fn on_pre_vote(
 pub(crate) fn on_vote(member: &mut Member, from: NodeId, last: LogId, effects: &mut Vec<Effect>) -> bool {
     let free = member.vote.is_none_or(|vote| vote == from) || broken(Mutant::VoteTwice);
     let granted = free && member.may_vote() && is_up_to_date(last, member.log.last());
+    let silence = member.now.saturating_sub(member.stamped_at);
     if granted && member.vote.is_none() {
         member.vote_for(from);
     }
     if broken(Mutant::VoteBeforeWrite) {
-        member.say_in_term(from, member.term, Message::VoteResponse { granted }, effects);
+        member.say_in_term(from, member.term, Message::VoteResponse { granted, silence }, effects);
         return granted;
     }
-    member.say(from, Message::VoteResponse { granted }, Index::ZERO, effects);
+    member.say(from, Message::VoteResponse { granted, silence }, Index::ZERO, effects);
     granted
 }
 

@@ -126,6 +126,7 @@ impl Leader {
         }
         match change {
             Change::Contexts(contexts) => Ok((in_force.with_contexts(next, contexts)?, Until::Entry(next))),
+            Change::Leases(settings) => Ok((in_force.with_lease_settings(next, *settings)?, Until::Entry(next))),
             Change::Members(_) if in_force.phase() != Phase::Settled => Err(running),
             Change::Members(wanted) => {
                 let changed = in_force.changed(next, wanted, member.config.members_max)?;
@@ -176,6 +177,7 @@ impl Leader {
         if !member.may_append() || !self.knows_committed(member) || member.failed || hands_over {
             return;
         }
+        let forgets_longer = self.may_forget_longer(member);
         let in_force = member.configurations.in_force();
         let next = member.log.last().index.next();
         let following = match in_force.phase() {
@@ -183,12 +185,21 @@ impl Leader {
             // Not before C_old,new is committed: until then a majority of the voters before may decide alone. Raft §6
             // [TH-JOINT-FIRST]
             Phase::Joint if committed || broken(Mutant::NewBeforeJointCommitted) => Some(in_force.settled(next)),
-            Phase::Settled if committed => self.promotion(member, in_force, next),
+            Phase::Settled if forgets_longer => Some(in_force.without_longer_leases(next)),
+            Phase::Settled if committed => {
+                self.seeded(member, in_force, next).or_else(|| self.promotion(member, in_force, next))
+            }
             Phase::Settled | Phase::CatchingUp | Phase::Joint => None,
         };
         if let Some(configuration) = following {
             self.append_configuration(member, configuration, effects);
         }
+    }
+
+    /// The first settings of read leases, which the node that leads then brings along.
+    fn seeded(&self, member: &Member, in_force: &Configuration, next: Index) -> Option<Configuration> {
+        let seed = member.config.lease_seed.filter(|_| !in_force.has_lease_settings())?;
+        in_force.with_lease_settings(next, seed).ok()
     }
 
     /// Notes since when each learner has lacked little.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::handover::Priority;
+use crate::lease::LeaseSettings;
 use crate::membership::{CONTEXT_BYTES_MAX, Configuration, MEMBERS_MAX};
 use crate::types::{GroupId, NodeId};
 
@@ -75,6 +76,9 @@ pub struct Config {
     /// How much this node is wanted as leader, 0 to 100. Leaders hand over to voters of higher priority that are up to
     /// date; with 0 it campaigns only when nobody else does.
     pub priority: Priority,
+    /// The settings of read leases that this node sets as leader when none were ever set; `None` sets none, and leases stay
+    /// off. What was set is changed by [`Change::Leases`](crate::membership::Change::Leases) only.
+    pub lease_seed: Option<LeaseSettings>,
 }
 
 /// A setting that cannot work, by its name.
@@ -119,6 +123,7 @@ impl Config {
             catch_up_time: Duration::from_millis(500),
             disk_stall_timeout: 2 * election_timeout,
             priority: Priority::default(),
+            lease_seed: None,
         }
     }
 
@@ -169,6 +174,9 @@ impl Config {
         }
         if self.priority > Priority::MAX {
             return refuse("priority", format!("is {}", self.priority), "set 0 to 100");
+        }
+        if let Some(Err(error)) = self.lease_seed.map(|seed| seed.check()) {
+            return refuse(error.field, format!("is {}", error.value), error.remedy);
         }
         for (field, value) in [
             ("members_max", members as u64),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::handover::{HandedOver, HandoverRefused};
 use crate::membership::{ChangeRefusal, Configuration};
 use crate::message::Envelope;
+use crate::reads::ReadMode;
 use crate::snapshot::SnapshotMeta;
 use crate::types::{HardState, Index, LogId, NodeId, Term, Ticket, WriteId};
 
@@ -46,6 +47,8 @@ pub enum Effect {
         ticket: Ticket,
         /// What the state must have applied.
         index: Index,
+        /// How it was confirmed.
+        mode: ReadMode,
     },
     /// A change of the members was begun: its first entry is in this step's write.
     ChangeBegun {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::membership::Change;
 use crate::message::Envelope;
+use crate::reads::ReadMode;
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::types::{Index, LogId, NodeId, Term, Ticket, WriteId};
 
@@ -12,6 +13,17 @@ use crate::types::{Index, LogId, NodeId, Term, Ticket, WriteId};
 pub struct Now {
     /// A clock that never goes back, since any origin (`CLOCK_MONOTONIC`).
     pub monotonic: Duration,
+    /// A clock that goes on while the machine sleeps, since any origin (`CLOCK_BOOTTIME`). Holders of read leases go by
+    /// it.
+    pub boottime: Duration,
+}
+
+impl Now {
+    /// Both clocks say the same, as on a machine that never sleeps.
+    #[must_use]
+    pub fn at(both: Duration) -> Self {
+        Self { monotonic: both, boottime: both }
+    }
 }
 
 /// One thing that happened. Give it to [`Raft::step`](crate::raft::Raft::step), then carry out every effect before the
@@ -40,6 +52,8 @@ pub enum Event {
     Read {
         /// Who.
         ticket: Ticket,
+        /// How it may be confirmed.
+        mode: ReadMode,
     },
     /// A peer's message.
     Receive(Envelope),

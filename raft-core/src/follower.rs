@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::effect::Effect;
+use crate::lease::holder::Holder;
 use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
+use crate::reads::ReadMode;
 use crate::runs::Span;
 use crate::snapshot::SnapshotMeta;
 use crate::types::{Index, NodeId};
@@ -24,6 +26,8 @@ pub(crate) struct Follower {
     pub(crate) election_deadline: Duration,
     /// The log is known to equal this leader's up to here, durable or not.
     pub(crate) verified: Index,
+    /// The read lease that it has of this leader.
+    pub(crate) holder: Holder,
     /// Election timers that ran out in a row without a campaign, since this node leaves that to others.
     pub(crate) timers_passed: u32,
 }
@@ -38,6 +42,7 @@ impl Follower {
             contact: leader.map(|_| member.now),
             election_deadline: member.election_deadline(),
             verified: Index::ZERO,
+            holder: Holder::default(),
             timers_passed: 0,
         }
     }
@@ -50,6 +55,7 @@ impl Follower {
     /// Words from the leader of this term: follow it, and be patient for another election timeout.
     /// Raft Figure 2 \[F2-FOLLOWER-TIMEOUT\].
     fn hear(&mut self, member: &mut Member, from: NodeId) {
+        member.stamp();
         if self.leader != Some(from) {
             self.leader = Some(from);
             member.counters.leader_changes += 1;
@@ -98,6 +104,7 @@ impl Follower {
                 self.verified = self.verified.min(first.prev());
             }
             member.append_received(span, first);
+            self.drop_lease_if_left_out(member);
         }
         let last_of_message = span.last().index;
         self.verified = self.verified.max(last_of_message);
@@ -119,6 +126,7 @@ impl Follower {
         meta: SnapshotMeta,
         effects: &mut Vec<Effect>,
     ) {
+        member.stamp();
         if self.leader != Some(from) {
             // It was on its way for long, so it does not show that the leader lives now.
             self.leader = Some(from);
@@ -163,6 +171,7 @@ impl Follower {
         let answer = Message::HeartbeatResponse { round, verified: self.verified, matched, standing };
         member.say(from, answer, Index::ZERO, effects);
         self.ask_for_reads(member, effects);
+        self.ask_for_lease(member, effects);
     }
 
     /// Asks the leader for an index to read at, if reads wait and it is known.
@@ -186,7 +195,7 @@ impl Follower {
             return;
         }
         for ticket in member.reads.answered(number) {
-            effects.push(Effect::ReadReady { ticket, index });
+            effects.push(Effect::ReadReady { ticket, index, mode: ReadMode::Round });
         }
         self.ask_for_reads(member, effects);
     }

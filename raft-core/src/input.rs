@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::membership::Change;
 use crate::message::PeerMessage;
+use crate::reads::ReadMode;
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::types::{Index, LogId, NodeId, Payload, Term, WriteId};
 
@@ -43,6 +44,8 @@ pub enum Input<W> {
     },
     /// A linearizable read: wait until this replica may serve it.
     Read {
+        /// How it may be confirmed.
+        mode: ReadMode,
         /// When the caller stops waiting.
         deadline: Duration,
         /// The caller.

@@ -7,11 +7,12 @@ use crate::changes::Pending;
 use crate::config::LogRepair;
 use crate::effect::{Effect, Rejection, Source};
 use crate::handover::{Standing, Succession};
+use crate::lease::giver::Giver;
 use crate::member::Member;
 use crate::message::Message;
 use crate::mutant::{Mutant, broken, unless};
 use crate::progress::{Progress, State, Window};
-use crate::reads::{Reader, Rounds};
+use crate::reads::{Confirmed, ReadMode, Reader, Rounds};
 use crate::snapshot::Transfer;
 use crate::types::{Entry, Index, LogId, NodeId, Ticket};
 
@@ -29,12 +30,15 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_due: Duration,
     pub(crate) broadcast_time: Option<Duration>,
     pub(crate) succession: Succession,
+    pub(crate) leases: Giver,
 }
 
 impl Leader {
     /// Takes over: nothing is known of the others, and the first entry is a no-op, a real one, that lets this leader
     /// commit what came before. Raft §8 \[TH-NOOP\], Figure 2 \[F2-LEADER-HEARTBEAT\].
-    pub(crate) fn take_over(member: &mut Member, effects: &mut Vec<Effect>) -> Self {
+    ///
+    /// `latest_word` is the latest time at which those who elected it may have acknowledged an earlier leader.
+    pub(crate) fn take_over(member: &mut Member, latest_word: Duration, effects: &mut Vec<Effect>) -> Self {
         assert!(member.hard_state_is_durable(), "a leader whose vote for itself is not durable");
         member.counters.elections_won += 1;
         member.counters.leader_changes += 1;
@@ -58,6 +62,7 @@ impl Leader {
             heartbeat_due: member.now,
             broadcast_time: None,
             succession: Succession::new(member),
+            leases: Giver::begin(member, latest_word),
         };
         for ticket in member.reads.take_all() {
             leader.rounds.wait(Reader::Here(ticket), member.commit_index);
@@ -137,18 +142,22 @@ impl Leader {
     /// Sends a numbered round of heartbeats. Raft Figure 2 \[F2-LEADER-HEARTBEAT\].
     pub(crate) fn send_round(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         self.heartbeat_due = member.now + member.config.heartbeat_interval;
-        let round = self.rounds.begin(member.now);
+        let round = self.rounds.begin(member.now, member.boottime);
+        self.choose_holders(member);
         for (peer, progress) in &self.progress {
             // Never beyond what this follower has: what it holds after that may be another leader's.
             let held = unless(Mutant::HeartbeatCommitUnbounded, progress.match_index, member.commit_index);
             let commit = member.commit_index.min(held);
             if !broken(Mutant::HeartbeatsLeftOut) {
-                member.say(*peer, Message::Heartbeat { commit, round }, Index::ZERO, effects);
+                let wants_holder = self.leases.wants(*peer);
+                member.say(*peer, Message::Heartbeat { commit, round, wants_holder }, Index::ZERO, effects);
             }
         }
         let own = member.id();
         if member.configuration().is_quorum(|id| id == own) {
-            self.rounds.confirm(round, member.now);
+            if let Some(confirmed) = self.rounds.confirm(round, member.now) {
+                self.renew_own_lease(member, confirmed.sent);
+            }
         }
     }
 
@@ -163,6 +172,7 @@ impl Leader {
         let progress = self.progress.get_mut(&from)?;
         progress.contact = member.now;
         progress.heard = true;
+        self.leases.heard(from);
         Some(progress)
     }
 
@@ -319,10 +329,12 @@ impl Leader {
         let once_more = (stranger || broken(Mutant::LeaderCountsTwice)).then_some(member.durable_index);
         let durable = |peer| if peer == id { own } else { self.progress.get(&peer).map_or(Index::ZERO, held) };
         let reached = configuration.reached_with(once_more, durable);
+        let reached = self.leases_allow(member, reached);
         let of_this_term = member.log.term_at(reached) == Some(member.term);
         if reached > member.commit_index && (of_this_term || broken(Mutant::OldTermCommittedByCounting)) {
             let opens_reads = member.commit_index < self.first_of_term;
             member.commit_to(reached);
+            self.tell_holders_commit(member, effects);
             if opens_reads {
                 self.advance_reads(member, effects);
             }
@@ -334,7 +346,8 @@ impl Leader {
         let (own, sent) = (member.id(), self.rounds.sent);
         let answered = |id| if id == own { sent } else { self.progress.get(&id).map_or(0, |peer| peer.answered_round) };
         let confirmed = member.configuration().reached(answered);
-        if let Some(took) = self.rounds.confirm(confirmed, member.now) {
+        if let Some(Confirmed { took, sent }) = self.rounds.confirm(confirmed, member.now) {
+            self.renew_own_lease(member, sent);
             self.broadcast_time = Some(took);
             // Raft §5.6: broadcast time << election timeout.
             if took * 3 > member.config.election_timeout {
@@ -361,7 +374,7 @@ impl Leader {
                     Reader::Here(ticket) if member.is_caretaker() => {
                         Member::reject(ticket, 1, Rejection::HandingOver, effects);
                     }
-                    Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index }),
+                    Reader::Here(ticket) => effects.push(Effect::ReadReady { ticket, index, mode: ReadMode::Round }),
                     Reader::Peer { from, number } => {
                         member.say(from, Message::ReadIndexResponse { number, index }, Index::ZERO, effects);
                     }

@@ -52,7 +52,7 @@
 //! let mut outputs = Vec::new();
 //!
 //! // Nobody is heard for an election timeout: it elects itself.
-//! let now = Now { monotonic: Duration::from_secs(1) };
+//! let now = Now::at(Duration::from_secs(1));
 //! inputs.push_back(Input::Tick);
 //! let payload = Payload::new(Bytes::from_static(b"hello"));
 //! let mut proposal = Some(Proposal { payload, deadline: Duration::from_secs(9), waiter: "the caller" });
@@ -99,6 +99,7 @@ pub mod handover;
 mod input;
 mod invariants;
 mod leader;
+pub mod lease;
 mod log;
 mod member;
 pub mod membership;

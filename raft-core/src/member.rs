@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::configurations::Configurations;
 use crate::effect::{Append, Apply, Effect, Rejection, Source, Write};
+use crate::event::Now;
 use crate::handover::Asked;
 use crate::log::Log;
 use crate::membership::Configuration;
@@ -59,6 +60,13 @@ pub(crate) struct Member {
     pub(crate) config: Config,
     pub(crate) random: Random,
     pub(crate) now: Duration,
+    /// The clock that goes on while the machine sleeps.
+    pub(crate) boottime: Duration,
+    /// When this node last acknowledged any leader in any term, or itself as one; at first its start, since it does not
+    /// know. On the clock that never runs ahead. Read leases may rest on it.
+    pub(crate) stamped_at: Duration,
+    /// The last request for a read lease.
+    pub(crate) lease_numbers: u64,
     pub(crate) term: Term,
     pub(crate) vote: Option<NodeId>,
     pub(crate) log: Log,
@@ -103,7 +111,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(config: Config, recovered: Recovered, applied: Index, now: Duration) -> Self {
+    pub(crate) fn new(config: Config, recovered: Recovered, applied: Index, now: Now) -> Self {
         let Recovered { hard_state, commit, base, snapshot: _, runs, batches, configurations, lost } = recovered;
         let log = Log::recovered(base, runs, batches);
         let last = log.last().index;
@@ -118,7 +126,10 @@ impl Member {
         Self {
             reads: FollowerReads::new(config.life),
             random: Random::new(seed),
-            now,
+            now: now.monotonic,
+            boottime: now.boottime,
+            stamped_at: unless(Mutant::RestartedVoterSaysLongAgo, now.monotonic, Duration::ZERO),
+            lease_numbers: Self::lease_numbers_of(unless(Mutant::GrantOfEarlierLife, config.life, 0)),
             term: if forgets_term { log.last().term } else { hard_state.term },
             vote: if forgets_vote { None } else { hard_state.vote },
             log,
@@ -169,6 +180,9 @@ impl Member {
         assert!(term > self.term, "term {} to {term}: terms never fall", self.term);
         self.term = term;
         self.vote = None;
+        if broken(Mutant::StampClearedByTerm) {
+            self.stamped_at = Duration::ZERO;
+        }
         if !broken(Mutant::TermNotWritten) {
             self.write.hard_state = Some(self.hard_state());
         }

@@ -13,6 +13,7 @@
 
 use bytes::Bytes;
 
+use crate::lease::{LeaseSettings, Leases};
 use crate::mutant::{Mutant, broken, unless};
 use crate::quorum::reached_by_quorum;
 use crate::types::{Index, NodeId};
@@ -98,6 +99,7 @@ pub struct Configuration {
     /// Derived from `seats`, in rising order: asked for with every acknowledgement.
     voters: Vec<NodeId>,
     outgoing: Vec<NodeId>,
+    leases: Leases,
 }
 
 impl Configuration {
@@ -128,7 +130,28 @@ impl Configuration {
             Phase::Settled | Phase::CatchingUp => (which(|seat| seat.now), Vec::new()),
             Phase::Joint => (which(|seat| seat.next), which(|seat| seat.now)),
         };
-        Self { index, change, phase, highest_id, seats, voters, outgoing }
+        Self { index, change, phase, highest_id, seats, voters, outgoing, leases: Leases::default() }
+    }
+
+    /// The same with these settings of leases.
+    fn with_leases(self, leases: Leases) -> Self {
+        Self { leases, ..self }
+    }
+
+    /// What all members agree on about read leases; [`LeaseSettings::OFF`] until it is set.
+    #[must_use]
+    pub fn lease_settings(&self) -> LeaseSettings {
+        self.leases.settings()
+    }
+
+    /// Whether settings of read leases were ever set, be it to [`LeaseSettings::OFF`].
+    #[must_use]
+    pub fn has_lease_settings(&self) -> bool {
+        self.leases.set.is_some()
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// The entry that set it; zero for the founders.

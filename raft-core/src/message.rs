@@ -1,5 +1,7 @@
 //! What peers say to each other. The bytes are `raft-net-quic`'s business; see `docs/wire.md`.
 
+use std::time::Duration;
+
 use crate::handover::Standing;
 use crate::runs::Span;
 use crate::types::{Entry, GroupId, Index, LogId, NodeId, Term};
@@ -70,6 +72,9 @@ pub enum Message {
     VoteResponse {
         /// Whether the vote was given.
         granted: bool,
+        /// How long ago the voter last acknowledged any leader in any term, at least, when it was asked; zero means just
+        /// now. Leases of that leader may run that much shorter from the vote's arrival on. \[RL-STAMP\]
+        silence: Duration,
     },
     /// AppendEntries with its consistency check (`entries.prev`). The entries themselves travel beside it, in
     /// [`PeerMessage::entries`]. Without entries it is a probe. Raft §5.3.
@@ -100,6 +105,8 @@ pub enum Message {
         commit: Index,
         /// The round; rises within a term.
         round: u64,
+        /// The leader wants this follower to hold a read lease, and to ask for it.
+        wants_holder: bool,
     },
     /// Answer to [`Message::Heartbeat`].
     HeartbeatResponse {
@@ -124,6 +131,21 @@ pub enum Message {
     ReadIndex {
         /// Names the asker's batch; unique over all its process lives, so that an old answer never serves a new read.
         number: u64,
+    },
+    /// A follower asks for a read lease. ADR 20.
+    LeaseRequest {
+        /// Names the request; unique over all the asker's process lives, and higher than all before.
+        number: u64,
+    },
+    /// The leader lends a part of its own lease. It commits nothing that the follower does not have until the lease has
+    /// surely run out.
+    LeaseGrant {
+        /// The request that is answered.
+        number: u64,
+        /// How long the follower may use it, by its own clock, **from the sending of the request on**.
+        usable: Duration,
+        /// The leader's last index: the follower may use the lease once it has verified its log up to here, in this term.
+        index: Index,
     },
     /// "You are no member any more": the answer to whatever a node says that only a member would. The configuration of
     /// entry `configuration` is committed and leaves it out. Ids are never given again, so this stays true; it is
@@ -177,6 +199,8 @@ impl Message {
             Self::TimeoutNow { .. } => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexResponse { .. } => "ReadIndexResponse",
+            Self::LeaseRequest { .. } => "LeaseRequest",
+            Self::LeaseGrant { .. } => "LeaseGrant",
             Self::Removed { .. } => "Removed",
         }
     }

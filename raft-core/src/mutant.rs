@@ -251,6 +251,54 @@ mutants! {
         /// A change begins while an earlier configuration is not committed.
         ChangeOverUncommitted,
     }
+    Safety, "reads.md: read leases" {
+        /// Clocks are taken to run alike: neither margin is kept.
+        DriftIgnored,
+        /// Shorter leases count in waits at once, while longer ones may run.
+        ShorterLeaseAtOnce,
+        /// A leader's lease counts from the answers, not from the sending of the round.
+        LeaderLeaseFromReceipt,
+        /// A follower's lease counts from the grant, not from the sending of the request.
+        FollowerLeaseFromReceipt,
+        /// A grant may run beyond the usable end of the leader's own lease.
+        GrantBeyondOwnLease,
+        /// A lease is given to a member of a configuration that may be taken back: the next leader does not know of it.
+        GrantToUncommittedMember,
+        /// A lease is used before the log holds what was committed before it was given.
+        LeaseBeforeNamedIndex,
+        /// A follower reads under its lease at what it knows committed, not at the end of its log.
+        LeaseReadAtCommit,
+        /// A leader reads under its lease at what it has applied.
+        LeaderReadsAtApplied,
+        /// A leader commits what a holder does not have.
+        CommitIgnoresHolders,
+        /// A leader does not wait for a holder that was removed.
+        CommitIgnoresRemovedHolder,
+        /// A removed member goes on using its lease after it acknowledged its removal.
+        LeaseOutlivesMembership,
+        /// A new leader commits at once, whatever leases those before it gave.
+        NewLeaderDoesNotWait,
+        /// A new leader waits for the words of voters only, not of learners.
+        NewLeaderWaitsForVotersOnly,
+        /// A new leader does not wait for the members of the configuration before its own.
+        PreviousMembersNotAsked,
+        /// What the candidate itself acknowledged does not count.
+        CandidateWordNotCounted,
+        /// An old leader does not count as one that acknowledged itself.
+        OldLeaderWordNotCounted,
+        /// A voter that was started anew says that it has not acknowledged anybody for long.
+        RestartedVoterSaysLongAgo,
+        /// The new term clears what a voter would report.
+        StampClearedByTerm,
+        /// What voters report counts from the beginning of the campaign.
+        SilenceFromCampaign,
+        /// Voters do not note whom they acknowledge.
+        AcknowledgementNotStamped,
+        /// A follower's lease outlives its leader and the term.
+        LeaseOutlivesTerm,
+        /// A grant that answers a request of an earlier process life counts from the newest request.
+        GrantOfEarlierLife,
+    }
     Liveness, "paper §6, thesis 4.2: members that come and go" {
         /// Voters to be count before they have caught up: nothing is committed until they have.
         PromotedUnprepared,

@@ -1,5 +1,7 @@
 //! The machine: one event in, its effects out.
 
+use std::time::Duration;
+
 use crate::candidate::{self, Candidate, Poll};
 use crate::config::{Config, ConfigError};
 use crate::effect::{Effect, Rejection};
@@ -12,7 +14,7 @@ use crate::member::{Arrived, Member};
 use crate::message::{Envelope, Message};
 use crate::mutant::{Mutant, broken, unless};
 use crate::ports::Recovered;
-use crate::reads::Reader;
+use crate::reads::{ReadMode, Reader};
 use crate::status::Role;
 use crate::suffix::Ahead;
 use crate::types::{Index, NodeId, Term, Ticket};
@@ -66,7 +68,7 @@ impl Raft {
                     .into(),
             });
         }
-        let mut member = Member::new(config, recovered, applied, now.monotonic);
+        let mut member = Member::new(config, recovered, applied, now);
         let role = RoleState::Follower(Follower::new(&mut member, None));
         Ok(Self { member, role })
     }
@@ -75,12 +77,15 @@ impl Raft {
     pub fn step(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
         let begin = effects.len();
         let before = invariants::Before::of(self);
-        self.member.now = self.member.now.max(now.monotonic);
+        if self.member.read_clocks(now) {
+            self.on_clock_jump();
+        }
         match event {
             Event::Tick => self.tick(effects),
             Event::Propose { first, count, bytes } => self.propose(first, count, bytes, effects),
             Event::ChangeMembership { ticket, change } => self.change(ticket, &change, effects),
-            Event::Read { ticket } => self.read(ticket, effects),
+            Event::Read { ticket, mode: ReadMode::Round } => self.read(ticket, effects),
+            Event::Read { ticket, mode: ReadMode::Lease } => self.read_under_lease(ticket, effects),
             Event::Receive(envelope) => self.receive(&envelope, effects),
             Event::Persisted(id) => {
                 if self.member.persisted(id) {
@@ -127,6 +132,9 @@ impl Raft {
                 }
             }
         }
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.reopen_commits(&mut self.member, effects);
+        }
         self.go_on_with_change(effects);
         self.member.tell_configuration(effects);
         self.answer_handover(effects);
@@ -146,6 +154,7 @@ impl Raft {
                     self.ask_before_campaign(effects);
                 } else {
                     follower.ask_for_reads(&mut self.member, effects);
+                    follower.ask_for_lease(&mut self.member, effects);
                 }
             }
             RoleState::PreCandidate(candidate, _) | RoleState::Candidate(candidate) => {
@@ -196,8 +205,9 @@ impl Raft {
                 self.role = RoleState::Candidate(Candidate::campaign(&mut self.member, false, effects));
             }
             // [F2-CAND-WIN]
-            (Poll::Won, RoleState::Candidate(_)) => {
-                self.role = RoleState::Leader(Leader::take_over(&mut self.member, effects));
+            (Poll::Won, RoleState::Candidate(candidate)) => {
+                let latest_word = candidate.latest_word(&self.member);
+                self.role = RoleState::Leader(Leader::take_over(&mut self.member, latest_word, effects));
             }
             (Poll::Lost, RoleState::PreCandidate(candidate, _)) => {
                 let ask_again = candidate.election_deadline;
@@ -225,9 +235,16 @@ impl Raft {
         if let (RoleState::Follower(was), true) = (&self.role, broken(Mutant::VerifiedOutlivesLeader)) {
             follower.verified = was.verified;
         }
+        if let (RoleState::Follower(was), true) = (&self.role, broken(Mutant::LeaseOutlivesTerm)) {
+            follower.holder = was.holder;
+        }
         let was = std::mem::replace(&mut self.role, RoleState::Follower(follower));
         self.member.reads.restart();
         if let RoleState::Leader(was) = was {
+            // It acknowledged itself for as long as it led.
+            if !broken(Mutant::OldLeaderWordNotCounted) {
+                self.member.stamp();
+            }
             effects.extend(was.changes.iter().map(|pending| Effect::ChangeUnknown { ticket: pending.ticket }));
             self.member.counters.handovers_done += u64::from(was.was_handing_over());
             for ticket in was.rounds.into_local_reads() {
@@ -252,7 +269,7 @@ impl Raft {
         }
     }
 
-    fn read(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+    pub(crate) fn read(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
         if self.member.failed {
             return Member::reject(ticket, 1, Rejection::Stopping, effects);
         }
@@ -268,7 +285,7 @@ impl Raft {
             return Member::reject(ticket, 1, why, effects);
         }
         if broken(Mutant::FollowerReadsUnasked) {
-            return effects.push(Effect::ReadReady { ticket, index: self.member.commit_index });
+            return effects.push(Effect::ReadReady { ticket, index: self.member.commit_index, mode: ReadMode::Round });
         }
         self.member.reads.push(ticket);
         if let RoleState::Follower(follower) = &self.role {
@@ -410,8 +427,11 @@ impl Raft {
                     }
                 }
             }
-            Message::VoteResponse { granted } => {
+            Message::VoteResponse { granted, silence } => {
                 if let RoleState::Candidate(candidate) = &mut self.role {
+                    if *granted {
+                        candidate.hear_silence(&self.member, *silence);
+                    }
                     let poll = candidate.on_answer(&self.member, from, *granted);
                     self.on_poll(poll, effects);
                 }
@@ -421,6 +441,11 @@ impl Raft {
             Message::ReadIndexResponse { number, index } => {
                 if let RoleState::Follower(follower) = &self.role {
                     follower.on_read_index_response(&mut self.member, from, *number, *index, effects);
+                }
+            }
+            Message::LeaseGrant { number, usable, index } => {
+                if let RoleState::Follower(follower) = &mut self.role {
+                    follower.on_lease_grant(&mut self.member, from, *number, *usable, *index);
                 }
             }
             _ => self.on_message_for_leader(envelope, effects),
@@ -443,7 +468,10 @@ impl Raft {
                 }
                 follower.on_append(&mut self.member, from, entries, *commit, effects);
             }
-            Message::Heartbeat { commit, round } => {
+            Message::Heartbeat { commit, round, wants_holder } => {
+                if *wants_holder {
+                    follower.want_lease(&self.member);
+                }
                 follower.on_heartbeat(&mut self.member, from, *commit, *round, effects);
             }
             _ => {}
@@ -480,6 +508,7 @@ impl Raft {
                 leader.on_heartbeat_response(member, from, round, verified, standing, effects);
             }
             Message::ReadIndex { number } => leader.read(member, Reader::Peer { from, number }, effects),
+            Message::LeaseRequest { number } => leader.on_lease_request(member, from, number, effects),
             _ => {}
         }
     }
@@ -515,10 +544,10 @@ impl Raft {
                 Message::HeartbeatResponse { round, verified: Index::ZERO, matched: Index::ZERO, standing }
             }
             Message::Vote { .. } if broken(Mutant::OldVoteRequestGranted) => {
-                let answer = Message::VoteResponse { granted: true };
+                let answer = Message::VoteResponse { granted: true, silence: Duration::ZERO };
                 return member.say_in_term(from, envelope.term, answer, effects);
             }
-            Message::Vote { .. } => Message::VoteResponse { granted: false },
+            Message::Vote { .. } => Message::VoteResponse { granted: false, silence: Duration::ZERO },
             _ => return,
         };
         member.say(from, answer, Index::ZERO, effects);

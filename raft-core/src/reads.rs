@@ -10,6 +10,16 @@ use std::time::Duration;
 use crate::mutant::{Mutant, broken, unless};
 use crate::types::{Index, NodeId, Ticket};
 
+/// How a linearizable read may be confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReadMode {
+    /// By a round of the leader. Rests on no clock.
+    #[default]
+    Round,
+    /// By a lease, if this replica has one that is usable; else by a round. Rests on the rate of clocks.
+    Lease,
+}
+
 /// A follower's reads: those that wait to be asked for, and those of the questions that are out.
 #[derive(Debug)]
 pub(crate) struct FollowerReads {
@@ -135,9 +145,26 @@ pub(crate) struct Rounds {
     pub(crate) sent: u64,
     /// The newest round that a quorum has answered.
     pub(crate) confirmed: u64,
-    sent_at: VecDeque<(u64, Duration)>,
+    sent_at: VecDeque<Sent>,
     waiting: VecDeque<Batch>,
     pub(crate) len: usize,
+}
+
+/// When a round was sent, on both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    round: u64,
+    monotonic: Duration,
+    boottime: Duration,
+}
+
+/// What the confirmation of a round shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// When it was sent, on the clock that goes on while the machine sleeps.
+    pub(crate) sent: Duration,
 }
 
 /// Rounds whose sending times are remembered; older ones only lose their time measurement.
@@ -165,30 +192,35 @@ impl Rounds {
     }
 
     /// The number of a round that is being sent.
-    pub(crate) fn begin(&mut self, now: Duration) -> u64 {
+    pub(crate) fn begin(&mut self, monotonic: Duration, boottime: Duration) -> u64 {
         self.sent += 1;
-        self.sent_at.push_back((self.sent, now));
+        self.sent_at.push_back(Sent { round: self.sent, monotonic, boottime });
         if self.sent_at.len() > ROUNDS_TIMED_MAX {
             self.sent_at.pop_front();
         }
         self.sent
     }
 
-    /// A quorum has answered `round`. Returns how long that took.
-    pub(crate) fn confirm(&mut self, round: u64, now: Duration) -> Option<Duration> {
+    /// A quorum has answered `round`. Returns what that shows, if it was not known yet.
+    pub(crate) fn confirm(&mut self, round: u64, now: Duration) -> Option<Confirmed> {
         assert!(round <= self.sent, "round {round} was answered, only {} were sent", self.sent);
         if round <= self.confirmed {
             return None;
         }
         self.confirmed = round;
-        let mut took = None;
-        while let Some((sent, at)) = self.sent_at.front().copied().filter(|(sent, _)| *sent <= round) {
-            if sent == round {
-                took = Some(now.saturating_sub(at));
+        let mut confirmed = None;
+        while let Some(sent) = self.sent_at.front().copied().filter(|sent| sent.round <= round) {
+            if sent.round == round {
+                confirmed = Some(Confirmed { took: now.saturating_sub(sent.monotonic), sent: sent.boottime });
             }
             self.sent_at.pop_front();
         }
-        took
+        confirmed
+    }
+
+    /// The clocks jumped: what was measured before is worth nothing.
+    pub(crate) fn forget_times(&mut self) {
+        self.sent_at.clear();
     }
 
     /// The next reader that is confirmed, with the index that it must see at least.

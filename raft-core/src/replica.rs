@@ -29,6 +29,11 @@ pub use crate::effect::Rejection;
 pub use crate::event::Now;
 pub use crate::fill::{Fill, FillError, read_all};
 pub use crate::input::{Input, Proposal};
+pub use crate::reads::ReadMode;
+
+mod confirmed;
+
+use confirmed::ConfirmedRead;
 
 /// A durable batch and the messages that it lets go.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +97,8 @@ pub enum Answer {
         index: Index,
         /// The term in which it was confirmed.
         term: Term,
+        /// How it was confirmed.
+        mode: ReadMode,
     },
 }
 
@@ -170,14 +177,6 @@ struct Waiting<W> {
     entry: Option<LogId>,
 }
 
-/// A confirmed read that waits for the state machine.
-#[derive(Clone, Copy, Debug)]
-struct ConfirmedRead {
-    ticket: Ticket,
-    index: Index,
-    term: Term,
-}
-
 /// Callers that may wait at a time, writes and reads together; more are rejected as overloaded.
 pub const WAITING_MAX: usize = 64 * 1024;
 
@@ -249,7 +248,7 @@ impl<W> Replica<W> {
             }
             Input::Propose(proposals) => self.propose(now, proposals, out),
             Input::ChangeMembership { change, deadline, waiter } => self.change(now, change, deadline, waiter, out),
-            Input::Read { deadline, waiter } => self.read(now, deadline, waiter, out),
+            Input::Read { mode, deadline, waiter } => self.read(now, mode, deadline, waiter, out),
             Input::Receive(message) => self.receive(now, message, out),
             Input::Persisted { write, result } if result.is_ok() || broken(Mutant::FailedWriteCounts) => {
                 self.run(now, Event::Persisted(write), Payloads::None, out);
@@ -341,12 +340,6 @@ impl<W> Replica<W> {
         self.run(now, Event::Propose { first, count, bytes }, payloads, out);
     }
 
-    fn read(&mut self, now: Now, deadline: Duration, waiter: W, out: &mut Vec<Output<W>>) {
-        let Some(waiter) = self.admit(waiter, out) else { return };
-        let ticket = self.wait(waiter, deadline);
-        self.run(now, Event::Read { ticket }, Payloads::None, out);
-    }
-
     /// The core answers within its own bounds, so this caller has no deadline.
     fn hand_over(&mut self, now: Now, to: Option<NodeId>, waiter: W, out: &mut Vec<Output<W>>) {
         if self.waiting.len() >= WAITING_MAX {
@@ -410,7 +403,7 @@ impl<W> Replica<W> {
                 }
                 Effect::SendSnapshot { to } => out.push(Output::SendSnapshot { to, term: self.raft.term() }),
                 Effect::Reject { first, count, why } => self.reject(first, count, why, out),
-                Effect::ReadReady { ticket, index } => self.confirm_read(ticket, index, out),
+                Effect::ReadReady { ticket, index, mode } => self.confirm_read(now, ticket, index, mode, out),
                 Effect::Handover { ticket, result } => self.handed_over(ticket, result, out),
                 Effect::Refused { from, reason } => out.push(Output::Refused { from, reason }),
                 Effect::ChangeBegun { ticket, entry } => {
@@ -535,34 +528,6 @@ impl<W> Replica<W> {
         }
     }
 
-    /// The leader has confirmed the read; it is served once everything up to `index` is applied here.
-    fn confirm_read(&mut self, ticket: Ticket, index: Index, out: &mut Vec<Output<W>>) {
-        let read = ConfirmedRead { ticket, index, term: self.raft.term() };
-        if self.raft.applied_index() >= index || broken(Mutant::ReadBeforeApplied) {
-            self.answer_read(read, out);
-        } else {
-            self.confirmed_reads.push_back(read);
-        }
-    }
-
-    fn serve_reads(&mut self, applied: Index, out: &mut Vec<Output<W>>) {
-        for _ in 0..self.confirmed_reads.len() {
-            let Some(read) = self.confirmed_reads.pop_front() else { return };
-            if read.index <= applied {
-                self.answer_read(read, out);
-            } else if self.waiting.contains_key(&read.ticket) {
-                self.confirmed_reads.push_back(read);
-            }
-        }
-    }
-
-    fn answer_read(&mut self, read: ConfirmedRead, out: &mut Vec<Output<W>>) {
-        if let Some(waiting) = self.waiting.remove(&read.ticket) {
-            let answer = Answer::ReadReady { index: read.index, term: read.term };
-            out.push(Output::Answer { waiter: waiting.waiter, answer });
-        }
-    }
-
     /// Tells callers whose deadline has come what is certain: a command that was never appended never will be.
     fn expire(&mut self, now: Now, out: &mut Vec<Output<W>>) {
         if now.monotonic < self.deadlines_due {
@@ -580,8 +545,9 @@ impl<W> Replica<W> {
             };
             out.push(Output::Answer { waiter: waiting.waiter, answer });
         }
-        self.confirmed_reads.retain(|read| self.waiting.contains_key(&read.ticket));
+        self.confirmed_reads.retain(|read| self.waiting.contains_key(&read.ticket()));
         self.raft.forget_reads(&expired);
+        self.reread_slow(now, out);
     }
 
     /// The disk failed, or the node stops: nobody who waits will hear more from here.

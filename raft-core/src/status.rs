@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handover::{HandoverStatus, Standing};
+use crate::lease::LeaseStatus;
 use crate::membership::Configuration;
 use crate::types::{Index, LogId, NodeId, Term};
 
@@ -92,6 +93,21 @@ pub struct Counters {
     pub messages_refused: u64,
     /// Rounds of heartbeats whose answers took longer than a third of the election timeout to reach a quorum.
     pub slow_rounds: u64,
+    /// Read leases, and renewals of one, that this follower was given.
+    pub leases_held: u64,
+    /// Read leases, and renewals, that this leader gave.
+    pub leases_granted: u64,
+    /// Requests for a read lease that this leader did not answer: its own lease does not run, or the follower is no member
+    /// or lags.
+    pub lease_requests_passed_over: u64,
+    /// Reads that were confirmed by a lease.
+    pub lease_reads: u64,
+    /// Times that commits waited for leases though a quorum had the entries.
+    pub lease_holds_back: u64,
+    /// How long commits waited for leases in all, those of earlier leaders among them.
+    pub lease_held_back_for: Duration,
+    /// Times that the clocks jumped against each other.
+    pub clock_jumps: u64,
 }
 
 /// One look at a node.
@@ -149,6 +165,8 @@ pub struct Status {
     pub broadcast_time: Option<Duration>,
     /// Time since the last word of a leader that we follow; zero as leader.
     pub leader_contact: Option<Duration>,
+    /// Read leases.
+    pub leases: LeaseStatus,
     /// Counts since the start.
     pub counters: Counters,
 }

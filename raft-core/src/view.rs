@@ -19,10 +19,13 @@ impl Raft {
             RoleState::PreCandidate(candidate, _) | RoleState::Candidate(candidate) => candidate.election_deadline,
             RoleState::Leader(leader) => leader.heartbeat_due,
         };
-        match self.member.reads.repeat_at(self.member.config.heartbeat_interval) {
-            Some(repeat) => own.min(repeat),
-            None => own,
-        }
+        let reads = self.member.reads.repeat_at(self.member.config.heartbeat_interval);
+        let leases = match &self.role {
+            RoleState::Follower(follower) => follower.lease_due_at(&self.member),
+            RoleState::Leader(leader) => leader.leases_open_at(self.member.now),
+            RoleState::PreCandidate(..) | RoleState::Candidate(_) => None,
+        };
+        [reads, leases].into_iter().flatten().fold(own, Duration::min)
     }
 
     /// The entry before the first one that this log holds.
@@ -54,6 +57,11 @@ impl Raft {
     /// which one was in force at an entry. Two may come into force in one step, and only the last is told of then.
     pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
         self.member.configurations.kept()
+    }
+
+    /// How long a read under a lease waits here for what the log held when it began, before the leader is asked instead.
+    pub(crate) fn lease_patience(&self) -> Duration {
+        self.member.config.election_timeout
     }
 
     /// The last index of the log, durable or not.
@@ -147,6 +155,7 @@ impl Raft {
             handover: self.handover(),
             broadcast_time,
             leader_contact,
+            leases: self.lease_status(now),
             counters: member.counters,
         }
     }

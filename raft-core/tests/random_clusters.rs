@@ -131,7 +131,7 @@ impl Cluster {
     }
 
     fn step(&mut self, id: NodeId, input: Input<Op>) {
-        let now = Now { monotonic: self.now };
+        let now = Now::at(self.now);
         let node = self.nodes.get_mut(&id).unwrap();
         let mut out = Vec::new();
         node.replica.step(now, input, &mut out);
@@ -174,7 +174,7 @@ impl Cluster {
             Answer::Rejected { why, .. } => {
                 if why == Rejection::Overwritten {
                     // Only what is decided may be told.
-                    assert!(self.nodes[&id].replica.status(Now { monotonic: self.now }).commit_index > Index::ZERO);
+                    assert!(self.nodes[&id].replica.status(Now::at(self.now)).commit_index > Index::ZERO);
                 }
                 self.history.rejected.insert(op);
             }
@@ -202,7 +202,7 @@ impl Cluster {
             Message::Vote { .. } => {
                 assert!(term > envelope.term || (term == envelope.term && vote == Some(envelope.from)));
             }
-            Message::VoteResponse { granted: true } => {
+            Message::VoteResponse { granted: true, .. } => {
                 assert!(term > envelope.term || (term == envelope.term && vote == Some(envelope.to)));
                 let voted = self.history.votes.entry((envelope.from, envelope.term)).or_insert(envelope.to);
                 assert_eq!(*voted, envelope.to, "a second vote of {} in term {}", envelope.from, envelope.term);
@@ -305,7 +305,7 @@ impl Cluster {
         let must_see = self.history.acknowledged.values().copied().max().unwrap_or_default();
         self.history.reads.insert(self.next_op, must_see);
         let deadline = self.now + Duration::from_millis(100 + self.random.below(3_000));
-        self.step(id, Input::Read { deadline, waiter: self.next_op });
+        self.step(id, Input::Read { mode: raft_core::replica::ReadMode::Round, deadline, waiter: self.next_op });
     }
 
     /// The process dies; what its disk had not finished is gone, or some of it made it to the disk unheard.
@@ -327,14 +327,14 @@ impl Cluster {
         recovered.lost = node.lost;
         // The state machine has no log of its own: it comes back with less.
         node.applied = Index(self.random.below(node.applied.0 + 1));
-        let now = Now { monotonic: self.now };
+        let now = Now::at(self.now);
         node.replica = Replica::new(config(id, voters, node.lives, seed), recovered, node.applied, now).unwrap();
     }
 
     /// The node's disk forgets what it had acknowledged and is back at what it held long ago. The evidence beside it
     /// knows term, vote and how far it had been. One disk at a time: a quorum that forgets has lost for good.
     fn lose_and_restart(&mut self, id: NodeId, voters: u64, seed: u64) {
-        let now = Now { monotonic: self.now };
+        let now = Now::at(self.now);
         if voters == 1 || self.nodes.values().any(|node| node.replica.status(now).lost.is_some()) {
             return;
         }
@@ -414,7 +414,7 @@ impl Cluster {
             }
         }
         for node in self.nodes.values() {
-            eprintln!("{:?}", node.replica.status(Now { monotonic: self.now }));
+            eprintln!("{:?}", node.replica.status(Now::at(self.now)));
         }
         panic!("seed {seed}: the healed cluster does not come to rest");
     }

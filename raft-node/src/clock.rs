@@ -17,7 +17,7 @@ impl Clock {
 
     /// What the clock says now. Read it after an event was taken, never before.
     pub(crate) fn now(&self) -> Now {
-        Now { monotonic: self.origin.elapsed() }
+        Now::at(self.origin.elapsed())
     }
 
     /// An instant in the replica's terms.

@@ -49,7 +49,7 @@ impl Cluster {
 
     /// Runs until nothing is left to do: every disk and every state machine is done at once.
     fn run(&mut self) {
-        let now = Now { monotonic: self.now };
+        let now = Now::at(self.now);
         while let Some((at, event)) = self.events.pop_front() {
             self.members[at].step(now, event, &mut self.effects);
             for effect in self.effects.drain(..) {

@@ -1,10 +1,12 @@
 //! What may be wanted of a configuration, and the configuration that answers it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{CONTEXT_BYTES_MAX, Configuration, Phase, PreflightRefusal, Seat, Standing};
+use crate::lease::{LeaseSettings, LeaseSettingsError, Leases};
 use crate::types::{Index, NodeId};
 
 /// A change that somebody asks for.
@@ -15,6 +17,9 @@ pub enum Change {
     /// Other contexts for these members, such as new addresses: one entry, nobody's standing changes. Allowed while a
     /// change of members is under way.
     Contexts(Vec<(NodeId, Bytes)>),
+    /// Other settings of read leases: one entry, and later a second one when leases become shorter. Nobody's standing
+    /// changes. Allowed while a change of members is under way.
+    Leases(LeaseSettings),
     /// No change after all. While members catch up it is dropped, and those who came with it leave; a joint configuration
     /// is left towards the voters before. Too late once C_new is appended.
     Cancel,
@@ -154,6 +159,9 @@ pub enum ChangeRefusal {
         /// The limit.
         limit: usize,
     },
+    /// Settings of leases that cannot work.
+    #[error(transparent)]
+    Leases(#[from] LeaseSettingsError),
     /// The change would do harm.
     #[error(transparent)]
     Preflight(#[from] PreflightRefusal),
@@ -206,7 +214,7 @@ impl Configuration {
         } else {
             Phase::Settled
         };
-        let changing = Self::of(index, index, phase, highest_id, seats);
+        let changing = Self::of(index, index, phase, highest_id, seats).with_leases(self.leases);
         Ok(if phase == Phase::Settled { changing.settled(index) } else { changing })
     }
 
@@ -257,17 +265,34 @@ impl Configuration {
         if changed.seats == self.seats { Err(ChangeRefusal::NothingChanges) } else { Ok(changed) }
     }
 
+    /// The same members with other settings of read leases.
+    ///
+    /// # Errors
+    /// When the settings cannot work, or are so already.
+    pub fn with_lease_settings(&self, index: Index, settings: LeaseSettings) -> Result<Self, ChangeRefusal> {
+        settings.check()?;
+        if self.leases.set == Some(settings) {
+            return Err(ChangeRefusal::NothingChanges);
+        }
+        Ok(Self { index, leases: self.leases.changed(settings), ..self.clone() })
+    }
+
+    /// Once all leases of longer settings are over.
+    pub(crate) fn without_longer_leases(&self, index: Index) -> Self {
+        Self { index, leases: Leases { outlives: Duration::ZERO, ..self.leases }, ..self.clone() }
+    }
+
     /// C_old,new: the next step once all have caught up.
     pub(crate) fn joined(&self, index: Index) -> Self {
         assert_eq!(self.phase, Phase::CatchingUp, "a joint configuration out of {self:?}");
-        Self::of(index, self.change, Phase::Joint, self.highest_id, self.seats.clone())
+        Self::of(index, self.change, Phase::Joint, self.highest_id, self.seats.clone()).with_leases(self.leases)
     }
 
     /// C_new: the end of the change.
     pub(crate) fn settled(&self, index: Index) -> Self {
         let stays = |seat: &&Seat| seat.next != Standing::Outside;
         let seats = self.seats.iter().filter(stays).map(|seat| Seat { now: seat.next, ..seat.clone() }).collect();
-        Self::of(index, self.change, Phase::Settled, self.highest_id, seats)
+        Self::of(index, self.change, Phase::Settled, self.highest_id, seats).with_leases(self.leases)
     }
 
     /// C_old again: the end of a change that is cancelled. Its quorums are those of one half of the joint configuration, so
@@ -278,7 +303,7 @@ impl Configuration {
             // A learner that was about to vote would be next in line at once.
             Seat { next: seat.now, promotes: seat.promotes && seat.now == Standing::Learner, ..seat.clone() }
         });
-        Self::of(index, self.change, Phase::Settled, self.highest_id, seats.collect())
+        Self::of(index, self.change, Phase::Settled, self.highest_id, seats.collect()).with_leases(self.leases)
     }
 }
 

@@ -1,13 +1,18 @@
 //! A configuration as bytes: what a configuration entry carries, and what stores and snapshots keep. The one format of the
 //! core's own, since every edge keeps it and the core has to read it. `docs/storage-format.md` shows every byte.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{CONTEXT_BYTES_MAX, Configuration, MEMBERS_MAX, Phase, Seat, Standing};
+use crate::lease::{LeaseSettings, Leases};
 use crate::types::{Index, NodeId};
 
-/// Of the bytes of a configuration.
+/// Of the bytes of a configuration without settings of read leases.
 const VERSION: u8 = 1;
+/// Of one with such settings.
+const VERSION_WITH_LEASES: u8 = 2;
 /// Set on a member that is promoted by itself.
 const PROMOTES: u8 = 1;
 
@@ -15,7 +20,7 @@ const PROMOTES: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigurationError {
     /// A later format.
-    #[error("it has version {found}; this binary knows {VERSION}: run a newer one")]
+    #[error("it has version {found}; this binary knows {VERSION} and {VERSION_WITH_LEASES}: run a newer one")]
     Version {
         /// What stands there.
         found: u8,
@@ -102,14 +107,34 @@ impl Standing {
     }
 }
 
+impl Leases {
+    /// Whether set (1) or only left behind (0), D, drift, holders, and how long waits count at least.
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let settings = self.settings();
+        bytes.push(u8::from(self.set.is_some()));
+        bytes.extend_from_slice(&nanos(settings.duration).to_be_bytes());
+        bytes.extend_from_slice(&settings.drift_permille.to_be_bytes());
+        bytes.extend_from_slice(&settings.min_holders.to_be_bytes());
+        bytes.extend_from_slice(&nanos(self.outlives).to_be_bytes());
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Configuration {
     /// Its bytes; numbers are big-endian.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut bytes = vec![VERSION, self.phase.code()];
+        let with_leases = self.leases != Leases::default();
+        let mut bytes = vec![if with_leases { VERSION_WITH_LEASES } else { VERSION }, self.phase.code()];
         bytes.extend_from_slice(&(self.seats.len() as u16).to_be_bytes());
         for number in [self.index.0, self.change.0, self.highest_id.0] {
             bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        if with_leases {
+            self.leases.encode(&mut bytes);
         }
         for seat in &self.seats {
             bytes.extend_from_slice(&seat.id.0.to_be_bytes());
@@ -127,7 +152,7 @@ impl Configuration {
     pub fn decode(bytes: &[u8]) -> Result<Self, ConfigurationError> {
         let mut fields = Fields(bytes);
         let version = fields.u8()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITH_LEASES {
             return Err(ConfigurationError::Version { found: version });
         }
         let (phase, count) = (Phase::from_code(fields.u8()?)?, usize::from(fields.u16()?));
@@ -142,6 +167,7 @@ impl Configuration {
                 return Err(ConfigurationError::Field { field, found });
             }
         }
+        let leases = if version == VERSION_WITH_LEASES { fields.leases()? } else { Leases::default() };
         let mut seats: Vec<Seat> = Vec::with_capacity(count);
         for _ in 0..count {
             let seat = fields.seat()?;
@@ -153,7 +179,7 @@ impl Configuration {
         if !fields.0.is_empty() {
             return Err(ConfigurationError::Length);
         }
-        Self::of(Index(index), Index(change), phase, highest_id, seats).checked()
+        Self::of(Index(index), Index(change), phase, highest_id, seats).with_leases(leases).checked()
     }
 
     /// Reads the configuration that entry `index` carries.
@@ -214,6 +240,28 @@ impl Fields<'_> {
 
     fn u64(&mut self) -> Result<u64, ConfigurationError> {
         self.take(8)?.try_into().map(u64::from_be_bytes).map_err(|_| ConfigurationError::Length)
+    }
+
+    fn leases(&mut self) -> Result<Leases, ConfigurationError> {
+        let set = match self.u8()? {
+            0 => false,
+            1 => true,
+            found => return Err(ConfigurationError::Field { field: "read_lease", found: found.into() }),
+        };
+        let duration = Duration::from_nanos(self.u64()?);
+        let settings = LeaseSettings { duration, drift_permille: self.u16()?, min_holders: self.u16()? };
+        let outlives = self.u64()?;
+        settings.check().map_err(|error| ConfigurationError::Field { field: error.field, found: error.value })?;
+        let longest = nanos(LeaseSettings { drift_permille: 500, ..settings }.honoured(LeaseSettings::LONGEST));
+        if outlives > longest {
+            return Err(ConfigurationError::Field { field: "read_lease.outlives", found: outlives });
+        }
+        let leases = Leases { set: set.then_some(settings), outlives: Duration::from_nanos(outlives) };
+        // One way only to write a thing down.
+        if leases == Leases::default() || (!set && settings != LeaseSettings::OFF) {
+            return Err(ConfigurationError::Field { field: "read_lease", found: 0 });
+        }
+        Ok(leases)
     }
 
     fn seat(&mut self) -> Result<Seat, ConfigurationError> {

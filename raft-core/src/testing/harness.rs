@@ -96,7 +96,7 @@ use self::node::{Caller, Job, Node};
 use self::snapshots::Sending;
 use crate::message::PeerMessage;
 use crate::ports::LogStore;
-use crate::replica::{Answer, ApplyBatch, Input, Now, Output, Persist, Replica, read_all};
+use crate::replica::{Answer, ApplyBatch, Input, Now, Output, Persist, ReadMode, Replica, read_all};
 use crate::types::{EntryKind, Index, NodeId, Term};
 
 /// Messages that one command may deliver; more is taken for an exchange that never ends.
@@ -169,8 +169,9 @@ impl Harness {
             "read" => {
                 let id = arguments.node()?;
                 let deadline = self.now + arguments.duration("deadline")?.unwrap_or(Duration::from_secs(60));
+                let mode = if arguments.flag("lease") { ReadMode::Lease } else { ReadMode::Round };
                 let waiter = self.caller();
-                self.step(id, Input::Read { deadline, waiter })?;
+                self.step(id, Input::Read { mode, deadline, waiter })?;
             }
             "deliver" => {
                 let filter = Filter::parse(arguments)?;
@@ -232,7 +233,7 @@ impl Harness {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic: self.now }
+        Now::at(self.now)
     }
 
     /// The newest term that any running node is in.

@@ -383,7 +383,7 @@ fn envelope(from: &Member, to: &Member, message: Message) -> PeerMessage {
 }
 
 fn heartbeat(from: &Member, to: &Member, round: u64) -> PeerMessage {
-    envelope(from, to, Message::Heartbeat { commit: Index::ZERO, round })
+    envelope(from, to, Message::Heartbeat { commit: Index::ZERO, round, wants_holder: false })
 }
 
 /// An append of these entries, which follow `prev`.

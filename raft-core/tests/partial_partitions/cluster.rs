@@ -162,14 +162,14 @@ impl Cluster {
 
     /// The highest term of any node, and the elections that were won.
     pub(crate) fn elections(&self) -> (Term, u64) {
-        let status = |node: &Node| node.replica.status(Now { monotonic: self.now });
+        let status = |node: &Node| node.replica.status(Now::at(self.now));
         let term = self.nodes.iter().map(|node| status(node).term).max().unwrap_or_default();
         (term, self.nodes.iter().map(|node| status(node).counters.elections_won).sum())
     }
 
     /// The last entry of each log.
     pub(crate) fn ends(&self) -> Vec<LogId> {
-        self.nodes.iter().map(|node| node.replica.status(Now { monotonic: self.now }).last).collect()
+        self.nodes.iter().map(|node| node.replica.status(Now::at(self.now)).last).collect()
     }
 
     /// Lets time pass.
@@ -246,7 +246,7 @@ impl Cluster {
     }
 
     fn step(&mut self, place: usize, input: Input<Asked>) {
-        let (now, mut out) = (Now { monotonic: self.now }, Vec::new());
+        let (now, mut out) = (Now::at(self.now), Vec::new());
         self.nodes[place].replica.step(now, input, &mut out);
         for output in out {
             match output {

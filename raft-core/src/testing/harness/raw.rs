@@ -36,7 +36,9 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
         }
         "Vote" => Message::Vote { last, handover: arguments.flag("handover") },
         "TimeoutNow" => Message::TimeoutNow { last, drained_too: arguments.flag("drained_too") },
-        "VoteResponse" => Message::VoteResponse { granted },
+        "VoteResponse" => {
+            Message::VoteResponse { granted, silence: arguments.duration("silence")?.unwrap_or_default() }
+        }
         "Append" => {
             let commit = Index(number(arguments, "commit")?);
             Message::Append { entries: named(arguments, entries)?, commit }
@@ -46,9 +48,11 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
             let prev = Index(number(arguments, "prev")?);
             Message::AppendRejected { prev, hint: arguments.log_id("hint")?.unwrap_or(LogId::ZERO) }
         }
-        "Heartbeat" => {
-            Message::Heartbeat { commit: Index(number(arguments, "commit")?), round: number(arguments, "round")? }
-        }
+        "Heartbeat" => Message::Heartbeat {
+            commit: Index(number(arguments, "commit")?),
+            round: number(arguments, "round")?,
+            wants_holder: arguments.flag("wants_holder"),
+        },
         "HeartbeatResponse" => {
             let (verified, matched) = (number(arguments, "verified")?, number(arguments, "matched")?);
             let (verified, matched) = (Index(verified), Index(matched));
@@ -61,6 +65,12 @@ fn content(kind: &str, arguments: &mut Arguments, entries: &[Entry]) -> Result<M
             };
             Message::HeartbeatResponse { round: number(arguments, "round")?, verified, matched, standing }
         }
+        "LeaseRequest" => Message::LeaseRequest { number: number(arguments, "number")? },
+        "LeaseGrant" => Message::LeaseGrant {
+            number: number(arguments, "number")?,
+            usable: arguments.duration("usable")?.unwrap_or_default(),
+            index: Index(number(arguments, "index")?),
+        },
         "Removed" => Message::Removed { configuration: Index(number(arguments, "configuration")?) },
         "ReadIndex" => Message::ReadIndex { number: number(arguments, "number")? },
         "ReadIndexResponse" => Message::ReadIndexResponse {

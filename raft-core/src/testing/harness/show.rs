@@ -6,7 +6,7 @@ use super::raw;
 use crate::handover::Standing;
 use crate::membership::Configuration;
 use crate::message::{Envelope, Message};
-use crate::replica::{Answer, Persist};
+use crate::replica::{Answer, Persist, ReadMode};
 use crate::runs::Span;
 use crate::status::Status;
 use crate::types::{Entry, EntryKind, LogId, NodeId, Term};
@@ -106,7 +106,7 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
             write!(text, " last={last}")
         }
         Message::PreVoteResponse { granted: false, ahead: Some(end) } => write!(text, " refused ahead={end}"),
-        Message::PreVoteResponse { granted, .. } | Message::VoteResponse { granted } => {
+        Message::PreVoteResponse { granted, .. } | Message::VoteResponse { granted, .. } => {
             write!(text, " {}", if *granted { "granted" } else { "refused" })
         }
         Message::FetchSuffix { prev } => write!(text, " prev={prev}"),
@@ -118,12 +118,19 @@ pub(super) fn message(envelope: &Envelope, newest: Term) -> String {
         }
         Message::AppendAccepted { matched } => write!(text, " matched={matched}"),
         Message::AppendRejected { prev, hint } => write!(text, " prev={prev} hint={hint}"),
-        Message::Heartbeat { commit, round } => write!(text, " round={round} commit={commit}"),
+        Message::Heartbeat { commit, round, wants_holder } => {
+            let wants = if *wants_holder { " wants_holder" } else { "" };
+            write!(text, " round={round} commit={commit}{wants}")
+        }
         Message::HeartbeatResponse { round, verified, matched, standing } => {
             let standing = self::standing(*standing);
             write!(text, " round={round} verified={verified} matched={matched}{standing}")
         }
         Message::Removed { configuration } => write!(text, " configuration={configuration}"),
+        Message::LeaseRequest { number } => write!(text, " number={}", read_number(*number)),
+        Message::LeaseGrant { number, usable, index } => {
+            write!(text, " number={} usable={usable:?} index={index}", read_number(*number))
+        }
         Message::ReadIndex { number } => write!(text, " number={}", read_number(*number)),
         Message::ReadIndexResponse { number, index } => {
             write!(text, " number={} index={index}", read_number(*number))
@@ -184,7 +191,12 @@ pub(super) fn answer(answer: &Answer) -> String {
         Answer::HandedOver(handed) => format!("handed over: {} leads term {}", handed.leader, handed.term),
         Answer::NotHandedOver { why, .. } => format!("not handed over: {why}"),
         Answer::Unknown { token } => format!("unknown, ask for {token}"),
-        Answer::ReadReady { index, term } => format!("may read at {index}, confirmed in term {term}"),
+        Answer::ReadReady { index, term, mode: ReadMode::Round } => {
+            format!("may read at {index}, confirmed in term {term}")
+        }
+        Answer::ReadReady { index, term, mode: ReadMode::Lease } => {
+            format!("may read at {index}, under a lease of term {term}")
+        }
     }
 }
 

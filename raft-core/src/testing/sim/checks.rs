@@ -272,7 +272,7 @@ impl World {
                 self.check_handover_vote(node, term, *handover);
                 return;
             }
-            Message::VoteResponse { granted: true } => {
+            Message::VoteResponse { granted: true, .. } => {
                 voted(envelope.to);
                 let again = self.ghost.voted(node, term.0, envelope.to.0);
                 self.goals.reach_if(again, Goal::VoteGrantedAgain);
@@ -352,7 +352,7 @@ impl World {
             Message::PreVote { .. } => self.goals.reach_if(envelope.term <= seen.term, Goal::StalePreVoteDelivered),
             Message::Vote { .. } => self.goals.reach_if(stale, Goal::StaleVoteDelivered),
             Message::TimeoutNow { .. } => self.goals.reach_if(stale, Goal::StaleTimeoutNowDelivered),
-            Message::VoteResponse { granted: true } => {
+            Message::VoteResponse { granted: true, .. } => {
                 let over = stale || seen.role != Role::Candidate;
                 self.goals.reach_if(over, Goal::GrantArrivedLate);
             }

@@ -184,7 +184,7 @@ impl World {
         let waiting = entry.disk.queue.len() as u64;
         let unsent_vote = entry.disk.queue.iter().any(|persist| {
             let grants = |envelope: &crate::message::Envelope| {
-                matches!(envelope.message, crate::message::Message::VoteResponse { granted: true })
+                matches!(envelope.message, crate::message::Message::VoteResponse { granted: true, .. })
             };
             persist.release.iter().any(grants)
         });

@@ -44,7 +44,7 @@ impl Clock {
 
     pub(super) fn read(&self, now: u64) -> Now {
         let local = self.local + now.saturating_sub(self.true_time) * self.rate / 1_000;
-        Now { monotonic: Duration::from_nanos(local) }
+        Now::at(Duration::from_nanos(local))
     }
 
     /// When it will show `deadline`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::replica::{Input, Outcome, Proposal, Rejection};
+use crate::replica::{Input, Outcome, Proposal, ReadMode, Rejection};
 use crate::testing::sim::clients::{Ending, Next, Want};
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::machine::{Answer, Command};
@@ -40,7 +40,7 @@ impl World {
             Want::Read => {
                 let patient = self.nodes[node].clock.read(self.now).monotonic + HEALED_SERVES_WITHIN;
                 let deadline = if self.healed_at.is_some() { patient } else { deadline };
-                self.step(node, Input::Read { deadline, waiter: attempt });
+                self.step(node, Input::Read { mode: ReadMode::Round, deadline, waiter: attempt });
             }
             Want::Write(action) => {
                 let command =

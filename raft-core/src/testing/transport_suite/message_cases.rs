@@ -1,6 +1,7 @@
 //! Messages: what arrives, in which order, and what happens when nothing can arrive.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -97,11 +98,15 @@ fn every_kind(from: &Member, to: &Member) -> Vec<PeerMessage> {
         Message::Vote { last: LogId::ZERO, handover: true },
         Message::TimeoutNow { last: LogId::new(Index(5), Term(1)), drained_too: false },
         Message::TimeoutNow { last: LogId::new(Index(5), Term(1)), drained_too: true },
-        Message::VoteResponse { granted: true },
-        Message::VoteResponse { granted: false },
+        Message::VoteResponse { granted: true, silence: Duration::from_nanos(1_234_567) },
+        Message::VoteResponse { granted: true, silence: Duration::ZERO },
+        Message::VoteResponse { granted: false, silence: Duration::ZERO },
         Message::AppendAccepted { matched: last.index },
         Message::AppendRejected { prev: Index(9), hint: LogId::new(Index(4), Term(2)) },
-        Message::Heartbeat { commit: Index(77), round: u64::MAX },
+        Message::Heartbeat { commit: Index(77), round: u64::MAX, wants_holder: false },
+        Message::Heartbeat { commit: Index(77), round: 3, wants_holder: true },
+        Message::LeaseRequest { number: u64::MAX },
+        Message::LeaseGrant { number: 1 << 40, usable: Duration::from_nanos(165_289_256), index: Index(78) },
         Message::HeartbeatResponse {
             round: 1,
             verified: Index(5),
