@@ -213,7 +213,7 @@ fn envelope(from: u64, to: u64, message: Message) -> PeerMessage {
 }
 
 fn heartbeat(round: u64) -> Message {
-    Message::Heartbeat { commit: Index(0), round }
+    Message::Heartbeat { commit: Index(0), round, wants_holder: false }
 }
 
 /// An append of the one entry `index`.

@@ -22,7 +22,7 @@ pub(crate) struct Ask {
     pub(crate) drained_too: bool,
 }
 
-/// `PreVoteResponse` and `VoteResponse`. `ahead_index` is zero where the log is no reason to refuse. Tag 5 is reserved.
+/// `PreVoteResponse` and `VoteResponse`. `ahead_index` is zero where the log is no reason to refuse.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct AskAnswer {
     #[prost(uint64, tag = "1")]
@@ -33,6 +33,9 @@ pub(crate) struct AskAnswer {
     pub(crate) term: u64,
     #[prost(bool, tag = "4")]
     pub(crate) granted: bool,
+    /// In a `VoteResponse`: nanoseconds since the voter last acknowledged a leader, at least; zero means just now.
+    #[prost(uint64, tag = "5")]
+    pub(crate) silence: u64,
     #[prost(uint64, tag = "6")]
     pub(crate) ahead_index: u64,
     #[prost(uint64, tag = "7")]
@@ -134,7 +137,7 @@ pub(crate) struct SuffixRefused {
     pub(crate) hint_term: u64,
 }
 
-/// `Heartbeat`. Tag 6 is reserved.
+/// `Heartbeat`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Heartbeat {
     #[prost(uint64, tag = "1")]
@@ -147,6 +150,8 @@ pub(crate) struct Heartbeat {
     pub(crate) commit: u64,
     #[prost(uint64, tag = "5")]
     pub(crate) round: u64,
+    #[prost(bool, tag = "6")]
+    pub(crate) wants_holder: bool,
 }
 
 /// `HeartbeatResponse`. Tags 7 and 8 are reserved.
@@ -181,6 +186,37 @@ pub(crate) struct ReadIndex {
     #[prost(uint64, tag = "4")]
     pub(crate) number: u64,
     #[prost(uint64, tag = "5")]
+    pub(crate) index: u64,
+}
+
+/// `LeaseRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseRequest {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) number: u64,
+}
+
+/// `LeaseGrant`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseGrant {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) number: u64,
+    /// Nanoseconds.
+    #[prost(uint64, tag = "5")]
+    pub(crate) usable: u64,
+    #[prost(uint64, tag = "6")]
     pub(crate) index: u64,
 }
 

@@ -1,5 +1,7 @@
 //! Raft messages as frames.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use raft_core::handover::{Priority, Standing};
@@ -55,10 +57,10 @@ impl Batch {
                 put(frame_type::TIMEOUT_NOW, &control::Ask { drained_too: *drained_too, ..ask(from, to, term, *last) })
             }
             Message::PreVoteResponse { granted, ahead } => {
-                put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead))
+                put(frame_type::PRE_VOTE_RESPONSE, &ask_answer(from, to, term, *granted, *ahead, Duration::ZERO))
             }
-            Message::VoteResponse { granted } => {
-                put(frame_type::VOTE_RESPONSE, &ask_answer(from, to, term, *granted, None))
+            Message::VoteResponse { granted, silence } => {
+                put(frame_type::VOTE_RESPONSE, &ask_answer(from, to, term, *granted, None, *silence))
             }
             Message::FetchSuffix { prev } => put(
                 frame_type::FETCH_SUFFIX,
@@ -73,8 +75,9 @@ impl Batch {
             Message::AppendRejected { prev, hint } => {
                 put(frame_type::APPEND_REJECTED, &append_rejected(from, to, term, *prev, *hint))
             }
-            Message::Heartbeat { commit, round } => {
-                put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit: commit.0, round: *round })
+            Message::Heartbeat { commit, round, wants_holder } => {
+                let (commit, round, wants_holder) = (commit.0, *round, *wants_holder);
+                put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit, round, wants_holder })
             }
             Message::HeartbeatResponse { round, verified, matched, standing } => put(
                 frame_type::HEARTBEAT_RESPONSE,
@@ -95,6 +98,13 @@ impl Batch {
                 frame_type::READ_INDEX_RESPONSE,
                 &control::ReadIndex { from, to, term, number: *number, index: index.0 },
             ),
+            Message::LeaseRequest { number } => {
+                put(frame_type::LEASE_REQUEST, &control::LeaseRequest { from, to, term, number: *number })
+            }
+            Message::LeaseGrant { number, usable, index } => {
+                let (number, usable, index) = (*number, nanos(*usable), index.0);
+                put(frame_type::LEASE_GRANT, &control::LeaseGrant { from, to, term, number, usable, index })
+            }
             Message::Removed { configuration } => {
                 put(frame_type::REMOVED, &control::Removed { from, to, term, configuration: configuration.0 })
             }
@@ -209,9 +219,15 @@ fn standing(code: u32) -> Result<Standing, Malformed> {
     }
 }
 
-fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>) -> control::AskAnswer {
+fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>, silence: Duration) -> control::AskAnswer {
     let end = ahead.unwrap_or(LogId::ZERO);
-    control::AskAnswer { from, to, term, granted, ahead_index: end.index.0, ahead_term: end.term.0 }
+    let (silence, ahead_index, ahead_term) = (nanos(silence), end.index.0, end.term.0);
+    control::AskAnswer { from, to, term, granted, silence, ahead_index, ahead_term }
+}
+
+/// Nanoseconds, or the most that a frame can say: a silence or a lease is only ever taken for shorter than it is.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn append_rejected(from: u64, to: u64, term: u64, prev: Index, hint: LogId) -> control::AppendRejected {
@@ -244,10 +260,10 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (ask.from, ask.to, ask.term, message)
         }
         frame_type::PRE_VOTE_RESPONSE | frame_type::VOTE_RESPONSE => {
-            let control::AskAnswer { from, to, term, granted, ahead_index, ahead_term } = parse(&frame)?;
+            let control::AskAnswer { from, to, term, granted, silence, ahead_index, ahead_term } = parse(&frame)?;
             let end = log_id(ahead_index, ahead_term)?;
             let message = if kind == frame_type::VOTE_RESPONSE {
-                Message::VoteResponse { granted }
+                Message::VoteResponse { granted, silence: Duration::from_nanos(silence) }
             } else {
                 Message::PreVoteResponse { granted, ahead: (end.index > Index::ZERO).then_some(end) }
             };
@@ -262,8 +278,8 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             (from, to, term, Message::AppendRejected { prev: index(prev)?, hint: log_id(hint_index, hint_term)? })
         }
         frame_type::HEARTBEAT => {
-            let control::Heartbeat { from, to, term, commit, round } = parse(&frame)?;
-            (from, to, term, Message::Heartbeat { commit: index(commit)?, round })
+            let control::Heartbeat { from, to, term, commit, round, wants_holder } = parse(&frame)?;
+            (from, to, term, Message::Heartbeat { commit: index(commit)?, round, wants_holder })
         }
         frame_type::HEARTBEAT_RESPONSE => {
             let control::HeartbeatResponse { from, to, term, round, verified, matched, standing: code } =
@@ -278,6 +294,15 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
         frame_type::READ_INDEX_RESPONSE => {
             let control::ReadIndex { from, to, term, number, index: at } = parse(&frame)?;
             (from, to, term, Message::ReadIndexResponse { number, index: index(at)? })
+        }
+        frame_type::LEASE_REQUEST => {
+            let control::LeaseRequest { from, to, term, number } = parse(&frame)?;
+            (from, to, term, Message::LeaseRequest { number })
+        }
+        frame_type::LEASE_GRANT => {
+            let control::LeaseGrant { from, to, term, number, usable, index: named } = parse(&frame)?;
+            let (usable, index) = (Duration::from_nanos(usable), index(named)?);
+            (from, to, term, Message::LeaseGrant { number, usable, index })
         }
         frame_type::REMOVED => {
             let control::Removed { from, to, term, configuration } = parse(&frame)?;

@@ -84,6 +84,8 @@ pub(crate) mod frame_type {
     pub(crate) const SUFFIX_REFUSED: u8 = 29;
     pub(crate) const REMOVED: u8 = 30;
     pub(crate) const TIMEOUT_NOW: u8 = 36;
+    pub(crate) const LEASE_REQUEST: u8 = 40;
+    pub(crate) const LEASE_GRANT: u8 = 41;
     pub(crate) const REQUEST: u8 = 64;
     pub(crate) const ANSWER: u8 = 65;
     pub(crate) const NOT_RUN: u8 = 66;

@@ -42,10 +42,13 @@ fn every_message() -> Vec<PeerMessage> {
         Message::Vote { last, handover: true },
         Message::TimeoutNow { last, drained_too: false },
         Message::TimeoutNow { last, drained_too: true },
-        Message::VoteResponse { granted: false },
+        Message::VoteResponse { granted: false, silence: Duration::ZERO },
+        Message::VoteResponse { granted: true, silence: Duration::from_nanos(1_234_567_890) },
+        Message::LeaseRequest { number: 3 },
+        Message::LeaseGrant { number: 3, usable: Duration::from_millis(165), index: Index(9) },
         Message::AppendAccepted { matched: Index(12) },
         Message::AppendRejected { prev: Index(12), hint: last },
-        Message::Heartbeat { commit: Index(2), round: 77 },
+        Message::Heartbeat { commit: Index(2), round: 77, wants_holder: false },
         Message::HeartbeatResponse { round: 77, verified: Index(9), matched: Index(8), standing: Standing::Unfit },
         Message::HeartbeatResponse { round: 78, verified: Index(9), matched: Index(8), standing: Standing::Reluctant },
         Message::HeartbeatResponse {
@@ -114,7 +117,7 @@ fn every_message_comes_back_as_it_was() {
 
 #[test]
 fn the_bytes_of_a_heartbeat_never_change() {
-    let bytes = bytes_of(&[message(4, Message::Heartbeat { commit: Index(2), round: 77 }, Vec::new())]);
+    let bytes = bytes_of(&[message(4, Message::Heartbeat { commit: Index(2), round: 77, wants_holder: false }, Vec::new())]);
     let expected = [
         0x52, 0x51, 1, 23, 0, 0, 0, 0, // magic, header version, type, flags and reserved
         0, 0, 0, 0, 0, 0, 0, 7, // group
