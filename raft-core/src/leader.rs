@@ -154,10 +154,10 @@ impl Leader {
             }
         }
         let own = member.id();
-        if member.configuration().is_quorum(|id| id == own) {
-            if let Some(confirmed) = self.rounds.confirm(round, member.now) {
-                self.renew_own_lease(member, confirmed.sent);
-            }
+        if member.configuration().is_quorum(|id| id == own)
+            && let Some(confirmed) = self.rounds.confirm(round, member.now)
+        {
+            self.renew_own_lease(member, confirmed.sent);
         }
     }
 

@@ -34,7 +34,7 @@ pub(crate) enum RoleState {
     Follower(Follower),
     PreCandidate(Candidate, Ahead),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 impl Raft {
@@ -207,7 +207,7 @@ impl Raft {
             // [F2-CAND-WIN]
             (Poll::Won, RoleState::Candidate(candidate)) => {
                 let latest_word = candidate.latest_word(&self.member);
-                self.role = RoleState::Leader(Leader::take_over(&mut self.member, latest_word, effects));
+                self.role = RoleState::Leader(Box::new(Leader::take_over(&mut self.member, latest_word, effects)));
             }
             (Poll::Lost, RoleState::PreCandidate(candidate, _)) => {
                 let ask_again = candidate.election_deadline;

@@ -47,7 +47,8 @@ mod tests {
         for id in 1..=9 {
             let founders = Configuration::new((1..=9).map(NodeId));
             let now = Now::default().monotonic;
-            let mut member = Member::new(Config::new(NodeId(id), founders), Recovered::default(), Index::ZERO, Now::at(now));
+            let mut member =
+                Member::new(Config::new(NodeId(id), founders), Recovered::default(), Index::ZERO, Now::at(now));
             for _ in 0..50 {
                 let deadline: Duration = member.election_deadline();
                 assert!(drawn.insert(deadline), "n{id} draws {deadline:?}, which another member drew");

@@ -168,7 +168,7 @@ impl Pair {
                 let entries_named = Span::of(prev, &entries).unwrap();
                 (Message::Append { entries: entries_named, commit: Index(0) }, entries)
             } else {
-                (Message::Heartbeat { commit: Index(0), round: number + 1 }, Vec::new())
+                (Message::Heartbeat { commit: Index(0), round: number + 1, wants_holder: false }, Vec::new())
             };
             let envelope = Envelope { from, to, term: Term(3), message };
             self.transports[0].send(to, PeerMessage { group: GroupId::FIRST, envelope, entries });

@@ -1,23 +1,36 @@
-//! The clock of the driver.
+//! The clocks of the driver.
 
 use std::time::{Duration, Instant};
 
 use raft_core::replica::Now;
+use rustix::time::{ClockId, clock_gettime};
 
-/// Reads the monotonic clock as time since the node was made.
+/// Reads both clocks as time since the node was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     origin: Instant,
+    boot_origin: Duration,
+}
+
+/// The clock that goes on while the machine sleeps, since the machine was started. Where a system has none the monotonic
+/// one takes its place; holders of read leases must not rely on it there if that one stands still in sleep.
+fn boottime() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = ClockId::Monotonic;
+    // Neither says anything before the start of the machine.
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
 }
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self { origin: Instant::now() }
+        Self { origin: Instant::now(), boot_origin: boottime() }
     }
 
-    /// What the clock says now. Read it after an event was taken, never before.
+    /// What the clocks say now. Read it after an event was taken, never before.
     pub(crate) fn now(&self) -> Now {
-        Now::at(self.origin.elapsed())
+        Now { monotonic: self.origin.elapsed(), boottime: boottime().saturating_sub(self.boot_origin) }
     }
 
     /// An instant in the replica's terms.

@@ -33,6 +33,7 @@ pub(crate) fn report(shared: &Shared) -> Report {
         storage_sync: shared.config.storage_sync,
         fenced: shared.marks.fence_held().map(|fence| fence.mark),
         rebuilding: shared.marks.status().rebuilding,
+        read_lease: view.status.leases.valid,
     }
 }
 
@@ -212,6 +213,7 @@ fn member_status(
         snapshot: progress.and_then(|progress| shared.snapshots.of_member(progress)),
         fenced: report.as_ref().and_then(|report| report.fenced),
         rebuilding: report.as_ref().is_some_and(|report| report.rebuilding),
+        read_lease: report.as_ref().map(|report| report.read_lease),
         phase: report.map(|report| report.phase),
         unreachable,
         member,

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use raft_core::membership::Configuration;
 use raft_core::message::PeerMessage;
 use raft_core::ports::RefusalCounts;
-use raft_core::replica::{Answer, Input, Output, Proposal, Replica};
+use raft_core::replica::{Answer, Input, Output, Proposal, ReadMode, Replica};
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::status::Status;
 use raft_core::types::{Index, NodeId, SnapshotId, Term};
@@ -192,7 +192,7 @@ impl Driver {
                 self.shared.snapshots.ask(to, at_least);
                 self.step(Input::SnapshotWanted { to });
             }
-            Event::Read { deadline, waiter } => self.step(Input::Read { deadline, waiter }),
+            Event::Read { mode, deadline, waiter } => self.step(Input::Read { mode, deadline, waiter }),
             Event::Change { change, deadline, waiter } => {
                 self.step(Input::ChangeMembership { change, deadline, waiter });
             }
@@ -397,7 +397,8 @@ impl Driver {
         }
         self.catching_up = true;
         let deadline = self.shared.clock.now().monotonic + self.shared.config.raft.election_timeout * 4;
-        self.step(Input::Read { deadline, waiter: Waiter::CaughtUp { since: Instant::now() } });
+        let waiter = Waiter::CaughtUp { since: Instant::now() };
+        self.step(Input::Read { mode: ReadMode::Round, deadline, waiter });
         self.run_effects();
     }
 

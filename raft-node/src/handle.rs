@@ -137,8 +137,11 @@ pub enum WriteError {
 /// What a read may be behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// Sees every write that was acknowledged before the read began.
+    /// Sees every write that was acknowledged before the read began. Rests on no clock.
     Linearizable,
+    /// The same, without asking anybody where this node has a read lease; where it has none it is served as
+    /// [`Consistency::Linearizable`], and the node asks for a lease. Rests on the rate of clocks.
+    Lease,
     /// Sees whatever this node has applied.
     Local,
     /// Sees the version that the query asks for, at a mark or a revision, out of those that this node's state keeps:
@@ -157,6 +160,8 @@ pub struct ReadAnswer {
     /// this node has served was asked: all that was acknowledged before that is in the answer. `None` when it has
     /// served none since its start. Zero for linearizable reads.
     pub staleness: Option<Duration>,
+    /// Whether a read lease vouches for it, and nobody was asked.
+    pub under_lease: bool,
 }
 
 /// Why a read has no answer.

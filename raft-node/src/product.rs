@@ -271,6 +271,7 @@ mod tests {
             versions_window: 10,
             mark_interval: Duration::from_secs(11),
             mark_entries: 12,
+            leases: raft_core::lease::LeaseSettings::OFF,
         };
         let expected = raft_kv::Settings {
             idempotency_window: 7,

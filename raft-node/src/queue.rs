@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use raft_core::membership::Change;
 use raft_core::message::PeerMessage;
-use raft_core::replica::{Outcome, Proposal};
+use raft_core::replica::{Outcome, Proposal, ReadMode};
 use raft_core::snapshot::{SnapshotMeta, Transfer};
 use raft_core::types::{Entry, Index, LogId, NodeId, Term, WriteId};
 use tokio::sync::{Notify, oneshot};
@@ -70,6 +70,7 @@ pub(crate) enum Event {
         at_least: Index,
     },
     Read {
+        mode: ReadMode,
         deadline: Duration,
         waiter: Waiter,
     },
@@ -168,8 +169,8 @@ impl EventQueue {
     }
 
     /// Puts a linearizable read.
-    pub(crate) fn read(&self, deadline: Duration, waiter: Waiter) -> Result<(), Refused> {
-        self.ask(Event::Read { deadline, waiter })
+    pub(crate) fn read(&self, mode: ReadMode, deadline: Duration, waiter: Waiter) -> Result<(), Refused> {
+        self.ask(Event::Read { mode, deadline, waiter })
     }
 
     /// Puts a wish for another leader; it counts as a read.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft_core::replica::Rejection;
+use raft_core::replica::{ReadMode, Rejection};
 use tokio::sync::oneshot;
 
 use crate::handle::{Consistency, ReadAnswer, ReadFailure};
@@ -28,7 +28,8 @@ pub(crate) async fn read(
     timeout: Duration,
 ) -> Result<ReadAnswer, ReadFailure> {
     let (mode, result) = match consistency {
-        Consistency::Linearizable => ("linearizable", linearizable(shared, &query, timeout).await),
+        Consistency::Linearizable => ("linearizable", linearizable(shared, &query, ReadMode::Round, timeout).await),
+        Consistency::Lease => ("lease", linearizable(shared, &query, ReadMode::Lease, timeout).await),
         Consistency::Local => ("local", local(shared, &query)),
         Consistency::Snapshot => ("snapshot", local(shared, &query)),
     };
@@ -48,15 +49,23 @@ fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
     query_here(shared, query, staleness)
 }
 
-async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> Result<ReadAnswer, ReadFailure> {
+async fn linearizable(
+    shared: &Arc<Shared>,
+    query: &[u8],
+    mode: ReadMode,
+    timeout: Duration,
+) -> Result<ReadAnswer, ReadFailure> {
     let deadline = deadline_after(timeout);
     let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
     let mut leadership = shared.leadership.subscribe();
     loop {
         shared.serving(deadline).await.map_err(ReadFailure::NotReady)?;
         let leader = leadership.borrow_and_update().leader;
-        match confirm(shared, deadline).await? {
-            ReadEnd::Ready => return query_here(shared, query, Some(Duration::ZERO)),
+        match confirm(shared, mode, deadline).await? {
+            ReadEnd::Ready { mode } => {
+                let answer = query_here(shared, query, Some(Duration::ZERO))?;
+                return Ok(ReadAnswer { under_lease: mode == ReadMode::Lease, ..answer });
+            }
             ReadEnd::Rejected { why: Rejection::Overloaded { bound } } => {
                 return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(bound) });
             }
@@ -76,9 +85,9 @@ async fn linearizable(shared: &Arc<Shared>, query: &[u8], timeout: Duration) -> 
 }
 
 /// Waits until this replica has applied everything that a linearizable read which begins now must see.
-async fn confirm(shared: &Shared, deadline: Instant) -> Result<ReadEnd, ReadFailure> {
+async fn confirm(shared: &Shared, mode: ReadMode, deadline: Instant) -> Result<ReadEnd, ReadFailure> {
     let (answer, answered) = oneshot::channel();
-    match shared.queue.read(shared.clock.at(deadline), Waiter::Read { since: Instant::now(), answer }) {
+    match shared.queue.read(mode, shared.clock.at(deadline), Waiter::Read { since: Instant::now(), answer }) {
         Ok(()) => {}
         Err(Refused::Full(full)) => return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(full.0) }),
         Err(Refused::Closed) => return Err(ReadFailure::Stopping),
@@ -98,5 +107,5 @@ fn query_here(shared: &Shared, query: &[u8], staleness: Option<Duration>) -> Res
         return Err(ReadFailure::Fenced(why));
     }
     let answer = readers.state.query(query)?;
-    Ok(ReadAnswer { bytes: answer.bytes, applied: answer.applied, staleness })
+    Ok(ReadAnswer { bytes: answer.bytes, applied: answer.applied, staleness, under_lease: false })
 }

@@ -134,6 +134,7 @@ pub(crate) struct Report {
     /// At which mark its state was found to differ from the majority's.
     pub(crate) fenced: Option<Index>,
     pub(crate) rebuilding: bool,
+    pub(crate) read_lease: bool,
 }
 
 /// Why bytes from a peer are no request or answer.
@@ -232,6 +233,7 @@ impl NodeAnswer {
                 unsynced: !report.storage_sync,
                 fenced: report.fenced.map(|mark| mark.0),
                 rebuilding: report.rebuilding,
+                read_lease: report.read_lease,
             }),
             Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
             Self::MarkDigest(digest) => wire::Told::MarkDigest(wire::MarkDigest { digest: digest.clone() }),
@@ -271,6 +273,7 @@ impl NodeAnswer {
                 storage_sync: !report.unsynced,
                 fenced: report.fenced.map(Index),
                 rebuilding: report.rebuilding,
+                read_lease: report.read_lease,
             }),
             wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
             wire::Told::MarkDigest(answer) => Self::MarkDigest(answer.digest),
@@ -467,6 +470,7 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         snapshot: status.snapshot.as_ref().map(WireSnapshot::of),
         fenced: status.fenced.map(|mark| mark.0),
         rebuilding: status.rebuilding,
+        read_lease: status.read_lease,
         standing: standing_code(status.standing),
         next: standing_code(status.next),
         promotes: status.promotes,
@@ -539,6 +543,7 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         snapshot: status.snapshot.map(|snapshot| snapshot.snapshot()),
         fenced: status.fenced.map(Index),
         rebuilding: status.rebuilding,
+        read_lease: status.read_lease,
         standing: standing(status.standing, status.voter)?,
         next: standing(status.next, status.voter)?,
         promotes: status.promotes,

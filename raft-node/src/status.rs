@@ -214,6 +214,8 @@ pub struct MemberStatus {
     pub fenced: Option<Index>,
     /// Whether its state is being replaced by that of a snapshot, on request, by its own word.
     pub rebuilding: bool,
+    /// Whether it may answer reads under a lease now, if it could be asked.
+    pub read_lease: Option<bool>,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use raft_core::handover::{HandedOver, HandoverRefused};
 use raft_core::membership::ChangeRefusal;
-use raft_core::replica::{Answer, Rejection};
+use raft_core::replica::{Answer, ReadMode, Rejection};
 use raft_core::types::{Index, LogId};
 use tokio::sync::oneshot;
 
@@ -54,7 +54,7 @@ pub(crate) enum WriteEnd {
 /// How the confirmation of a read ended.
 #[derive(Debug)]
 pub(crate) enum ReadEnd {
-    Ready,
+    Ready { mode: ReadMode },
     Rejected { why: Rejection },
 }
 
@@ -77,8 +77,8 @@ impl Waiter {
             (Self::Write { answer: caller, .. }, Answer::Unknown { token }) => {
                 let _ = caller.send(WriteEnd::Unknown { token });
             }
-            (Self::Read { answer: caller, .. }, Answer::ReadReady { .. }) => {
-                let _ = caller.send(ReadEnd::Ready);
+            (Self::Read { answer: caller, .. }, Answer::ReadReady { mode, .. }) => {
+                let _ = caller.send(ReadEnd::Ready { mode });
             }
             (Self::Read { answer: caller, .. }, Answer::Rejected { why, .. }) => {
                 let _ = caller.send(ReadEnd::Rejected { why });

@@ -268,7 +268,7 @@ impl Leader {
 
     /// Holders that miss nothing are told at once what is committed: their reads wait for it, and nothing else is on its
     /// way that would tell them.
-    pub(crate) fn tell_holders_commit(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
+    pub(crate) fn tell_holders_commit(&self, member: &mut Member, effects: &mut Vec<Effect>) {
         let last = member.log.last().index;
         let idle =
             |id: &NodeId| self.progress.get(id).filter(|peer| peer.match_index == last && peer.inflight_bytes() == 0);

@@ -63,7 +63,7 @@ impl Holder {
 impl Follower {
     /// The index at which a read that has begun may be served, if the lease is usable **now**: first this, then the last
     /// index of the log; the other way round an entry could be committed between the two. \[RL-READ\]
-    pub(crate) fn read_under_lease(&mut self, member: &mut Member) -> Option<Index> {
+    pub(crate) fn read_under_lease(&mut self, member: &Member) -> Option<Index> {
         let wanted = member.leases_in_use().duration * WANTED_FOR;
         self.holder.wanted_until = self.holder.wanted_until.max(member.now + wanted);
         self.lease_is_usable(member)

@@ -94,7 +94,7 @@ impl Raft {
         let index = match &mut self.role {
             RoleState::Leader(leader) => leader.read_under_lease(&self.member),
             RoleState::Follower(follower) => {
-                let index = follower.read_under_lease(&mut self.member);
+                let index = follower.read_under_lease(&self.member);
                 follower.ask_for_lease(&mut self.member, effects);
                 index
             }

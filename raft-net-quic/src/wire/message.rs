@@ -219,7 +219,14 @@ fn standing(code: u32) -> Result<Standing, Malformed> {
     }
 }
 
-fn ask_answer(from: u64, to: u64, term: u64, granted: bool, ahead: Option<LogId>, silence: Duration) -> control::AskAnswer {
+fn ask_answer(
+    from: u64,
+    to: u64,
+    term: u64,
+    granted: bool,
+    ahead: Option<LogId>,
+    silence: Duration,
+) -> control::AskAnswer {
     let end = ahead.unwrap_or(LogId::ZERO);
     let (silence, ahead_index, ahead_term) = (nanos(silence), end.index.0, end.term.0);
     control::AskAnswer { from, to, term, granted, silence, ahead_index, ahead_term }

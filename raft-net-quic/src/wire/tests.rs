@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where it fails.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use raft_core::handover::{Priority, Standing};
 use raft_core::message::{Envelope, Message, PeerMessage};
@@ -117,7 +119,8 @@ fn every_message_comes_back_as_it_was() {
 
 #[test]
 fn the_bytes_of_a_heartbeat_never_change() {
-    let bytes = bytes_of(&[message(4, Message::Heartbeat { commit: Index(2), round: 77, wants_holder: false }, Vec::new())]);
+    let bytes =
+        bytes_of(&[message(4, Message::Heartbeat { commit: Index(2), round: 77, wants_holder: false }, Vec::new())]);
     let expected = [
         0x52, 0x51, 1, 23, 0, 0, 0, 0, // magic, header version, type, flags and reserved
         0, 0, 0, 0, 0, 0, 0, 7, // group

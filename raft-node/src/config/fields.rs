@@ -158,6 +158,24 @@ pub const FIELDS: &[Field] = &[
         "The leader makes a mark after so many entries at the latest. Replicated: the file only seeds it at founding.",
     ),
     field(
+        "read_lease.duration",
+        Kind::Duration,
+        None,
+        "How long a read lease is promised for at most; 0s turns leases off. Follows election_timeout unless set. Replicated, as read_lease.duration_ms: the first leader's file seeds it.",
+    ),
+    field(
+        "read_lease.clock_drift_max",
+        Kind::Count,
+        Some("10"),
+        "How much faster or slower than true time any clock may run, in percent. Replicated, as read_lease.clock_drift_percent: the first leader's file seeds it.",
+    ),
+    field(
+        "read_lease.min_holders",
+        Kind::Count,
+        Some("0"),
+        "How many followers are to hold a read lease at any time, whether anybody reads there or not. Replicated: the first leader's file seeds it.",
+    ),
+    field(
         "storage.sync",
         Kind::Switch,
         Some("true"),

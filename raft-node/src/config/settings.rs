@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raft_core::config::Config as CoreConfig;
 use raft_core::handover::Priority;
+use raft_core::lease::LeaseSettings;
 use raft_core::membership::Configuration;
 use raft_core::types::{NodeId, NodeName};
 
@@ -162,6 +163,8 @@ pub struct Seeds {
     pub mark_interval: Duration,
     /// After how many entries a mark is made at the latest.
     pub mark_entries: u64,
+    /// Read leases.
+    pub leases: LeaseSettings,
 }
 
 /// How the log is written to stderr.
@@ -195,6 +198,7 @@ impl Settings {
         core.heartbeat_interval = self.heartbeat_interval;
         core.disk_stall_timeout = 2 * self.election_timeout;
         core.priority = self.priority;
+        core.lease_seed = Some(self.seeds.leases);
         // None is refused under the names that the user knows.
         core.retain_bytes_max = (self.log_bytes_max / 16 * 3).max(1);
         core.retain_entries_max = self.keep_entries.max(1);
@@ -204,6 +208,9 @@ impl Settings {
 
 /// What follows from other settings when it is not set.
 fn derive(layers: &mut Layers) {
+    if let Some(Value::Duration(timeout)) = layers.value("election_timeout").cloned() {
+        layers.derive("read_lease.duration", Value::Duration(timeout), "election_timeout");
+    }
     if let Some(Value::Text(listen)) = layers.value("client.listen").cloned() {
         layers.derive("client.advertise", Value::Text(listen), "client.listen");
     }
@@ -293,6 +300,7 @@ impl Reader<'_> {
                 versions_window: self.number("versions.window"),
                 mark_interval: self.duration("mark.interval"),
                 mark_entries: self.number("mark.entries"),
+                leases: self.leases(),
             },
             join_voter: self.layers.value("join.voter") != Some(&Value::Switch(false)),
             removed_exit: self.layers.value("removed.exit") == Some(&Value::Switch(true)),
@@ -305,6 +313,25 @@ impl Reader<'_> {
             log_filter: self.required("log.filter"),
             log_format: self.log_format(),
         }
+    }
+
+    fn leases(&mut self) -> LeaseSettings {
+        let small = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+        let percent = self.number("read_lease.clock_drift_max");
+        let settings = LeaseSettings {
+            duration: self.duration("read_lease.duration"),
+            drift_permille: small(percent.saturating_mul(10)),
+            min_holders: small(self.number("read_lease.min_holders")),
+        };
+        if let Err(error) = settings.check() {
+            let (is, remedy) = match error.field {
+                "read_lease.clock_drift_max" => (percent.to_string(), "1 to 50, in percent"),
+                "read_lease.duration" => (humantime::format_duration(settings.duration).to_string(), error.remedy),
+                _ => (error.value.to_string(), error.remedy),
+            };
+            self.refuse(error.field, format!("is {is}"), format!("set {remedy}"));
+        }
+        settings
     }
 
     fn priority(&mut self) -> Priority {

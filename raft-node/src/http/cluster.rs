@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::handle::Consistency;
 use crate::http::kv::read_problem;
+use crate::http::leases;
 use crate::http::marks::{marks_view, payload_view};
 use crate::http::members::{configuration_view, membership_view, standing};
 use crate::http::parameters::{Parameters, malformed};
@@ -81,6 +82,7 @@ fn member_view(status: MemberStatus) -> MemberView {
         storage_sync: status.storage_sync,
         fenced: status.fenced.map(|mark| mark.0),
         rebuilding: status.rebuilding,
+        read_lease: status.read_lease,
         api_address: status.member.api_address,
         peer_address: status.member.peer_address,
         snapshot: status.snapshot.as_ref().map(MemberSnapshotView::of),
@@ -105,6 +107,7 @@ fn node_view(status: NodeStatus) -> NodeView {
     };
     let snapshots = SnapshotsView::of(&status);
     let configuration = configuration_view(&status);
+    let read_lease = leases::lease_view(&status);
     let raft = &status.raft;
     NodeView {
         name: status.name.to_string(),
@@ -140,6 +143,7 @@ fn node_view(status: NodeStatus) -> NodeView {
         uptime_ms: millis(status.uptime),
         snapshots,
         configuration,
+        read_lease,
         removed: raft.removed.map(|entry| entry.0),
         peers: status.peers.into_iter().map(|(name, peer)| peer_view(name.to_string(), peer)).collect(),
         refused: status.refusals.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
@@ -295,7 +299,10 @@ async fn settings_view(
     let answer = shared.node.read(Query::Settings.encode(), consistency, remaining(deadline)).await;
     let answer = answer.map_err(|failure| read_problem(shared, failure))?;
     let overview = Overview::decode(answer.bytes).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let view = Setting::ALL.iter().map(|setting| (setting.name().to_owned(), overview.setting(*setting))).collect();
+    let mut view: SettingsView =
+        Setting::ALL.iter().map(|setting| (setting.name().to_owned(), overview.setting(*setting))).collect();
+    // Part of the configuration, so what is applied here knows them.
+    view.extend(leases::settings_view(&shared.node.status()));
     Ok((view, answer.applied))
 }
 
@@ -324,13 +331,16 @@ async fn put_settings(
     let asked = Asked::read(shared, uri, headers)?;
     let too_large = || Problem::new(Code::BatchTooLarge, format!("the body is longer than {SETTINGS_BODY_MAX} bytes"));
     let (body, _permit) = shared.body(body, SETTINGS_BODY_MAX, too_large, asked.deadline).await?;
-    let wanted: SettingsView = serde_json::from_slice(&body).map_err(|error| {
+    let mut wanted: SettingsView = serde_json::from_slice(&body).map_err(|error| {
         Problem::new(Code::MalformedBody, format!("the body is not an object of settings and numbers: {error}"))
     })?;
+    if let Some(wishes) = leases::take_wishes(&mut wanted)? {
+        return leases::change(shared, &asked, wishes).await;
+    }
     let mut changes = Vec::with_capacity(wanted.len());
     for (name, value) in wanted {
         let setting = Setting::from_name(&name).ok_or_else(|| {
-            let names = Setting::ALL.map(Setting::name).join(", ");
+            let names = [&Setting::ALL.map(Setting::name)[..], &leases::SETTINGS].concat().join(", ");
             Problem::new(Code::SettingRefused, format!("`{name}` is no replicated setting; there are {names}"))
         })?;
         changes.push((setting, value));

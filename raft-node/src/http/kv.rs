@@ -79,7 +79,12 @@ fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Resul
     let mut response = value_response(found);
     let headers = response.headers_mut();
     shared.set_position(headers, answer.applied);
-    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(consistency)));
+    // Without a lease the leader was asked.
+    let served = match consistency {
+        Consistency::Lease if !answer.under_lease => Consistency::Linearizable,
+        other => other,
+    };
+    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(served)));
     if let (Consistency::Local, Some(staleness)) = (consistency, answer.staleness) {
         headers.insert(STALENESS, millis(staleness).into());
     }

@@ -132,7 +132,7 @@ async fn carry_out(shared: &Shared, asked: Asked, ask: MembersAsk) -> Result<Res
     Ok(if done.pending { (StatusCode::ACCEPTED, response).into_response() } else { response })
 }
 
-fn problem(error: MembersError) -> Problem {
+pub(crate) fn problem(error: MembersError) -> Problem {
     let code = match error.problem {
         MembersProblem::Preflight => Code::PreflightRefused,
         MembersProblem::Running => Code::ChangeRunning,

@@ -8,6 +8,7 @@ mod events;
 mod handovers;
 pub mod key;
 mod kv;
+mod leases;
 mod marks;
 mod members;
 mod members_view;

@@ -12,7 +12,8 @@ use crate::handle::Consistency;
 use crate::http::problem::{Code, Problem};
 
 /// The modes of reading that this version serves.
-pub(crate) const CONSISTENCIES: [&str; 3] = ["linearizable", "local", SNAPSHOT];
+pub(crate) const CONSISTENCIES: [&str; 4] = ["linearizable", "local", SNAPSHOT, LEASE];
+const LEASE: &str = "lease";
 const SNAPSHOT: &str = "snapshot";
 /// Parameters that name a point in the past.
 const PAST: [&str; 2] = ["at_mark", "at_revision"];
@@ -124,6 +125,7 @@ impl Parameters {
     pub(crate) fn consistency(&self) -> Result<Consistency, Problem> {
         match self.text("consistency") {
             None | Some("linearizable") => Ok(Consistency::Linearizable),
+            Some(LEASE) => Ok(Consistency::Lease),
             Some("local") => Ok(Consistency::Local),
             Some(SNAPSHOT) => Err(malformed("consistency", "is snapshot, and this has no past", "leave it out")),
             Some(other) => Err(Problem::new(
@@ -147,6 +149,7 @@ impl Parameters {
 pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::Linearizable => CONSISTENCIES[0],
+        Consistency::Lease => LEASE,
         Consistency::Local => CONSISTENCIES[1],
         Consistency::Snapshot => SNAPSHOT,
     }
@@ -198,7 +201,7 @@ mod tests {
     fn an_unknown_consistency_is_refused_with_those_that_exist() {
         let problem = read("consistency=eventual").unwrap().consistency().unwrap_err();
         assert_eq!(problem.code(), Code::UnknownConsistency);
-        assert!(problem.body().detail.contains("linearizable, local, snapshot"), "{}", problem.body().detail);
+        assert!(problem.body().detail.contains("linearizable, local, snapshot, lease"), "{}", problem.body().detail);
         assert_eq!(read("consistency=local").unwrap().consistency().unwrap(), Consistency::Local);
         assert_eq!(read("").unwrap().consistency().unwrap(), Consistency::Linearizable);
     }

@@ -160,6 +160,9 @@ pub struct MemberView {
     /// Whether its state is being replaced by that of a snapshot, on request.
     #[serde(default)]
     pub rebuilding: bool,
+    /// Whether it may answer reads under a lease now; absent when it cannot be asked.
+    #[serde(default)]
+    pub read_lease: Option<bool>,
     /// Where clients reach it.
     pub api_address: String,
     /// Where its peers reach it.
@@ -244,6 +247,9 @@ pub struct NodeView {
     /// The configuration in force.
     #[serde(default)]
     pub configuration: ConfigurationView,
+    /// The read lease that it has, and those that it gave.
+    #[serde(default)]
+    pub read_lease: LeaseView,
     /// The entry of the committed configuration that leaves this node out, once it knows of one: it votes and serves no
     /// more.
     #[serde(default)]
@@ -363,6 +369,31 @@ pub struct LimitsView {
     pub node: BTreeMap<String, serde_json::Value>,
     /// The cluster's bounds, by replicated setting.
     pub cluster: SettingsView,
+}
+
+/// The read lease that a node has, and those that it gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// Whether this node may answer reads under a lease now.
+    pub valid: bool,
+    /// How long the lease that it has still runs here, usable or not.
+    pub ends_in_ms: Option<u64>,
+    /// As leader: the followers that may hold a lease.
+    pub holders: Vec<LeaseHolderView>,
+    /// As leader: a quorum has entries that may not be committed yet, since a holder lacks them or leases of earlier leaders
+    /// may run.
+    pub holds_back: bool,
+    /// As leader: how long it waits at most for leases of the leaders before it; absent once that is over.
+    pub predecessors_wait_ms: Option<u64>,
+}
+
+/// A follower that may hold a read lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseHolderView {
+    /// Its name.
+    pub name: String,
+    /// Commits wait for what it acknowledges for so long at most, unless the lease is renewed.
+    pub ends_in_ms: u64,
 }
 
 /// The replicated settings, by name: the answer of `GET /v1/cluster/settings`, and the body of `PUT`, which may hold a

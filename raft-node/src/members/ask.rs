@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use raft_core::lease::LeaseSettings;
 use raft_core::types::{Index, NodeName};
 
 /// A change of the members, by names. Asking again for what is so already, or is under way, does no harm.
@@ -40,6 +41,31 @@ pub enum MembersAsk {
     },
     /// The change that is under way shall not be.
     Cancel,
+    /// Other settings of read leases; what is not named stays as it is.
+    Leases(LeaseWishes),
+}
+
+/// Settings of read leases that somebody wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseWishes {
+    /// See [`LeaseSettings::duration`].
+    pub duration: Option<Duration>,
+    /// See [`LeaseSettings::drift_permille`].
+    pub drift_permille: Option<u16>,
+    /// See [`LeaseSettings::min_holders`].
+    pub min_holders: Option<u16>,
+}
+
+impl LeaseWishes {
+    /// What they make of `present`.
+    #[must_use]
+    pub fn over(self, present: LeaseSettings) -> LeaseSettings {
+        LeaseSettings {
+            duration: self.duration.unwrap_or(present.duration),
+            drift_permille: self.drift_permille.unwrap_or(present.drift_permille),
+            min_holders: self.min_holders.unwrap_or(present.min_holders),
+        }
+    }
 }
 
 /// How a change is asked for.

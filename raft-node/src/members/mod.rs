@@ -19,7 +19,7 @@ mod plan;
 pub(crate) mod standing;
 pub(crate) mod wire;
 
-pub use ask::{MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
+pub use ask::{LeaseWishes, MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
 pub use context::ContextError;
 pub use known::PendingMember;
 

@@ -82,6 +82,12 @@ pub(super) fn plan(
             wanted.set(new, standing, false)?;
         }
         MembersAsk::Cancel => return Ok(Plan::Change(Change::Cancel)),
+        MembersAsk::Leases(wishes) => {
+            let present = known.configuration.lease_settings();
+            let settings = wishes.over(present);
+            let is_so = settings == present && known.configuration.has_lease_settings();
+            return Ok(if is_so { Plan::Nothing } else { Plan::Change(Change::Leases(settings)) });
+        }
     }
     Ok(wanted.finish(options))
 }

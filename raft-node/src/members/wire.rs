@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft_core::types::{Index, NodeId, NodeName};
 
 use super::admit::{JoinAnswer, JoinRequest};
-use super::ask::{MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
+use super::ask::{LeaseWishes, MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
 use super::known::PendingMember;
 use super::standing::StandingAnswer;
 use crate::founding::WireMember;
@@ -22,7 +22,7 @@ pub(crate) struct WireAsk {
     less_tolerance: bool,
     #[prost(bool, tag = "3")]
     force: bool,
-    #[prost(oneof = "WireChange", tags = "4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "WireChange", tags = "4, 5, 6, 7, 8, 9, 10, 11")]
     change: Option<WireChange>,
 }
 
@@ -42,6 +42,40 @@ enum WireChange {
     Replace(WireReplace),
     #[prost(bool, tag = "10")]
     Cancel(bool),
+    #[prost(message, tag = "11")]
+    Leases(WireLeases),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireLeases {
+    #[prost(uint64, optional, tag = "1")]
+    duration_nanos: Option<u64>,
+    #[prost(uint32, optional, tag = "2")]
+    drift_permille: Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    min_holders: Option<u32>,
+}
+
+impl WireLeases {
+    fn of(wishes: LeaseWishes) -> Self {
+        let LeaseWishes { duration, drift_permille, min_holders } = wishes;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            duration_nanos: duration.map(nanos),
+            drift_permille: drift_permille.map(u32::from),
+            min_holders: min_holders.map(u32::from),
+        }
+    }
+
+    /// What is too much to be read is refused by its check.
+    fn wishes(self) -> LeaseWishes {
+        let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        LeaseWishes {
+            duration: self.duration_nanos.map(Duration::from_nanos),
+            drift_permille: self.drift_permille.map(small),
+            min_holders: self.min_holders.map(small),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -190,6 +224,7 @@ impl WireAsk {
             MembersAsk::Remove(name) => WireChange::Remove(text(name)),
             MembersAsk::Replace { old, new } => WireChange::Replace(WireReplace { old: text(old), new: text(new) }),
             MembersAsk::Cancel => WireChange::Cancel(true),
+            MembersAsk::Leases(wishes) => WireChange::Leases(WireLeases::of(*wishes)),
         };
         let MembersOptions { timeout, less_tolerance, force } = options;
         Self { timeout_millis: millis(timeout), less_tolerance, force, change: Some(change) }
@@ -211,6 +246,7 @@ impl WireAsk {
                 MembersAsk::Replace { old: NodeName::new(old), new: NodeName::new(new) }
             }
             WireChange::Cancel(_) => MembersAsk::Cancel,
+            WireChange::Leases(wishes) => MembersAsk::Leases(wishes.wishes()),
         };
         Ok((ask, MembersOptions { timeout: Duration::from_millis(timeout_millis), less_tolerance, force }))
     }

@@ -9,6 +9,7 @@ use prometheus::{
 };
 use raft_core::status::{Role, Status};
 
+use super::leases::LeaseMetrics;
 use super::marks::MarkMetrics;
 use super::members::MemberMetrics;
 use super::peers::PeerMetrics;
@@ -70,6 +71,7 @@ struct Views {
     append_rejections: IntCounter,
     slow_rounds: IntCounter,
     transport_refusals: IntCounterVec,
+    leases: LeaseMetrics,
     members: MemberMetrics,
     peers: PeerMetrics,
 }
@@ -101,7 +103,7 @@ impl Builder<'_> {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    fn seconds_gauge(&self, name: &str, help: &str) -> Gauge {
+    pub(super) fn seconds_gauge(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(name, help))
     }
 
@@ -311,6 +313,7 @@ impl Views {
                 "Frames and connections that were refused, by reason.",
                 &["reason"],
             ),
+            leases: LeaseMetrics::new(build),
             members: MemberMetrics::new(build),
             peers: PeerMetrics::new(build),
         }
@@ -327,6 +330,7 @@ impl Views {
         for (reason, count) in &status.refusals {
             raise(&self.transport_refusals.with_label_values(&[*reason]), *count);
         }
+        self.leases.show(status);
         self.members.show(status);
         self.peers.show(status);
     }

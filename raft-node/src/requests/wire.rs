@@ -189,6 +189,8 @@ pub(super) struct Report {
     pub(super) fenced: Option<u64>,
     #[prost(bool, tag = "8")]
     pub(super) rebuilding: bool,
+    #[prost(bool, tag = "9")]
+    pub(super) read_lease: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -276,4 +278,6 @@ pub(super) struct MemberStatus {
     pub(super) promotes: bool,
     #[prost(uint64, optional, tag = "19")]
     pub(super) caught_up_millis: Option<u64>,
+    #[prost(bool, optional, tag = "20")]
+    pub(super) read_lease: Option<bool>,
 }
