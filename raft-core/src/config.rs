@@ -64,7 +64,7 @@ pub struct Config {
     /// Entries that the log keeps, likewise.
     pub retain_entries_max: u64,
     /// Members that a change may lead to, old and new, voters and learners; then it is refused. 1 to
-    /// [`MEMBERS_MAX`](crate::membership::MEMBERS_MAX).
+    /// [`MEMBERS_MAX`].
     pub members_max: usize,
     /// A learner that lacks at most this many entries of the leader's log has caught up ...
     pub catch_up_entries_max: u64,
