@@ -179,6 +179,24 @@ impl Node {
         Ok(value.unwrap_or(0.0))
     }
 
+    /// A metric summed over its labels.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn sum(&self, name: &str) -> io::Result<f64> {
+        let text = String::from_utf8(get(&self.ops, "/metrics").await?).map_err(io::Error::other)?;
+        let labelled = text.lines().filter(|line| line.starts_with(name) && line.contains('{'));
+        Ok(labelled.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Sends its process a signal, if it runs.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = self.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            // It fails only for a process that has ended already.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
     /// Waits until `holds` of its status.
     ///
     /// # Errors

@@ -150,6 +150,12 @@ impl Configuration {
         self.leases.set.is_some()
     }
 
+    /// How long after the last word of a leader leases that rest on it may run, as far as this configuration says.
+    #[must_use]
+    pub fn lease_wait(&self) -> std::time::Duration {
+        self.leases.wait()
+    }
+
     pub(crate) fn leases(&self) -> &Leases {
         &self.leases
     }

@@ -33,7 +33,7 @@ pub(crate) fn report(shared: &Shared) -> Report {
         storage_sync: shared.config.storage_sync,
         fenced: shared.marks.fence_held().map(|fence| fence.mark),
         rebuilding: shared.marks.status().rebuilding,
-        read_lease: view.status.leases.valid,
+        read_lease: view.status.leases.clone().after(view.taken.elapsed()).valid,
     }
 }
 

@@ -476,6 +476,7 @@ impl Shared {
         if raft.role != raft_core::status::Role::Leader {
             raft.leader_contact = raft.leader_contact.map(|contact| contact + view.taken.elapsed());
         }
+        raft.leases = raft.leases.after(view.taken.elapsed());
         let (peers, refusals) = self.transport.status();
         NodeStatus {
             name: self.name.clone(),

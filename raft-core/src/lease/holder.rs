@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::LeaseSettings;
 use crate::effect::Effect;
 use crate::follower::Follower;
 use crate::member::Member;
@@ -117,7 +118,7 @@ impl Follower {
             return;
         }
         let sent = unless(Mutant::FollowerLeaseFromReceipt, asked.sent, member.boottime);
-        let end = sent + usable;
+        let end = sent + usable.min(LeaseSettings::LONGEST);
         // While the lease before it runs, all that was committed since is in this log or waits for it.
         let running = self.holder.running(member);
         let named = running.map_or(named, |held| held.named.min(named));

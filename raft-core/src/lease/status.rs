@@ -31,3 +31,20 @@ pub struct LeaseStatus {
     /// As leader: how long it waits at most for leases of the leaders before it; `None` once that is over.
     pub predecessors_wait: Option<Duration>,
 }
+
+impl LeaseStatus {
+    /// The same some time later, if nothing has come meanwhile.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
+        let left = |ends_in: Duration| ends_in.checked_sub(time).filter(|left| !left.is_zero());
+        self.ends_in = self.ends_in.and_then(left);
+        self.valid &= self.ends_in.is_some();
+        self.holders = self
+            .holders
+            .into_iter()
+            .filter_map(|HolderStatus { id, ends_in }| left(ends_in).map(|ends_in| HolderStatus { id, ends_in }))
+            .collect();
+        self.predecessors_wait = self.predecessors_wait.map(|wait| wait.saturating_sub(time));
+        self
+    }
+}

@@ -89,6 +89,7 @@ pub(crate) fn lease_view(status: &NodeStatus) -> LeaseView {
         holders: leases.holders.iter().map(holder).collect(),
         holds_back: leases.holds_back,
         predecessors_wait_ms: leases.predecessors_wait.map(millis),
+        held_back_ms: status.raft.counters.lease_held_back_for.as_secs_f64() * 1000.0,
     }
 }
 

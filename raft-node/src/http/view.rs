@@ -372,7 +372,7 @@ pub struct LimitsView {
 }
 
 /// The read lease that a node has, and those that it gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LeaseView {
     /// Whether this node may answer reads under a lease now.
     pub valid: bool,
@@ -385,6 +385,8 @@ pub struct LeaseView {
     pub holds_back: bool,
     /// As leader: how long it waits at most for leases of the leaders before it; absent once that is over.
     pub predecessors_wait_ms: Option<u64>,
+    /// How long commits have waited for leases in all, as long as this process has led.
+    pub held_back_ms: f64,
 }
 
 /// A follower that may hold a read lease.

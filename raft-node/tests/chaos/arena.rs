@@ -8,7 +8,7 @@ use raft_core::testing::{UdpFaults, UdpRelay};
 use serde_json::Value;
 
 use super::support::http::{Reply, call_within};
-use super::support::{TestCluster, await_some};
+use super::support::{TestCluster, await_some, await_that};
 
 /// The port of a node's host at which the relay stands for it.
 const RELAY_PORT: u16 = 7083;
@@ -26,6 +26,8 @@ pub struct Arena {
     pub kills: u64,
     pub stops: u64,
     pub leaders_hit: u64,
+    /// Names of voters that were made learners and are to vote again.
+    demoted: Vec<String>,
 }
 
 impl Arena {
@@ -45,7 +47,8 @@ impl Arena {
             node.start();
         }
         let stopped = vec![false; count];
-        let mut arena = Self { cluster, relay, addresses, stopped, kills: 0, stops: 0, leaders_hit: 0 };
+        let mut arena =
+            Self { cluster, relay, addresses, stopped, kills: 0, stops: 0, leaders_hit: 0, demoted: Vec::new() };
         arena.await_service(key);
         arena
     }
@@ -129,6 +132,41 @@ impl Arena {
         }
     }
 
+    /// Asks some node that answers for a change of the cluster. Whether it comes about is open: other faults may be on.
+    pub fn ask_cluster(&self, method: &str, path: &str, body: &str) -> Option<u16> {
+        let limit = Duration::from_millis(600);
+        let headers = [("Content-Type", "application/json")];
+        let ask =
+            |node: usize| call_within(limit, &self.cluster.nodes[node].client, method, path, &headers, body.as_bytes());
+        let alive = (0..self.count()).find(|node| self.status(*node).is_some())?;
+        ask(alive).ok().map(|reply| reply.status)
+    }
+
+    /// Makes a learner of a voter, until all faults are over.
+    pub fn demote(&mut self, node: usize) {
+        let name = self.cluster.nodes[node].name.clone();
+        self.ask_cluster("POST", &format!("/v1/cluster/members/{name}/demote?timeout=500ms&less_tolerance=true"), "");
+        self.demoted.push(name);
+    }
+
+    /// Whoever was made a learner is to vote again, once the cluster can do that.
+    fn promote(&mut self) {
+        let demoted = std::mem::take(&mut self.demoted);
+        let refused = |name: &String| {
+            let path = format!("/v1/cluster/members/{name}/promote?timeout=500ms");
+            !matches!(self.ask_cluster("POST", &path, ""), Some(200 | 202))
+        };
+        self.demoted = demoted.into_iter().filter(refused).collect();
+    }
+
+    /// Waits until everybody votes who did at first.
+    pub fn await_voters(&mut self) {
+        await_that("all members to vote again", || {
+            self.promote();
+            self.demoted.is_empty()
+        });
+    }
+
     pub fn cut(&self, from: usize, to: usize) {
         self.relay.cut(self.addresses[from], self.addresses[to]);
     }
@@ -179,6 +217,7 @@ impl Arena {
             self.start(node);
         }
         self.check_alive();
+        self.promote();
     }
 
     /// Waits until all nodes have applied the same, everything that any of them has. Gives the last index.

@@ -44,6 +44,9 @@ pub struct Load {
     pub replayed: AtomicU64,
     /// Linearizable reads that a follower answered.
     pub follower_reads: AtomicU64,
+    /// Of all reads those that a lease vouched for, at the leader and at followers.
+    pub lease_reads: AtomicU64,
+    pub follower_lease_reads: AtomicU64,
 }
 
 impl Load {
@@ -59,6 +62,8 @@ impl Load {
             retries: AtomicU64::new(0),
             replayed: AtomicU64::new(0),
             follower_reads: AtomicU64::new(0),
+            lease_reads: AtomicU64::new(0),
+            follower_lease_reads: AtomicU64::new(0),
         }
     }
 
@@ -191,7 +196,9 @@ impl<'a> Client<'a> {
     /// One attempt: a read without an answer says nothing.
     fn read(&mut self, key: &str) -> Attempt {
         let host = self.host();
-        let path = format!("/v1/kv/{key}?timeout={TIMEOUT}");
+        // Both promise the same.
+        let mode = if self.random.below(2) == 0 { "linearizable" } else { "lease" };
+        let path = format!("/v1/kv/{key}?timeout={TIMEOUT}&consistency={mode}");
         let Ok(reply) = call_within(REPLY_LIMIT, &host, "GET", &path, &[], b"") else {
             self.avoid();
             return Attempt::Nothing;
@@ -201,8 +208,12 @@ impl<'a> Client<'a> {
             assert!([429, 503, 504].contains(&reply.status), "a read was answered {}: {}", reply.status, reply.text());
             return Attempt::Nothing;
         };
-        if reply.header("raft-leader").is_some_and(|leader| reply.header("raft-served-by") != Some(leader)) {
-            self.load.follower_reads.fetch_add(1, Ordering::Relaxed);
+        let at_follower =
+            reply.header("raft-leader").is_some_and(|leader| reply.header("raft-served-by") != Some(leader));
+        self.load.follower_reads.fetch_add(u64::from(at_follower), Ordering::Relaxed);
+        if reply.header("raft-consistency") == Some("lease") {
+            self.load.lease_reads.fetch_add(1, Ordering::Relaxed);
+            self.load.follower_lease_reads.fetch_add(u64::from(at_follower), Ordering::Relaxed);
         }
         Attempt::Ended(Outcome::Found(found))
     }

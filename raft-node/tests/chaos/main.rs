@@ -119,6 +119,7 @@ fn under_faults(arena: &mut Arena, seed: u64) -> Run {
             check();
         }
         let healed = Instant::now();
+        arena.await_voters();
         arena.await_service(AFTER);
         println!("served through every node {:?} after the last fault", healed.elapsed());
         check();
@@ -236,6 +237,8 @@ fn report(nodes: usize, arena: &Arena, run: &Run) -> Report {
         .at_least("puts", count(&|one| written(one) && matches!(one.action, Action::Put(_))), 500)
         .at_least("gets", count(&|one| matches!(one.outcome, Outcome::Found(_))), 1000)
         .at_least("gets-of-followers", run.load.follower_reads.load(Ordering::Relaxed), 200)
+        .at_least("gets-under-leases", run.load.lease_reads.load(Ordering::Relaxed), 200)
+        .at_least("gets-under-leases-of-followers", run.load.follower_lease_reads.load(Ordering::Relaxed), 50)
         .at_least("deletes", count(&|one| matches!(one.outcome, Outcome::Deleted { .. })), 100)
         .at_least("swaps", count(&|one| written(one) && matches!(one.action, Action::Swap(..))), 50)
         .at_least("swaps-refused", count(&|one| one.outcome == Outcome::Refused), 50)

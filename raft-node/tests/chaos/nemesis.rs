@@ -49,11 +49,17 @@ pub enum Fault {
     Weather,
     /// Much delay on the ways of one node: a far-away one.
     Slow,
+    /// Another node is to lead.
+    Transfer,
+    /// A voter is made a learner, and votes again afterwards.
+    Demote,
+    /// Read leases become longer or shorter, are turned off or on, or are to be held whether anybody reads or not.
+    Leases,
 }
 
 impl Fault {
     /// One of each. Every run goes through all of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::KillOne,
         Self::KillLeader,
         Self::KillAll,
@@ -73,6 +79,9 @@ impl Fault {
         Self::Flap,
         Self::Weather,
         Self::Slow,
+        Self::Transfer,
+        Self::Demote,
+        Self::Leases,
     ];
 
     /// Whether it hits the leader, whoever that is.
@@ -213,6 +222,14 @@ fn begin(arena: &mut Arena, fault: Fault, leader: Option<usize>, random: &mut Ra
             let delay_min = Duration::from_millis(random.below(60));
             let delay_max = delay_min + Duration::from_millis(random.below(60));
             arena.slow(any, UdpFaults { delay_min, delay_max, ..UdpFaults::default() });
+        }
+        Fault::Transfer => drop(arena.ask_cluster("POST", "/v1/cluster/leader?timeout=500ms", "")),
+        Fault::Demote => arena.demote(any),
+        Fault::Leases => {
+            let duration = [0, 50, 200, 200, 400][usize::try_from(random.below(5)).unwrap()];
+            let holders = random.below(2);
+            let body = format!(r#"{{"read_lease.duration_ms": {duration}, "read_lease.min_holders": {holders}}}"#);
+            arena.ask_cluster("PUT", "/v1/cluster/settings?timeout=500ms", &body);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod courier;
 mod state;
+pub mod tap;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use raft_node::marks::MarkParts;
 use raft_node::metrics::Metrics;
 use raft_node::parts::{Founder, IdentityStore, StartError};
 use raft_node::{Node, NodeConfig, NodeHandle, Parts};
+use tap::Tap;
 
 pub use state::{MarkedState, Marks};
 
@@ -40,6 +42,8 @@ pub struct Disk {
     pub snapshots: Arc<tempfile::TempDir>,
     /// Who carries its snapshots, when they are not to go over the network in memory.
     pub courier: Option<Courier>,
+    /// Who counts its messages.
+    pub tap: Option<Tap>,
 }
 
 impl Disk {
@@ -54,6 +58,7 @@ impl Disk {
             marks: Marks::default(),
             snapshots: Arc::new(tempfile::tempdir().unwrap()),
             courier: None,
+            tap: None,
         }
     }
 }
@@ -85,6 +90,7 @@ pub async fn try_start_as(
         snapshots: disk.snapshots.path().join("snapshots"),
         transport: match &disk.courier {
             Some(courier) => courier.transport(net.transport(&disk.name)),
+            None if disk.tap.is_some() => disk.tap.as_ref().unwrap().transport(net.transport(&disk.name)),
             None => net.transport(&disk.name),
         },
         config,
