@@ -83,7 +83,8 @@ fn text(view: &ClusterView) -> String {
         text.push_str(&format!("  seen by {}\n", view.answered_by));
     }
     if !view.members.is_empty() {
-        let head = ["NAME", "ID", "ROLE", "PHASE", "MATCH", "LAG", "APPLIED", "CONTACT", "PID", "VERSION", "CLIENTS"];
+        let head =
+            ["NAME", "ID", "ROLE", "PHASE", "MATCH", "LAG", "APPLIED", "CONTACT", "LEASE", "PID", "VERSION", "CLIENTS"];
         let rows: Vec<Vec<String>> = view.members.iter().map(row).collect();
         text.push_str(&output::table(&head, &rows));
     }
@@ -107,6 +108,7 @@ fn row(member: &MemberView) -> Vec<String> {
         shown(member.lag),
         shown(member.applied_index),
         shown(member.last_contact_ms.map(|ms| format!("{ms}ms"))),
+        shown(member.read_lease.map(|valid| if valid { "yes" } else { "no" })),
         shown(member.pid),
         shown(member.version.clone()),
         member.api_address.clone(),
