@@ -73,7 +73,7 @@ fn read(address: &str) -> Result<String, Error> {
     let unusable = |why: String| {
         Error::new(ErrorKind::Usage, format!("the endpoint `{address}` is no address: {why}; write host:port or a URL"))
     };
-    let trimmed = address.trim().trim_end_matches('/');
+    let trimmed = address.trim();
     let text = if trimmed.contains("://") { trimmed.to_owned() } else { format!("http://{trimmed}") };
     let url = Url::parse(&text).map_err(|error| unusable(error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
