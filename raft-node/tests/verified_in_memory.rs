@@ -344,4 +344,13 @@ async fn a_verified_read_names_its_token() {
         assert_eq!(problem.code, code);
         assert!(problem.detail.contains(named), "{}", problem.detail);
     }
+    // An error takes nothing back from who keeps the token of every answer.
+    let away = cluster.cut_off_a_follower().await;
+    let client = cluster.client();
+    put(&client, "k", 1).await;
+    let token = client.token().unwrap();
+    let target = format!("{}/v1/kv/k?consistency=verified&timeout=200ms", cluster.urls[away]);
+    let response = http.get(target).header("raft-token", token.as_str()).send().await.unwrap();
+    assert!(matches!(response.status().as_u16(), 503 | 504), "{}", response.status());
+    assert_eq!(response.headers()["raft-token"], token.as_str());
 }

@@ -286,7 +286,7 @@ async fn settings_view(
     deadline: Instant,
 ) -> Result<(SettingsView, ReadAnswer), Problem> {
     let answer = shared.node.read(Query::Settings.encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| reading::problem(shared, failure))?;
+    let answer = answer.map_err(|failure| reading::refused(shared, consistency, failure))?;
     let overview =
         Overview::decode(answer.bytes.clone()).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let view = Setting::ALL.iter().map(|setting| (setting.name().to_owned(), overview.setting(*setting))).collect();

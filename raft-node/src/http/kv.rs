@@ -72,7 +72,7 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri, headers: He
     }
     let consistency = reading::consistency(&shared, &parameters, &headers)?;
     let answer = shared.node.read(Query::get(key).encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| reading::problem(&shared, failure))?;
+    let answer = answer.map_err(|failure| reading::refused(&shared, consistency, failure))?;
     found(&shared, consistency, answer)
 }
 

@@ -12,7 +12,7 @@ use crate::handle::Consistency;
 use crate::http::problem::{Code, Problem};
 
 /// The modes of reading that this version serves.
-pub(crate) const CONSISTENCIES: [&str; 4] = ["linearizable", "verified", "local", SNAPSHOT];
+pub(crate) const CONSISTENCIES: [&str; 4] = ["linearizable", "local", "verified", SNAPSHOT];
 const SNAPSHOT: &str = "snapshot";
 /// Parameters that name a point in the past.
 const PAST: [&str; 2] = ["at_mark", "at_revision"];
@@ -225,7 +225,7 @@ mod tests {
     fn an_unknown_consistency_is_refused_with_those_that_exist() {
         let problem = consistency("consistency=eventual").unwrap_err();
         assert_eq!(problem.code(), Code::UnknownConsistency);
-        assert!(problem.body().detail.contains("verified, local, snapshot"), "{}", problem.body().detail);
+        assert!(problem.body().detail.contains("linearizable, local, verified, snapshot"), "{}", problem.body().detail);
         assert_eq!(consistency("consistency=local").unwrap(), Consistency::Local);
         assert_eq!(consistency("").unwrap(), Consistency::Linearizable);
         let verified = Consistency::Verified(LogId::new(Index(7), Term(2)));

@@ -52,6 +52,21 @@ pub(crate) fn set_headers(
     }
 }
 
+/// Says why a read of the present has no answer. One that is never older than a token does not say so with an older one,
+/// or who keeps the newest token of all answers would go back.
+pub(crate) fn refused(shared: &Shared, consistency: Consistency, failure: ReadFailure) -> Problem {
+    let seen = match (consistency, &failure) {
+        (_, ReadFailure::Diverged { .. }) => None,
+        (Consistency::Verified(seen), _) => Some(seen),
+        _ => None,
+    };
+    let problem = problem(shared, failure);
+    match seen {
+        Some(seen) => problem.position(seen),
+        None => problem,
+    }
+}
+
 /// Says why a read has no answer.
 pub(crate) fn problem(shared: &Shared, failure: ReadFailure) -> Problem {
     let code = match failure {
