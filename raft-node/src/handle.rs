@@ -139,16 +139,16 @@ pub enum WriteError {
 pub enum Consistency {
     /// Sees every write that was acknowledged before the read began.
     Linearizable,
-    /// Sees this entry, which the caller has seen before, and all before it: never older than that. Served here as soon
-    /// as it is applied; a node that is behind asks the leader.
-    Verified(LogId),
     /// Sees whatever this node has applied.
     Local,
-    /// The same, refused when that is older than this ([`ReadAnswer::staleness`]), or may be.
-    LocalWithin(Duration),
     /// Sees the version that the query asks for, at a mark or a revision, out of those that this node's state keeps:
     /// the same on every node.
     Snapshot,
+    /// Sees this entry, which the caller has seen before, and all before it: never older than that. Served here as soon
+    /// as it is applied; a node that is behind asks the leader.
+    Verified(LogId),
+    /// As [`Consistency::Local`], refused when that is older than this ([`ReadAnswer::staleness`]), or may be.
+    LocalWithin(Duration),
 }
 
 /// An answered read.
