@@ -238,7 +238,7 @@ impl Client {
         }
         let call = Call { method, path, headers, body, read: None };
         let replied = self.caller.run(&self.session, &call, write.within).await.and_then(|reply| written(&reply));
-        replied.map_err(|error| Error { idempotency_key: Some(key), ..error })
+        replied.map_err(|error| error.with(|about| about.idempotency_key = Some(key)))
     }
 }
 
@@ -267,7 +267,7 @@ fn written(reply: &Reply) -> Result<Written, Error> {
     let body: wire::WriteBody = serde_json::from_slice(&reply.body).map_err(|error| {
         // The status says that it was applied; what more was said is lost.
         let detail = format!("the write was answered {}, and that cannot be read: {error}", reply.status);
-        Error { outcome: Some(Outcome::Unknown), ..Error::new(ErrorKind::Fault, detail) }
+        Error::new(ErrorKind::Fault, detail).with(|about| about.outcome = Some(Outcome::Unknown))
     })?;
     let results = body.results.unwrap_or_default().into_iter().map(|result| result.existed);
     Ok(Written {

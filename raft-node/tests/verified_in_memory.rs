@@ -174,7 +174,7 @@ async fn who_hops_with_a_token_never_sees_an_older_value_and_who_hops_without_do
     put(&client, "k", 2).await;
     let written = position(&client);
 
-    for at in 0..NAMES.len() {
+    for (at, name) in NAMES.into_iter().enumerate() {
         let here = cluster.client_of(at).with_token(client.token());
         let local = number(&here.get("k", Read::local()).await.unwrap());
         let verified = here.get("k", Read::verified().within(IN_VAIN)).await;
@@ -186,7 +186,7 @@ async fn who_hops_with_a_token_never_sees_an_older_value_and_who_hops_without_do
             continue;
         }
         let got = verified.unwrap();
-        assert_eq!((number(&got), got.served_by.as_deref()), (2, Some(NAMES[at])));
+        assert_eq!((number(&got), got.served_by.as_deref()), (2, Some(name)));
         let reflects: Token = got.token.unwrap().as_str().parse().unwrap();
         assert!(reflects.id.index >= written.id.index, "{reflects:?} is older than {written:?}");
     }

@@ -107,20 +107,21 @@ struct Tries {
 
 impl Tries {
     fn note(&mut self, error: Error) {
-        self.unknown |= error.outcome == Some(Outcome::Unknown);
+        self.unknown |= error.outcome() == Some(Outcome::Unknown);
         self.last = Some(error);
     }
 
     /// One try in doubt leaves the whole in doubt, unless the state machine has decided: it decides a key once.
     fn conclude(self) -> Error {
         let none = || Error::new(ErrorKind::Deadline, "the deadline passed before anything was sent");
-        let mut error = self.last.unwrap_or_else(none);
-        let is_decided = matches!(error.code(), Some("precondition_failed" | "idempotency_key_reused"));
-        if self.unknown && !is_decided {
-            error.outcome = Some(Outcome::Unknown);
-        }
-        error.tries = self.count;
-        error
+        let error = self.last.unwrap_or_else(none);
+        let is_decided = error.is("precondition_failed") || error.is("idempotency_key_reused");
+        error.with(|about| {
+            if self.unknown && !is_decided {
+                about.outcome = Some(Outcome::Unknown);
+            }
+            about.tries = self.count;
+        })
     }
 
     /// How long to wait before the next try.
@@ -240,12 +241,6 @@ impl Caller {
     }
 }
 
-impl Error {
-    fn is(&self, code: &str) -> bool {
-        self.code.as_deref() == Some(code)
-    }
-}
-
 /// Sends a request and takes its whole answer; else why not, and whether the request may have arrived.
 async fn receive(request: reqwest::RequestBuilder) -> Result<Reply, (bool, String)> {
     let failed = |error: reqwest::Error| (!error.is_connect() && !error.is_builder(), innermost(&error));
@@ -275,7 +270,8 @@ fn silent(call: &Call, was_sent: bool, detail: String) -> Attempt {
     let kind = if was_sent { ErrorKind::Deadline } else { ErrorKind::Unavailable };
     let outcome = if was_sent { Outcome::Unknown } else { Outcome::NotApplied };
     let outcome = call.is_write().then_some(outcome);
-    Attempt::Failed { error: Error { outcome, ..Error::new(kind, detail) }, again: Again::Elsewhere }
+    let error = Error::new(kind, detail).with(|about| about.outcome = outcome);
+    Attempt::Failed { error, again: Again::Elsewhere }
 }
 
 /// What a node's refusal means, and whether to try again.
@@ -283,7 +279,7 @@ fn read_problem(call: &Call, endpoint: &str, reply: &Reply) -> (Error, Again) {
     let Ok(problem) = serde_json::from_slice::<ProblemBody>(&reply.body) else {
         let detail = format!("{endpoint} answered {}, which is no answer of a node", reply.status);
         let outcome = call.is_write().then_some(Outcome::Unknown);
-        return (Error { outcome, ..Error::new(ErrorKind::Fault, detail) }, Again::Elsewhere);
+        return (Error::new(ErrorKind::Fault, detail).with(|about| about.outcome = outcome), Again::Elsewhere);
     };
     let after = Duration::from_millis(problem.retry_after_ms.unwrap_or(0));
     let (kind, again) = match reply.status.as_u16() {
@@ -301,12 +297,11 @@ fn read_problem(call: &Call, endpoint: &str, reply: &Reply) -> (Error, Again) {
         Some(OutcomeBody::NotApplied) => Outcome::NotApplied,
         Some(OutcomeBody::Unknown) | None => Outcome::Unknown,
     };
-    let error = Error {
-        outcome: call.is_write().then_some(outcome),
-        code: Some(problem.code),
-        leader: problem.leader,
-        asks_with: problem.token.map(Token::new),
-        ..Error::new(kind, problem.detail)
-    };
+    let error = Error::new(kind, problem.detail).with(|about| {
+        about.outcome = call.is_write().then_some(outcome);
+        about.code = Some(problem.code);
+        about.leader = problem.leader;
+        about.asks_with = problem.token.map(Token::new);
+    });
     (error, again)
 }

@@ -42,7 +42,10 @@ pub enum Outcome {
 
 /// A call that failed, after all its tries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<About>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct About {
     pub(super) kind: ErrorKind,
     pub(super) outcome: Option<Outcome>,
     pub(super) code: Option<String>,
@@ -55,7 +58,7 @@ pub struct Error {
 
 impl Error {
     pub(super) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(About {
             kind,
             outcome: None,
             code: None,
@@ -64,71 +67,81 @@ impl Error {
             asks_with: None,
             idempotency_key: None,
             tries: 0,
-        }
+        }))
+    }
+
+    /// The same with more to say.
+    pub(super) fn with(mut self, say: impl FnOnce(&mut About)) -> Self {
+        say(&mut self.0);
+        self
+    }
+
+    pub(super) fn is(&self, code: &str) -> bool {
+        self.code() == Some(code)
     }
 
     /// What kind of failure the last try met.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// For a write: whether it had its effect. One try in doubt leaves the whole in doubt.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome
+        self.0.outcome
     }
 
     /// The node's own code (`docs/errors.md`), if a node answered.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
-        self.code.as_deref()
+        self.0.code.as_deref()
     }
 
     /// What happened, for people.
     #[must_use]
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// The leader's name, if the node knew it.
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
-        self.leader.as_deref()
+        self.0.leader.as_deref()
     }
 
     /// For a write whose outcome is unknown: what to ask `GET /v1/outcomes/{token}` with, where a node gave it.
     #[must_use]
     pub fn outcome_token(&self) -> Option<&Token> {
-        self.asks_with.as_ref()
+        self.0.asks_with.as_ref()
     }
 
     /// For a write: the key that its tries carried.
     #[must_use]
     pub fn idempotency_key(&self) -> Option<&str> {
-        self.idempotency_key.as_deref()
+        self.0.idempotency_key.as_deref()
     }
 
     /// How often it was tried.
     #[must_use]
     pub fn tries(&self) -> u32 {
-        self.tries
+        self.0.tries
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.outcome {
+        match self.0.outcome {
             Some(Outcome::NotApplied) => f.write_str("not applied: ")?,
             Some(Outcome::Unknown) => f.write_str("it is not known whether it was applied: ")?,
             None => {}
         }
-        f.write_str(&self.detail)?;
-        if let Some(code) = &self.code {
+        f.write_str(&self.0.detail)?;
+        if let Some(code) = &self.0.code {
             write!(f, " ({code})")?;
         }
-        if self.tries > 1 {
-            write!(f, ", after {} tries", self.tries)?;
+        if self.0.tries > 1 {
+            write!(f, ", after {} tries", self.0.tries)?;
         }
         Ok(())
     }

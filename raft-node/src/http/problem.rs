@@ -184,8 +184,9 @@ pub struct Problem {
     retry_after: Option<Duration>,
     outcome: Option<WriteOutcome>,
     token: Option<String>,
-    location: Option<String>,
-    position: Option<LogId>,
+    // Few problems have these two; boxed, they keep the others small.
+    location: Option<Box<str>>,
+    position: Option<Box<LogId>>,
 }
 
 /// In an answer's extensions: the log position that it reflects, where that is not what the node has applied.
@@ -240,13 +241,13 @@ impl Problem {
     /// Says where to go instead.
     #[must_use]
     pub fn location(self, location: Option<String>) -> Self {
-        Self { location, ..self }
+        Self { location: location.map(String::into_boxed_str), ..self }
     }
 
     /// Says at which entry it was decided.
     #[must_use]
     pub fn position(self, position: LogId) -> Self {
-        Self { position: Some(position), ..self }
+        Self { position: Some(Box::new(position)), ..self }
     }
 
     /// The kind.
@@ -278,7 +279,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.code.status();
         if let Some(position) = self.position {
-            response.extensions_mut().insert(Reflects(position));
+            response.extensions_mut().insert(Reflects(*position));
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
