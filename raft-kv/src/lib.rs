@@ -107,9 +107,12 @@
 //!
 //! # Features
 //! `rocksdb` (default): the state on disk. Without it the crate is pure Rust and has only [`MemoryKv`].
+//! `client`: a client of the HTTP interface that `raft-node` serves; see `raft_kv::client`.
 
 mod answer;
 mod audit;
+#[cfg(feature = "client")]
+pub mod client;
 mod codec;
 mod command;
 mod digest;

@@ -41,6 +41,7 @@ use crate::queue::{Event, Taken};
 use crate::shared::Shared;
 use crate::snapshots;
 use crate::status::Phase;
+use crate::verified::Held;
 use crate::waiters::Waiter;
 
 /// Events and commands that are stepped before their effects are run: many enough to fill a batch, few enough that the
@@ -197,6 +198,7 @@ impl Driver {
                 self.step(Input::ChangeMembership { change, deadline, waiter });
             }
             Event::Outcome { token, answer } => drop(answer.send(self.replica.outcome(token))),
+            Event::Held { seen, answer } => drop(answer.send(Held::look_up(self.replica.raft(), seen))),
             Event::Stop => return false,
         }
         true

@@ -147,6 +147,11 @@ pub enum Consistency {
     /// Sees the version that the query asks for, at a mark or a revision, out of those that this node's state keeps:
     /// the same on every node.
     Snapshot,
+    /// Sees this entry, which the caller has seen before, and all before it: never older than that. Served here as soon
+    /// as it is applied; a node that is behind asks the leader.
+    Verified(LogId),
+    /// As [`Consistency::Local`], refused when that is older than this ([`ReadAnswer::staleness`]), or may be.
+    LocalWithin(Duration),
 }
 
 /// An answered read.
@@ -156,7 +161,7 @@ pub struct ReadAnswer {
     pub bytes: Bytes,
     /// The state that was read.
     pub applied: LogId,
-    /// For [`Consistency::Local`]: how old the answer may be. It is the time since the newest linearizable read that
+    /// For reads that may be stale: how old the answer may be. It is the time since the newest linearizable read that
     /// this node has served was asked: all that was acknowledged before that is in the answer. `None` when it has
     /// served none since its start. Zero for linearizable reads.
     pub staleness: Option<Duration>,
@@ -182,6 +187,24 @@ pub enum ReadFailure {
         /// Which bound of the configuration.
         bound: Cow<'static, str>,
     },
+    /// What this node has applied is older than [`Consistency::LocalWithin`] allows, or may be. It asks the leader
+    /// meanwhile, so that a later read may be served.
+    #[error("what this node has applied {}, and max_staleness is {} ms", age(*.staleness), .max.as_millis())]
+    TooStale {
+        /// How old it may be, if that is known.
+        staleness: Option<Duration>,
+        /// What was allowed.
+        max: Duration,
+    },
+    /// The entry of [`Consistency::Verified`] was never part of this history, or is not any more: a log that was rewritten,
+    /// not one that is behind.
+    #[error("{}", diverged(.seen, .here))]
+    Diverged {
+        /// What the caller has seen.
+        seen: LogId,
+        /// What this history holds instead: another term at the same index, else the entry that rules it out.
+        here: LogId,
+    },
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -191,6 +214,22 @@ pub enum ReadFailure {
     /// The state machine refused the query or failed.
     #[error(transparent)]
     Query(#[from] QueryError),
+}
+
+fn age(staleness: Option<Duration>) -> String {
+    match staleness {
+        Some(staleness) => format!("may be {} ms old", staleness.as_millis()),
+        None => "is of unknown age (no linearizable read was served here since the start)".into(),
+    }
+}
+
+fn diverged(seen: &LogId, here: &LogId) -> String {
+    let found = match here.index.cmp(&seen.index) {
+        std::cmp::Ordering::Equal => format!("the log holds term {} there", here.term),
+        std::cmp::Ordering::Less => format!("what is committed ends with entry {} of term {}", here.index, here.term),
+        std::cmp::Ordering::Greater => format!("the log has entry {} of term {} behind it", here.index, here.term),
+    };
+    format!("the entry {} of term {} is not in this history: {found}", seen.index, seen.term)
 }
 
 /// What became of a write, and who says so.

@@ -126,6 +126,7 @@ pub mod rocks;
 mod shared;
 pub mod snapshots;
 pub mod status;
+mod verified;
 mod waiters;
 mod writes;
 

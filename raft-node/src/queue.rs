@@ -16,6 +16,7 @@ use raft_core::types::{Entry, Index, LogId, NodeId, Term, WriteId};
 use tokio::sync::{Notify, oneshot};
 
 use crate::parts::NodeConfig;
+use crate::verified::Held;
 use crate::waiters::Waiter;
 
 /// Something that happened, for the driver.
@@ -84,6 +85,11 @@ pub(crate) enum Event {
         token: LogId,
         answer: oneshot::Sender<Outcome>,
     },
+    /// Somebody has seen this entry: is it in the log here?
+    Held {
+        seen: LogId,
+        answer: oneshot::Sender<Held>,
+    },
     /// Stop after this.
     Stop,
 }
@@ -105,7 +111,7 @@ struct Waiting {
     commands: VecDeque<Proposal<Waiter>>,
     command_bytes: u64,
     events: VecDeque<Event>,
-    /// Reads, questions for outcomes, marks, changes of the members and wishes for another leader.
+    /// Reads, questions for entries and their outcomes, marks, changes of the members and wishes for another leader.
     reads: usize,
     /// Peers of whom it waits already that they are unreachable.
     unreachable: BTreeSet<NodeId>,
@@ -181,6 +187,11 @@ impl EventQueue {
     /// Puts a question for the outcome of an entry; it counts as a read.
     pub(crate) fn outcome(&self, token: LogId, answer: oneshot::Sender<Outcome>) -> Result<(), Refused> {
         self.ask(Event::Outcome { token, answer })
+    }
+
+    /// Puts a question for an entry that somebody has seen; it counts as a read.
+    pub(crate) fn held(&self, seen: LogId, answer: oneshot::Sender<Held>) -> Result<(), Refused> {
+        self.ask(Event::Held { seen, answer })
     }
 
     /// Puts a mark; it counts as a read.
@@ -265,6 +276,7 @@ impl EventQueue {
                 }
                 Event::Read { .. }
                 | Event::Outcome { .. }
+                | Event::Held { .. }
                 | Event::Mark(_)
                 | Event::Change { .. }
                 | Event::HandOver { .. } => waiting.reads -= 1,

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,12 +14,16 @@ use crate::handle::{Consistency, ReadAnswer, ReadFailure};
 use crate::queue::Refused;
 use crate::shared::{Shared, deadline_after, describe};
 use crate::status::Phase;
+use crate::verified;
 use crate::waiters::{ReadEnd, Waiter};
 
 /// How long to wait for another leader to be known before a read is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The driver answers every caller by its deadline; one that is held up gets this much longer.
-const DRIVER_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const DRIVER_GRACE: Duration = Duration::from_millis(500);
+
+/// For so many election timeouts a read that was refused as stale asks the leader how far this node is behind.
+const FRESHENING_ELECTIONS: u32 = 4;
 
 /// See [`NodeHandle::read`](crate::handle::NodeHandle::read).
 pub(crate) async fn read(
@@ -30,7 +35,9 @@ pub(crate) async fn read(
     let (mode, result) = match consistency {
         Consistency::Linearizable => ("linearizable", linearizable(shared, &query, ReadMode::Round, timeout).await),
         Consistency::Lease => ("lease", linearizable(shared, &query, ReadMode::Lease, timeout).await),
+        Consistency::Verified(seen) => ("verified", verified::read(shared, &query, seen, timeout).await),
         Consistency::Local => ("local", local(shared, &query)),
+        Consistency::LocalWithin(max) => ("local", local_within(shared, &query, max)),
         Consistency::Snapshot => ("snapshot", local(shared, &query)),
     };
     shared.metrics.read_ended(mode, if result.is_ok() { "ok" } else { "error" });
@@ -49,6 +56,24 @@ fn local(shared: &Shared, query: &[u8]) -> Result<ReadAnswer, ReadFailure> {
     query_here(shared, query, staleness)
 }
 
+/// The same, unless that may be older than `max`. Then the leader is asked, so that the next one may be served.
+fn local_within(shared: &Arc<Shared>, query: &[u8], max: Duration) -> Result<ReadAnswer, ReadFailure> {
+    let answer = local(shared, query)?;
+    if answer.staleness.is_some_and(|staleness| staleness <= max) {
+        return Ok(answer);
+    }
+    if !shared.freshening.swap(true, Ordering::AcqRel) {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let deadline = Instant::now() + FRESHENING_ELECTIONS * shared.config.raft.election_timeout;
+            // Answered, it makes this node fresher; else whoever reads next asks again.
+            let _ = confirm(&shared, ReadMode::Round, deadline).await;
+            shared.freshening.store(false, Ordering::Release);
+        });
+    }
+    Err(ReadFailure::TooStale { staleness: answer.staleness, max })
+}
+
 async fn linearizable(
     shared: &Arc<Shared>,
     query: &[u8],
@@ -57,15 +82,20 @@ async fn linearizable(
 ) -> Result<ReadAnswer, ReadFailure> {
     let deadline = deadline_after(timeout);
     let Some(_in_flight) = shared.begin() else { return Err(ReadFailure::Stopping) };
+    let confirmed = confirmed(shared, mode, deadline).await?;
+    let answer = query_here(shared, query, Some(Duration::ZERO))?;
+    Ok(ReadAnswer { under_lease: confirmed == ReadMode::Lease, ..answer })
+}
+
+/// Returns once this replica has applied everything that was committed before, and how that is known; asks until the
+/// deadline.
+pub(crate) async fn confirmed(shared: &Shared, mode: ReadMode, deadline: Instant) -> Result<ReadMode, ReadFailure> {
     let mut leadership = shared.leadership.subscribe();
     loop {
         shared.serving(deadline).await.map_err(ReadFailure::NotReady)?;
         let leader = leadership.borrow_and_update().leader;
         match confirm(shared, mode, deadline).await? {
-            ReadEnd::Ready { mode } => {
-                let answer = query_here(shared, query, Some(Duration::ZERO))?;
-                return Ok(ReadAnswer { under_lease: mode == ReadMode::Lease, ..answer });
-            }
+            ReadEnd::Ready { mode } => return Ok(mode),
             ReadEnd::Rejected { why: Rejection::Overloaded { bound } } => {
                 return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(bound) });
             }
@@ -99,7 +129,12 @@ async fn confirm(shared: &Shared, mode: ReadMode, deadline: Instant) -> Result<R
     }
 }
 
-fn query_here(shared: &Shared, query: &[u8], staleness: Option<Duration>) -> Result<ReadAnswer, ReadFailure> {
+/// Asks the state here, unless it is not to be read.
+pub(crate) fn query_here(
+    shared: &Shared,
+    query: &[u8],
+    staleness: Option<Duration>,
+) -> Result<ReadAnswer, ReadFailure> {
     let Some(readers) = shared.readers.get() else {
         return Err(ReadFailure::NotReady(describe(&shared.phase.borrow())));
     };

@@ -22,6 +22,7 @@ use crate::parts::{Founder, NodeConfig, Stamp};
 use crate::queue::{Event, EventQueue};
 use crate::snapshots::Snapshots;
 use crate::status::{Member, NodeStatus, Phase};
+use crate::verified::VerifiedReads;
 
 /// A driver that has not begun a round for this long is not alive.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(10);
@@ -99,6 +100,9 @@ pub(crate) struct Shared {
     passed_on: InFlightCount,
     /// When the newest linearizable read that was answered here was asked, in microseconds of the clock; 0 for none.
     fresh_micros: AtomicU64,
+    /// Whether the leader is being asked so that what is applied here is known to be fresher.
+    pub(crate) freshening: AtomicBool,
+    pub(crate) verified: VerifiedReads,
     view: Mutex<Arc<View>>,
     in_flight: InFlightCount,
     beat_millis: AtomicU64,
@@ -190,6 +194,8 @@ impl Shared {
             in_flight: InFlightCount::default(),
             passed_on: InFlightCount::default(),
             fresh_micros: AtomicU64::new(0),
+            freshening: AtomicBool::new(false),
+            verified: VerifiedReads::default(),
             beat_millis: AtomicU64::new(0),
         }
     }
@@ -287,6 +293,7 @@ impl Shared {
             leader: status.leader,
             leads: status.role == raft_core::status::Role::Leader,
         };
+        let applied = status.applied_index;
         *self.view.lock() = Arc::new(View { status, taken: Instant::now() });
         self.leadership.send_if_modified(|known| {
             let changed = *known != now;
@@ -298,6 +305,7 @@ impl Shared {
             *known = now;
             changed
         });
+        self.verified.publish(applied);
     }
 
     pub(crate) fn view(&self) -> Arc<View> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use in_memory::courier::Courier;
 use in_memory::{Cluster, Disk, PATIENCE, eventually, options, put, value};
-use raft_core::types::{Entry, EntryKind, Index};
+use raft_core::types::{Entry, EntryKind, Index, LogId};
 use raft_node::NodeHandle;
 use raft_node::handle::{Consistency, ReadFailure, Refusal, WriteError, WriteOptions};
 use raft_node::marks::{MarkPayload, MarkPolicy, RebuildRefused};
@@ -71,7 +71,8 @@ async fn read(node: &NodeHandle, consistency: Consistency) -> Result<Bytes, Read
 }
 
 async fn refuses_reads(node: &NodeHandle) {
-    for consistency in [Consistency::Linearizable, Consistency::Local, Consistency::Snapshot] {
+    let verified = Consistency::Verified(LogId::ZERO);
+    for consistency in [Consistency::Linearizable, verified, Consistency::Local, Consistency::Snapshot] {
         let refused = read(node, consistency).await;
         assert!(matches!(&refused, Err(ReadFailure::Fenced(why)) if why.contains("rebuild")), "{refused:?}");
     }

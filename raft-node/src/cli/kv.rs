@@ -1,6 +1,7 @@
 //! `kv put|get|delete`.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use raft_node::http::key;
@@ -46,6 +47,12 @@ enum KvCommand {
             ("at_revision", clap::builder::ArgPredicate::IsPresent, "snapshot"),
         ])]
         consistency: Mode,
+        /// What was seen before: `verified` never reads anything older. `kv` prints it with `-o json`.
+        #[arg(long, value_name = "TOKEN", env = "RAFT_TOKEN", hide_env_values = true)]
+        token: Option<String>,
+        /// How old the answer of a `local` read may be.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        max_staleness: Option<Duration>,
         /// Reads at this mark, on any node with the same answer.
         #[arg(long, value_name = "INDEX", conflicts_with = "at_revision")]
         at_mark: Option<u64>,
@@ -80,10 +87,26 @@ enum Mode {
     /// Sees every write acknowledged before.
     #[default]
     Linearizable,
+    /// The same, from a node that holds a lease.
+    Lease,
+    /// Never older than --token.
+    Verified,
     /// Whatever the node has applied; possibly stale.
     Local,
     /// The state at the newest mark that the node has passed, unless --at-mark or --at-revision names another point.
     Snapshot,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
+            Self::Verified => "verified",
+            Self::Local => "local",
+            Self::Snapshot => "snapshot",
+        }
+    }
 }
 
 impl KvArgs {
@@ -102,19 +125,25 @@ impl KvArgs {
                 let call = Call { method: Method::DELETE, target, headers: write.headers()?, body: Vec::new() };
                 show_write(&client.call(&call).await?, self.output)
             }
-            KvCommand::Get { key, consistency, at_mark, at_revision } => {
-                let mode = match consistency {
-                    Mode::Linearizable => "linearizable",
-                    Mode::Local => "local",
-                    Mode::Snapshot => "snapshot",
-                };
-                let mut target = format!("{}?timeout={timeout}ms&consistency={mode}", path(&key)?);
+            KvCommand::Get { key, consistency, token, max_staleness, at_mark, at_revision } => {
+                let mut target = format!("{}?timeout={timeout}ms&consistency={}", path(&key)?, consistency.name());
+                if let Some(max) = max_staleness {
+                    target.push_str(&format!("&max_staleness={}ms", max.as_millis()));
+                }
                 for (name, at) in [("at_mark", at_mark), ("at_revision", at_revision)] {
                     if let Some(at) = at {
                         target.push_str(&format!("&{name}={at}"));
                     }
                 }
-                show_value(&client.call(&Call::get(target)).await?, self.output)
+                let mut call = Call::get(target);
+                if matches!(consistency, Mode::Verified) {
+                    let token = token.ok_or_else(|| {
+                        let message = "--consistency verified reads by a token; give it with --token or RAFT_TOKEN";
+                        CliError::new(Exit::Usage, message)
+                    })?;
+                    call.headers.insert(HeaderName::from_static("raft-token"), header(&token)?);
+                }
+                show_value(&client.call(&call).await?, self.output)
             }
         }
     }
@@ -161,10 +190,18 @@ fn header(text: &str) -> Result<HeaderValue, CliError> {
         .map_err(|_| CliError::new(Exit::Usage, format!("`{text}` cannot stand in a header; use printable ASCII")))
 }
 
+/// What the interface answers, and the position that goes into the next command.
+#[derive(serde::Serialize)]
+struct WriteOutput {
+    #[serde(flatten)]
+    view: WriteView,
+    token: Option<String>,
+}
+
 fn show_write(reply: &Reply, format: Format) -> Result<(), CliError> {
     let view: WriteView = reply.json()?;
     match format {
-        Format::Json => output::json(&view),
+        Format::Json => output::json(&WriteOutput { view, token: reply.header("raft-token").map(str::to_owned) }),
         Format::Table => {
             let deleted = match view.deleted {
                 Some(true) => ", deleted",

@@ -14,13 +14,13 @@ use raft_core::types::{Entry, EntryKind, Index};
 use raft_kv::{Command, Effect, Operation, Overview, Precondition, Query, Setting};
 use serde_json::{Value, json};
 
-use crate::handle::Consistency;
-use crate::http::kv::read_problem;
+use crate::handle::{Consistency, ReadAnswer};
 use crate::http::leases;
 use crate::http::marks::{marks_view, payload_view};
 use crate::http::members::{configuration_view, membership_view, standing};
 use crate::http::parameters::{Parameters, malformed};
 use crate::http::problem::{Code, Problem};
+use crate::http::reading;
 use crate::http::shared::{Shared, json as json_response, millis, remaining};
 use crate::http::token::Token;
 use crate::http::view::{
@@ -268,15 +268,8 @@ pub(crate) async fn outcome(
     let token: Token = token
         .parse()
         .map_err(|error: crate::http::token::TokenError| Problem::new(Code::MalformedToken, error.to_string()))?;
-    let Some(cluster) = shared.cluster() else {
-        return Err(Problem::new(Code::NotReady, "this node belongs to no cluster yet"));
-    };
-    if token.cluster != cluster || token.epoch != 0 {
-        let detail =
-            format!("the token is of cluster {}, this is {cluster}; ask a node of that cluster", token.cluster);
-        return Err(Problem::new(Code::TokenDiverged, detail));
-    }
-    let answer = shared.node.outcome(token.id, timeout).await;
+    let entry = shared.seen(token)?;
+    let answer = shared.node.outcome(entry, timeout).await;
     Ok(json_response(&OutcomeView {
         outcome: match answer.outcome {
             Outcome::Applied => "applied",
@@ -284,8 +277,8 @@ pub(crate) async fn outcome(
             Outcome::NotKnownYet => "not_known_yet",
         }
         .into(),
-        revision: token.id.index.0,
-        term: token.id.term.0,
+        revision: entry.index.0,
+        term: entry.term.0,
         answered_by: answer.answered_by.to_string(),
     }))
 }
@@ -295,24 +288,30 @@ async fn settings_view(
     shared: &Shared,
     consistency: Consistency,
     deadline: Instant,
-) -> Result<(SettingsView, raft_core::types::LogId), Problem> {
+) -> Result<(SettingsView, ReadAnswer), Problem> {
     let answer = shared.node.read(Query::Settings.encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| read_problem(shared, failure))?;
-    let overview = Overview::decode(answer.bytes).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let answer = answer.map_err(|failure| reading::refused(shared, consistency, failure))?;
+    let overview =
+        Overview::decode(answer.bytes.clone()).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let mut view: SettingsView =
         Setting::ALL.iter().map(|setting| (setting.name().to_owned(), overview.setting(*setting))).collect();
     // Part of the configuration, so what is applied here knows them.
     view.extend(leases::settings_view(&shared.node.status()));
-    Ok((view, answer.applied))
+    Ok((view, answer))
 }
 
 /// `GET /v1/cluster/settings`.
-pub(crate) async fn settings(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
-    let parameters = Parameters::read(&uri, &["consistency", "timeout"])?;
+pub(crate) async fn settings(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let parameters = Parameters::read(&uri, &["consistency", "timeout", "max_staleness"])?;
     let deadline = Instant::now() + parameters.timeout(shared.limits())?;
-    let (view, applied) = settings_view(&shared, parameters.consistency()?, deadline).await?;
+    let consistency = reading::consistency(&shared, &parameters, &headers)?;
+    let (view, answer) = settings_view(&shared, consistency, deadline).await?;
     let mut response = json_response(&view);
-    shared.set_position(response.headers_mut(), applied);
+    reading::set_headers(&shared, response.headers_mut(), consistency, &answer);
     Ok(response)
 }
 
@@ -370,9 +369,9 @@ pub(crate) async fn limits(State(shared): State<Arc<Shared>>, uri: Uri) -> Resul
         ("limits.log_entries_max", limits.log_entries_max.into()),
     ];
     // Local: the page has to answer without a leader too, and what it says of the cluster changes rarely.
-    let (cluster, applied) = settings_view(&shared, Consistency::Local, deadline).await?;
+    let (cluster, answer) = settings_view(&shared, Consistency::Local, deadline).await?;
     let node = node.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let mut response = json_response(&LimitsView { node, cluster });
-    shared.set_position(response.headers_mut(), applied);
+    shared.set_position(response.headers_mut(), answer.applied);
     Ok(response)
 }

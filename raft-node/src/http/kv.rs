@@ -13,17 +13,18 @@ use bytes::Bytes;
 use raft_core::types::Index;
 use raft_kv::{Change, Command, Found, Precondition, Query, Value};
 
-use crate::handle::{Consistency, ReadAnswer, ReadFailure};
+use crate::handle::{Consistency, ReadAnswer};
 use crate::http::key;
-use crate::http::parameters::{Parameters, consistency_name, header as header_text, malformed};
+use crate::http::parameters::{Parameters, header as header_text, malformed};
 use crate::http::past;
 use crate::http::problem::{Code, Problem};
-use crate::http::shared::{CONSISTENCY, STALENESS, Shared, millis, remaining};
+use crate::http::reading;
+use crate::http::shared::{Shared, remaining};
 use crate::http::view::{BatchOperation, BatchRequest};
 use crate::http::write::{Asked, carry_out, revision};
 
 const PREFIX: &str = "/v1/kv/";
-const READ_PARAMETERS: [&str; 4] = ["consistency", "timeout", "at_mark", "at_revision"];
+const READ_PARAMETERS: [&str; 5] = ["consistency", "timeout", "at_mark", "at_revision", "max_staleness"];
 
 /// `PUT /v1/kv/{key}`.
 pub(crate) async fn put(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -61,33 +62,25 @@ async fn delete_key(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<R
 }
 
 /// `GET /v1/kv/{key}`.
-pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     let key = key_of(&shared, &uri)?;
     let parameters = Parameters::read(&uri, &READ_PARAMETERS)?;
     let deadline = Instant::now() + parameters.timeout(shared.limits())?;
+    parameters.staleness_max(&headers)?;
     if let Some(at) = parameters.at()? {
         return past::get(&shared, key, at, deadline).await;
     }
-    let consistency = parameters.consistency()?;
+    let consistency = reading::consistency(&shared, &parameters, &headers)?;
     let answer = shared.node.read(Query::get(key).encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| read_problem(&shared, failure))?;
+    let answer = answer.map_err(|failure| reading::refused(&shared, consistency, failure))?;
     found(&shared, consistency, answer)
 }
 
 fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Result<Response, Problem> {
-    let Found(found) = Found::decode(answer.bytes).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let Found(found) =
+        Found::decode(answer.bytes.clone()).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let mut response = value_response(found);
-    let headers = response.headers_mut();
-    shared.set_position(headers, answer.applied);
-    // Without a lease the leader was asked.
-    let served = match consistency {
-        Consistency::Lease if !answer.under_lease => Consistency::Linearizable,
-        other => other,
-    };
-    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(served)));
-    if let (Consistency::Local, Some(staleness)) = (consistency, answer.staleness) {
-        headers.insert(STALENESS, millis(staleness).into());
-    }
+    reading::set_headers(shared, response.headers_mut(), consistency, &answer);
     Ok(response)
 }
 
@@ -105,21 +98,6 @@ pub(crate) fn value_response(found: Option<Value>) -> Response {
         }
         None => Problem::new(Code::KeyNotFound, "no value stands under this key").into_response(),
     }
-}
-
-/// Says why a read has no answer.
-pub(crate) fn read_problem(shared: &Shared, failure: ReadFailure) -> Problem {
-    let code = match failure {
-        ReadFailure::NotReady(_) => Code::NotReady,
-        ReadFailure::NoLeader => Code::NoLeader,
-        ReadFailure::Deadline => Code::Deadline,
-        ReadFailure::Overloaded { .. } => Code::Overloaded,
-        ReadFailure::Stopping => Code::Stopping,
-        ReadFailure::Fenced(_) => Code::Fenced,
-        ReadFailure::Query(_) => Code::Internal,
-    };
-    let leader = shared.node.position().leader.map(|leader| leader.to_string());
-    Problem::new(code, failure.to_string()).leader(leader)
 }
 
 /// `POST /v1/kv/batch`.

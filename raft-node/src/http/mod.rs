@@ -16,6 +16,7 @@ mod ops;
 mod parameters;
 mod past;
 mod problem;
+mod reading;
 mod serve;
 mod shared;
 mod snapshots;

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, Uri};
 
-use raft_core::types::Index;
+use raft_core::types::{Index, LogId};
 
 use crate::config::{Limits, parse_duration};
 use crate::handle::Consistency;
 use crate::http::problem::{Code, Problem};
 
 /// The modes of reading that this version serves.
-pub(crate) const CONSISTENCIES: [&str; 4] = ["linearizable", "local", SNAPSHOT, LEASE];
-const LEASE: &str = "lease";
+pub(crate) const CONSISTENCIES: [&str; 5] = ["linearizable", "lease", "verified", SNAPSHOT, "local"];
 const SNAPSHOT: &str = "snapshot";
 /// Parameters that name a point in the past.
 const PAST: [&str; 2] = ["at_mark", "at_revision"];
@@ -121,11 +120,12 @@ impl Parameters {
         }
     }
 
-    /// What a read of the present may be behind.
-    pub(crate) fn consistency(&self) -> Result<Consistency, Problem> {
+    /// What a read of the present may be behind. `seen` reads the token of the request.
+    pub(crate) fn consistency(&self, seen: impl FnOnce() -> Result<LogId, Problem>) -> Result<Consistency, Problem> {
         match self.text("consistency") {
             None | Some("linearizable") => Ok(Consistency::Linearizable),
-            Some(LEASE) => Ok(Consistency::Lease),
+            Some("lease") => Ok(Consistency::Lease),
+            Some("verified") => seen().map(Consistency::Verified),
             Some("local") => Ok(Consistency::Local),
             Some(SNAPSHOT) => Err(malformed("consistency", "is snapshot, and this has no past", "leave it out")),
             Some(other) => Err(Problem::new(
@@ -133,6 +133,23 @@ impl Parameters {
                 format!("`{other}` is no consistency; choose one of {}", CONSISTENCIES.join(", ")),
             )),
         }
+    }
+
+    /// How old the answer to a local read may be, as parameter or as header, if either is given.
+    pub(crate) fn staleness_max(&self, headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+        const NAME: &str = "max_staleness";
+        let max = match (self.text(NAME), header(headers, NAME)?) {
+            (Some(_), Some(_)) => return Err(malformed(NAME, "is given as parameter and as header", "give it once")),
+            (text, given) => text.or(given),
+        };
+        let Some(max) = max else { return Ok(None) };
+        let other = self.text("consistency").unwrap_or(CONSISTENCIES[0]);
+        if other != "local" && CONSISTENCIES.contains(&other) {
+            let problem = format!("bounds consistency=local and excludes {other}");
+            return Err(malformed(NAME, &problem, "write consistency=local, or leave it out"));
+        }
+        let max = parse_duration(max).map_err(|problem| malformed(NAME, &problem, "write it like 500ms or 2s"))?;
+        Ok(Some(max))
     }
 
     /// Whether a node that does not lead may pass the request on.
@@ -148,9 +165,10 @@ impl Parameters {
 /// The name of a consistency in parameters and headers.
 pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
     match consistency {
-        Consistency::Linearizable => CONSISTENCIES[0],
-        Consistency::Lease => LEASE,
-        Consistency::Local => CONSISTENCIES[1],
+        Consistency::Linearizable => "linearizable",
+        Consistency::Lease => "lease",
+        Consistency::Verified(_) => "verified",
+        Consistency::Local | Consistency::LocalWithin(_) => "local",
         Consistency::Snapshot => SNAPSHOT,
     }
 }
@@ -182,10 +200,14 @@ fn decode(part: &str) -> Result<String, Problem> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop
+    use axum::http::{HeaderName, HeaderValue};
+    use raft_core::types::Term;
+
     use super::*;
 
     fn read(query: &str) -> Result<Parameters, Problem> {
-        Parameters::read(&format!("/?{query}").parse().unwrap(), &["consistency", "timeout", "verbose", "forward"])
+        let known = ["consistency", "timeout", "verbose", "forward", "max_staleness"];
+        Parameters::read(&format!("/?{query}").parse().unwrap(), &known)
     }
 
     #[test]
@@ -197,13 +219,23 @@ mod tests {
         assert!(read("timeout=%zz").is_err());
     }
 
+    fn consistency(query: &str) -> Result<Consistency, Problem> {
+        read(query).unwrap().consistency(|| Ok(LogId::new(Index(7), Term(2))))
+    }
+
     #[test]
     fn an_unknown_consistency_is_refused_with_those_that_exist() {
-        let problem = read("consistency=eventual").unwrap().consistency().unwrap_err();
+        let problem = consistency("consistency=eventual").unwrap_err();
         assert_eq!(problem.code(), Code::UnknownConsistency);
-        assert!(problem.body().detail.contains("linearizable, local, snapshot, lease"), "{}", problem.body().detail);
-        assert_eq!(read("consistency=local").unwrap().consistency().unwrap(), Consistency::Local);
-        assert_eq!(read("").unwrap().consistency().unwrap(), Consistency::Linearizable);
+        assert!(
+            problem.body().detail.contains("linearizable, lease, verified, snapshot, local"),
+            "{}",
+            problem.body().detail
+        );
+        assert_eq!(consistency("consistency=local").unwrap(), Consistency::Local);
+        assert_eq!(consistency("").unwrap(), Consistency::Linearizable);
+        let verified = Consistency::Verified(LogId::new(Index(7), Term(2)));
+        assert_eq!(consistency("consistency=verified").unwrap(), verified);
     }
 
     #[test]
@@ -230,6 +262,29 @@ mod tests {
         }
         // The error is that of an unknown consistency.
         assert_eq!(at("consistency=eventual").unwrap(), None);
+    }
+
+    #[test]
+    fn only_a_local_read_may_be_bounded_in_its_age() {
+        let bound = |query: &str, header: Option<&'static str>| {
+            let header = header.map(|text| (HeaderName::from_static("max_staleness"), HeaderValue::from_static(text)));
+            read(query).unwrap().staleness_max(&header.into_iter().collect())
+        };
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(bound("consistency=local&max_staleness=1s", None).unwrap(), second);
+        assert_eq!(bound("consistency=local", Some("1s")).unwrap(), second);
+        assert_eq!(bound("consistency=linearizable", None).unwrap(), None);
+        for (query, header, named) in [
+            ("max_staleness=1s", None, "linearizable"),
+            ("consistency=verified&max_staleness=1s", None, "verified"),
+            ("consistency=snapshot", Some("1s"), "snapshot"),
+            ("consistency=local&max_staleness=1s", Some("1s"), "header"),
+            ("consistency=local&max_staleness=5", None, "500ms"),
+        ] {
+            let problem = bound(query, header).unwrap_err();
+            assert_eq!(problem.code(), Code::MalformedParameter, "{query}");
+            assert!(problem.body().detail.contains(named), "{query}: {}", problem.body().detail);
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@ use raft_core::types::{Index, LogId};
 use raft_kv::{FoundAt, Passed, Query, QueryAnswerError, Value};
 
 use crate::handle::Consistency;
-use crate::http::kv::{read_problem, value_response};
+use crate::http::kv::value_response;
 use crate::http::parameters::{At, consistency_name};
 use crate::http::problem::{Code, Problem};
+use crate::http::reading;
 use crate::http::shared::{CONSISTENCY, MARK, REVISION, STALENESS, Shared, millis, remaining};
 
 /// How often the newest mark is looked for again when its versions are forgotten while it is being read.
@@ -104,10 +105,13 @@ async fn check_mark(shared: &Shared, mark: Index, deadline: Instant) -> Result<(
     let oldest = known.marks.iter().map(|mark| mark.index).find(|index| *index >= known.oldest);
     match (oldest, known.newest()) {
         (Some(oldest), _) if mark < oldest => Err(compacted(mark, "the oldest mark that can be read", oldest, &known)),
-        (_, newest) => {
-            let newest =
-                newest.map_or_else(|| "none was passed".into(), |mark| format!("the newest is {}", mark.index));
-            Err(Problem::new(Code::MarkNotFound, format!("there is no mark {mark}; {newest}")))
+        (oldest, newest) => {
+            let window = match (oldest, newest) {
+                (Some(oldest), Some(newest)) => format!("marks {oldest} to {} can be read", newest.index),
+                (None, Some(newest)) => format!("the newest is {}, and forgotten", newest.index),
+                (_, None) => "none was passed".into(),
+            };
+            Err(Problem::new(Code::MarkNotFound, format!("there is no mark {mark}; {window}")))
         }
     }
 }
@@ -143,11 +147,11 @@ async fn read_at(
 ) -> Result<Result<Option<Value>, Problem>, Problem> {
     let query = Query::get_at(key.clone(), revision).encode();
     let answer = shared.node.read(query, Consistency::Snapshot, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| read_problem(shared, failure))?;
+    let answer = answer.map_err(|failure| reading::problem(shared, failure))?;
     Ok(match FoundAt::decode(answer.bytes).map_err(unreadable)? {
         FoundAt::Value(value) => Ok(value),
-        FoundAt::Outside { newest, .. } if revision > newest => {
-            let detail = format!("there is no revision {revision} yet; the newest is {newest}");
+        FoundAt::Outside { oldest, newest } if revision > newest => {
+            let detail = format!("there is no revision {revision} yet; revisions {oldest} to {newest} can be read");
             Err(Problem::new(Code::RevisionNotFound, detail))
         }
         FoundAt::Outside { oldest, newest } => {
@@ -162,7 +166,7 @@ async fn read_at(
 
 async fn passed(shared: &Shared, consistency: Consistency, deadline: Instant) -> Result<Passed, Problem> {
     let answer = shared.node.read(Query::Marks.encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| read_problem(shared, failure))?;
+    let answer = answer.map_err(|failure| reading::problem(shared, failure))?;
     Passed::decode(answer.bytes).map_err(unreadable)
 }
 

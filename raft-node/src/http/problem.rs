@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use raft_core::types::LogId;
 use serde::{Deserialize, Serialize};
 
 /// Where the codes are documented; a problem's `type` is this and `#` and its code.
@@ -116,6 +117,8 @@ codes! {
     NotReady = "not_ready", SERVICE_UNAVAILABLE, "The node is not ready";
     /// This node's state differs from the majority's, or is being rebuilt.
     Fenced = "fenced", SERVICE_UNAVAILABLE, "The state of this node is not to be read";
+    /// What this node has applied is older than the read allows, or may be.
+    TooStale = "too_stale", SERVICE_UNAVAILABLE, "This node is too far behind";
     /// No mark was passed yet.
     NoMark = "no_mark", SERVICE_UNAVAILABLE, "No mark was passed yet";
     /// The node is stopping.
@@ -181,8 +184,14 @@ pub struct Problem {
     retry_after: Option<Duration>,
     outcome: Option<WriteOutcome>,
     token: Option<String>,
-    location: Option<String>,
+    // Few problems have these two; boxed, they keep the others small.
+    location: Option<Box<str>>,
+    position: Option<Box<LogId>>,
 }
+
+/// In an answer's extensions: the log position that it reflects, where that is not what the node has applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reflects(pub(crate) LogId);
 
 impl Problem {
     /// A problem of this kind; `detail` says what happened and what to do.
@@ -193,7 +202,16 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_millis(200)),
             _ => None,
         };
-        Self { code, detail: detail.into(), leader: None, retry_after, outcome: None, token: None, location: None }
+        Self {
+            code,
+            detail: detail.into(),
+            leader: None,
+            retry_after,
+            outcome: None,
+            token: None,
+            location: None,
+            position: None,
+        }
     }
 
     /// Names the leader.
@@ -223,7 +241,13 @@ impl Problem {
     /// Says where to go instead.
     #[must_use]
     pub fn location(self, location: Option<String>) -> Self {
-        Self { location, ..self }
+        Self { location: location.map(String::into_boxed_str), ..self }
+    }
+
+    /// Says at which entry it was decided.
+    #[must_use]
+    pub fn position(self, position: LogId) -> Self {
+        Self { position: Some(Box::new(position)), ..self }
     }
 
     /// The kind.
@@ -254,6 +278,9 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self.body()).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.code.status();
+        if let Some(position) = self.position {
+            response.extensions_mut().insert(Reflects(*position));
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(after) = self.retry_after {

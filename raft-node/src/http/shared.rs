@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
 use crate::handle::NodeHandle;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, Problem, Reflects};
 use crate::http::token::Token;
 
 pub(crate) const REVISION: HeaderName = HeaderName::from_static("raft-revision");
@@ -27,6 +27,12 @@ pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("raft-served-by
 pub(crate) const CONSISTENCY: HeaderName = HeaderName::from_static("raft-consistency");
 pub(crate) const MARK: HeaderName = HeaderName::from_static("raft-mark");
 pub(crate) const STALENESS: HeaderName = HeaderName::from_static("raft-staleness-ms");
+
+/// No restore and no forced recovery has rewritten the history of a cluster that this version serves.
+const EPOCH: u64 = 0;
+/// What to do about a token that names nothing here.
+pub(crate) const DIVERGED: &str = "this is another history, not a replica that is behind, and waiting does not help: \
+                                   drop the token and what was read with it, and read afresh";
 
 /// What the routers need to know beside the node.
 #[derive(Clone, Debug)]
@@ -88,8 +94,22 @@ impl Shared {
 
     /// The token of a log position of this cluster.
     pub(crate) fn token(&self, id: LogId) -> Option<Token> {
-        // No restore and no forced recovery has rewritten this history.
-        self.cluster().map(|cluster| Token { cluster, epoch: 0, id })
+        self.cluster().map(|cluster| Token { cluster, epoch: EPOCH, id })
+    }
+
+    /// The entry that a token of this cluster's history names.
+    pub(crate) fn seen(&self, token: Token) -> Result<LogId, Problem> {
+        let Some(cluster) = self.cluster() else {
+            return Err(Problem::new(Code::NotReady, "this node belongs to no cluster yet"));
+        };
+        let other = if token.cluster != cluster {
+            format!("the token is of cluster {}, this is {cluster}; ask a node of that cluster", token.cluster)
+        } else if token.epoch != EPOCH {
+            format!("the token is of the history {} of this cluster, which is in {EPOCH}", token.epoch)
+        } else {
+            return Ok(token.id);
+        };
+        Err(Problem::new(Code::TokenDiverged, format!("{other}; {DIVERGED}")))
     }
 
     /// Says which log position an answer reflects.
@@ -168,8 +188,11 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, 
         }
     };
     let position = shared.node.position();
+    let reflects = response.extensions().get::<Reflects>().copied();
     let headers = response.headers_mut();
-    if !headers.contains_key(REVISION) {
+    if let Some(Reflects(entry)) = reflects {
+        shared.set_position(headers, entry);
+    } else if !headers.contains_key(REVISION) {
         shared.set_position(headers, position.applied);
         headers.insert(TERM, position.term.0.into());
     }

@@ -92,7 +92,8 @@ pub(crate) async fn carry_out(shared: &Shared, asked: &Asked, command: Command) 
         let problem = Problem::new(Code::Internal, error.to_string()).outcome(WriteOutcome::Unknown);
         problem.token(shared.token(written.id).map(|token| token.to_string()))
     })?;
-    Ok(Done { view: view_of(&answer)?, id: written.id, served_by: written.served_by })
+    let view = view_of(&answer).map_err(|problem| problem.position(written.id))?;
+    Ok(Done { view, id: written.id, served_by: written.served_by })
 }
 
 /// The body of a successful answer, or why the state machine refused the command.
