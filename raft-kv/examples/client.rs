@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use raft_kv::client::{Client, Error, ErrorKind, Got, Outcome, Read, Write};
+use raft_kv::client::{Client, Error, ErrorKind, Got, Read, Write};
 
 const KEY: &str = "example/counter";
 
@@ -24,8 +24,8 @@ async fn count_up(client: &Client) -> Result<u64, Error> {
             Ok(_) => return Ok(next),
             // Somebody else was faster. The refusal itself moves this client on, so the next read sees that one's write.
             Err(error) if error.kind() == ErrorKind::Precondition => {}
-            // Its tries carried one key: the same call under that key would find out, and have its effect once.
-            Err(error) if error.outcome() == Some(Outcome::Unknown) => return Err(error),
+            // `error.outcome()` says whether it may have been counted all the same. If so, the same call under
+            // `error.idempotency_key()` finds out, and counts once.
             Err(error) => return Err(error),
         }
     }

@@ -1,13 +1,13 @@
 //! A client of the product's HTTP interface (feature `client`).
 //!
-//! It knows the nodes' addresses and hops to the next one when one fails; writes go to the leader that the nodes name. A
-//! call is tried again, with growing pauses, until its deadline or the bound on tries: reads freely, writes under one
-//! [idempotency key](Write::idempotency_key), so that they have their effect once. What a write came to is never guessed:
-//! [`Error::outcome`] says whether it was surely not applied, or whether that is unknown.
+//! It knows the nodes' addresses and hops to the next one when one fails; writes go to the leader that the nodes
+//! name. A call is tried again, with growing pauses, until its deadline or the bound on tries: reads freely, writes
+//! under one [idempotency key](Write::idempotency_key), so that they have their effect once. What a write came to is
+//! never guessed: [`Error::outcome`] says whether it was surely not applied, or whether that is unknown.
 //!
-//! The client carries the newest log position of all its answers ([`Client::token`]): a [verified](Read::verified) read
-//! never sees anything older, whichever node answers. Clones share that position; [`Client::with_token`] goes on from one
-//! of another process.
+//! The client carries the newest log position of all its answers ([`Client::token`]): a [verified](Read::verified)
+//! read never sees anything older, whichever node answers. Clones share that position; [`Client::with_token`] goes on
+//! from one of another process.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -182,8 +182,8 @@ impl Client {
         self.write(Method::PUT, wire::path(key.as_ref())?, value.into(), write).await
     }
 
-    /// Gives a key a value if it still has this revision, or with `None` if it does not exist. An answer that is lost is
-    /// asked for again: [`ErrorKind::Precondition`] means that somebody else has changed the key.
+    /// Gives a key a value if it still has this revision, or with `None` if it does not exist. An answer that is lost
+    /// is asked for again: [`ErrorKind::Precondition`] means that somebody else has changed the key.
     ///
     /// # Errors
     /// Says whether it was surely not applied, or whether that is unknown.
@@ -206,7 +206,8 @@ impl Client {
         self.write(Method::DELETE, wire::path(key.as_ref())?, Bytes::new(), write).await
     }
 
-    /// Makes several changes, all or none, at one revision. Preconditions are judged against the state before all of them.
+    /// Makes several changes, all or none, at one revision. Preconditions are judged against the state before all of
+    /// them.
     ///
     /// # Errors
     /// Says whether they were surely not applied, or whether that is unknown.

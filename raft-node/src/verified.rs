@@ -1,9 +1,9 @@
 //! Reads that are never older than what their caller has seen: served by any replica as soon as it has applied that.
 //!
-//! A replica that is behind waits for a few heartbeats, then asks the leader as for a linearizable read. What the leader
-//! confirms covers all that was committed before the read began, the caller's position included, if that belongs to
-//! this history at all. So a position that is still ahead afterwards was never part of it, and so is one at which the
-//! log holds another term: a rewritten history, which no waiting mends.
+//! A replica that is behind waits for a few heartbeats, then asks the leader as for a linearizable read. What the
+//! leader confirms covers all that was committed before the read began, the caller's position included, if that
+//! belongs to this history at all. So a position that is still ahead afterwards was never part of it, and so is one
+//! at which the log holds another term: a rewritten history, which no waiting mends.
 
 use std::time::{Duration, Instant};
 
@@ -52,8 +52,8 @@ impl VerifiedReads {
         }
     }
 
-    /// Whether `seen` is surely in this log, without a look into it. Terms never fall along a log: between two entries of
-    /// one term that are in it, all are of that term. What is applied is committed, and stays.
+    /// Whether `seen` is surely in this log, without a look into it. Terms never fall along a log: between two
+    /// entries of one term that are in it, all are of that term. What is applied is committed, and stays.
     fn covers(&self, seen: LogId, applied: LogId) -> bool {
         let known = *self.known.lock();
         known.is_some_and(|known| known.term == seen.term && seen.term == applied.term && known.index <= seen.index)

@@ -17,8 +17,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The first pause before all nodes are tried again; it doubles each time, up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
-/// A node is given this much less time than its answer is waited for, a tenth at most, so that what it says when the time
-/// is over still arrives.
+/// A node is given this much less time than its answer is waited for, a tenth at most, so that what it says when the
+/// time is over still arrives.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
 /// What is asked.

@@ -53,8 +53,8 @@ impl Endpoints {
         }
     }
 
-    /// A node says where the leader is. False when that is no address to go to: another scheme than that of the node that
-    /// says so would give up encryption.
+    /// A node says where the leader is. False when that is no address to go to: another scheme than that of the node
+    /// that says so would give up encryption.
     pub(super) fn leads(&self, said_by: &str, location: &str) -> bool {
         let (Ok(location), Ok(node)) = (Url::parse(location), Url::parse(said_by)) else { return false };
         if location.scheme() != node.scheme() || location.host_str().is_none() {

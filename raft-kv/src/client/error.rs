@@ -14,9 +14,9 @@ pub enum ErrorKind {
     Unavailable,
     /// A bound of the nodes is reached.
     Overloaded,
-    /// What this client has seen is not in the history that the node has: the cluster was restored or rolled back, or it is
-    /// another one. Nothing is merely behind, and trying again does not help: drop what was read, and go on with
-    /// [`Client::with_token`](super::Client::with_token) and no token.
+    /// What this client has seen is not in the history that the node has: the cluster was restored or rolled back, or
+    /// it is another one. Nothing is merely behind, and trying again does not help: drop what was read, and go on
+    /// with [`Client::with_token`](super::Client::with_token) and no token.
     Conflict,
     /// The precondition does not hold.
     Precondition,

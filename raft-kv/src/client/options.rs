@@ -119,8 +119,8 @@ pub struct Write {
 }
 
 impl Write {
-    /// Only if this holds; else the call ends with [`ErrorKind::Precondition`](super::ErrorKind::Precondition). In a batch
-    /// every change has a precondition of its own, and this one is not looked at.
+    /// Only if this holds; else the call ends with [`ErrorKind::Precondition`](super::ErrorKind::Precondition). In a
+    /// batch every change has a precondition of its own, and this one is not looked at.
     #[must_use]
     pub fn only_if(self, precondition: Precondition) -> Self {
         Self { precondition, ..self }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use parking_lot::Mutex;
 
-/// A log position, as the servers write it (`Raft-Token`): opaque, printable text. It belongs to one cluster, and to one
-/// history of it.
+/// A log position, as the servers write it (`Raft-Token`): opaque, printable text. It belongs to one cluster, and to
+/// one history of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token(String);
 
@@ -50,8 +50,8 @@ impl Session {
         self.newest.lock().as_ref().map(|seen| seen.token.clone())
     }
 
-    /// Notes what an answer reflects. `surpasses`: it is surely no older than this token, for which it was asked, or than
-    /// any at all.
+    /// Notes what an answer reflects. `surpasses`: it is surely no older than this token, for which it was asked, or
+    /// than any at all.
     pub(super) fn note(&self, token: Token, revision: u64, surpasses: &Surpasses) {
         let mut newest = self.newest.lock();
         let is_newer = match newest.as_ref() {
