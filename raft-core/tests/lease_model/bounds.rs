@@ -16,6 +16,8 @@ pub(crate) const DRIFT_FACTOR: u8 = 2;
 pub(crate) struct Nodes(pub(crate) u8);
 
 impl Nodes {
+    pub(crate) const ALL: Self = Self(u8::MAX);
+
     pub(crate) const fn has(self, node: usize) -> bool {
         self.0 >> node & 1 == 1
     }
@@ -84,6 +86,10 @@ pub(crate) struct Bounds {
     pub(crate) before: Configuration,
     /// The one that a leader may change to.
     pub(crate) after: Option<Configuration>,
+    /// Who campaigns: a node that does not might as well have a long election timeout.
+    pub(crate) campaigners: Nodes,
+    /// Who asks for leases: a node that does not serves no such reads.
+    pub(crate) askers: Nodes,
     /// The highest term.
     pub(crate) terms: u8,
     /// The longest log.
@@ -96,6 +102,10 @@ pub(crate) struct Bounds {
     pub(crate) duration: u8,
     pub(crate) clocks: Clocks,
     pub(crate) order: Order,
+    /// Whether an append may carry a part of what the leader has, as one does that was sent earlier.
+    pub(crate) partial_appends: bool,
+    /// Whether the leader of the last term sends rounds too: nobody succeeds it, so its leases can only be too old.
+    pub(crate) rounds_in_last_term: bool,
     /// Whether an append may be on its way while anything happens. Else it arrives as it is sent (any part of the log, at
     /// any time while the leader leads), and its answer alone is on its way.
     pub(crate) slow_appends: bool,
@@ -103,23 +113,6 @@ pub(crate) struct Bounds {
     /// committed entry is lost, and that is looked for as well.
     pub(crate) all_reads: bool,
 }
-
-/// Three voters, two terms, and little else: where most broken rules show.
-pub(crate) const SMALL: Bounds = Bounds {
-    name: "three voters",
-    nodes: 3,
-    before: Configuration::voters(0b111),
-    after: None,
-    terms: 2,
-    entries: 3,
-    writes: 1,
-    restarts: 0,
-    duration: 4,
-    clocks: Clocks::Worst,
-    order: Order::CheckThenNote,
-    slow_appends: false,
-    all_reads: false,
-};
 
 impl Bounds {
     /// Bounds that the types cannot hold are refused.

@@ -79,3 +79,39 @@ pub(crate) enum Broken {
     /// A leader answers a linearizable read without a round.
     ReadWithoutRound,
 }
+
+impl Broken {
+    pub(crate) const ALL: [Self; 31] = [
+        Self::LeaderLeaseFromReceipt,
+        Self::LeaderReadsBeforeItsTermCommits,
+        Self::FollowerLeaseFromReceipt,
+        Self::GrantBeyondOwnLease,
+        Self::GrantToUncommittedMember,
+        Self::UsedBeforeNamedIndex,
+        Self::VerifiedInAnotherTerm,
+        Self::OldLeaseKeptInNewTerm,
+        Self::GrantOfEarlierLife,
+        Self::CommitIgnoresHolders,
+        Self::CommitIgnoresRemovedHolder,
+        Self::DriftIgnored,
+        Self::DriftIgnoredByHolder,
+        Self::DriftIgnoredByGiver,
+        Self::StaleInstantAtVoter,
+        Self::StaleInstantAtGiver,
+        Self::StaleInstantAtElection,
+        Self::CheckOlderThanRead,
+        Self::NoteOlderThanLease,
+        Self::NewLeaderDoesNotWait,
+        Self::WaitsOnlyForVoters,
+        Self::PreviousConfigurationNotCounted,
+        Self::CandidateNotCounted,
+        Self::OldLeaderNotCounted,
+        Self::RestartedVoterSaysLongAgo,
+        Self::ReportAfterTheTermClearedIt,
+        Self::CountedFromCampaignStart,
+        Self::AcknowledgementNotStamped,
+        Self::VoteTwice,
+        Self::CommitOfEarlierTermByCounting,
+        Self::ReadWithoutRound,
+    ];
+}

@@ -11,7 +11,7 @@ impl Model {
     pub(crate) fn campaign_actions(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
         let node = &state.nodes[number];
         let room = node.term < self.bounds.terms && node.log.length() < self.bounds.entries;
-        if room && self.latest(node).voters.has(number) {
+        if room && self.latest(node).voters.has(number) && self.bounds.campaigners.has(number) {
             actions.push(Action::Campaign(number as u8));
         }
     }

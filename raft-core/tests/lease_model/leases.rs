@@ -13,7 +13,7 @@ impl Model {
         if node.grant.is_some() {
             actions.push(Action::Granted(to));
         }
-        for other in self.others(number) {
+        for other in self.others(number).filter(|_| self.bounds.askers.has(number)) {
             let giver = &state.nodes[other];
             let Some(leads) = giver.leader().filter(|_| giver.term == node.term) else { continue };
             if !self.latest(giver).members().has(number)
@@ -95,9 +95,10 @@ impl Model {
         must_see.length() > 0 && (self.bounds.all_reads || !knows.begins_with(must_see))
     }
 
-    /// The least that a read may be answered as of.
+    /// The least that a read may be answered as of: the last write that the log holds, or that the leader knows
+    /// committed. Other entries do not touch what is read, so nobody need wait for them.
     fn index_to_note(node: &Node, leads: bool) -> u8 {
-        if leads { node.commit } else { node.log.length() }
+        if leads { node.log.prefix(node.commit).last_write() } else { node.log.last_write() }
     }
 
     pub(crate) fn read_actions(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
@@ -134,7 +135,7 @@ impl Model {
         state.read = match state.read {
             Read::Noted { node: name, must_see, noted, .. } => {
                 // A follower's lease names the index that had to be verified, a leader's its commit index.
-                let named = if leads { node.commit } else { node.lease.named };
+                let named = if leads { Self::index_to_note(node, true) } else { node.lease.named };
                 let noted = if self.breaks(Broken::NoteOlderThanLease) { noted } else { noted.max(named) };
                 Read::Noted { node: name, must_see, noted, checked: true }
             }
@@ -156,14 +157,14 @@ impl Model {
         state.read = Read::Noted { node: number as u8, must_see, noted, checked };
     }
 
-    /// The last step: once the noted index is committed, and so can be applied, the read is answered as of it. A read that
-    /// cannot go wrong any more is let go, and one whose index was truncated falls back to a linearizable read.
+    /// The last step: once the noted index is committed, and so can be applied, the read is answered as of it; also when
+    /// the entry was another one then, since that a read falls back where its index was truncated must not matter. A read
+    /// that cannot go wrong any more is let go.
     pub(crate) fn answer(&self, state: &mut State) -> Result<(), Violation> {
         let Read::Noted { node, must_see, noted, checked } = state.read else { return Ok(()) };
-        let reader = &state.nodes[usize::from(node)];
-        if noted >= must_see || noted > reader.log.length() {
+        if noted >= must_see {
             state.read = Read::None;
-        } else if checked && reader.commit >= noted {
+        } else if checked && state.nodes[usize::from(node)].commit >= noted {
             return Err(Violation::StaleLeaseRead { node, must_see, answered: noted });
         }
         Ok(())

@@ -149,7 +149,9 @@ impl Model {
         if room && self.bounds.after.is_some() && node.log.change().is_none() && node.term_committed() {
             actions.push(Action::Change(name));
         }
-        actions.push(Action::Round(name));
+        if node.term < self.bounds.terms || self.bounds.rounds_in_last_term {
+            actions.push(Action::Round(name));
+        }
         self.commit_actions(state, number, actions);
         self.append_actions(state, number, actions);
     }

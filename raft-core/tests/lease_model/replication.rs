@@ -21,7 +21,8 @@ impl Model {
                 continue;
             }
             let verified = if receiver.term == node.term { receiver.verified } else { 0 };
-            for length in verified.max(1)..=node.log.length() {
+            let least = if self.bounds.partial_appends { verified.max(1) } else { node.log.length() };
+            for length in least..=node.log.length() {
                 actions.push(Action::Append { leader, to, length });
                 if self.bounds.slow_appends && state.slow_append.is_none() {
                     actions.push(Action::Send { leader, to, length });
