@@ -69,24 +69,45 @@ pub(crate) enum Action {
     /// A tick of true time passes.
     Tick(Paces),
     Campaign(u8),
-    Vote { voter: u8, candidate: u8 },
+    Vote {
+        voter: u8,
+        candidate: u8,
+    },
     /// The leader takes a client's write.
     Write(u8),
     /// The leader changes the members.
     Change(u8),
     /// An append with the first `length` entries goes and arrives; its answer is on its way.
-    Append { leader: u8, to: u8, length: u8 },
+    Append {
+        leader: u8,
+        to: u8,
+        length: u8,
+    },
     /// An append goes.
-    Send { leader: u8, to: u8, length: u8 },
+    Send {
+        leader: u8,
+        to: u8,
+        length: u8,
+    },
     /// The append that was under way arrives.
     Arrive,
     /// An answer arrives.
-    Acknowledged { leader: u8, by: u8 },
+    Acknowledged {
+        leader: u8,
+        by: u8,
+    },
     /// The leader sends a round, for the sake of its lease or of a linearizable read.
     Round(u8),
-    Commit { leader: u8, index: u8 },
+    Commit {
+        leader: u8,
+        index: u8,
+    },
     /// A node asks, and the leader answers with a grant that the node may use for `usable`.
-    Grant { leader: u8, to: u8, usable: u8 },
+    Grant {
+        leader: u8,
+        to: u8,
+        usable: u8,
+    },
     /// The grant arrives.
     Granted(u8),
     Restart(u8),

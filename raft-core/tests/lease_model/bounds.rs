@@ -104,8 +104,9 @@ pub(crate) struct Bounds {
     pub(crate) order: Order,
     /// Whether an append may carry a part of what the leader has, as one does that was sent earlier.
     pub(crate) partial_appends: bool,
-    /// Whether the leader of the last term sends rounds too: nobody succeeds it, so its leases can only be too old.
-    pub(crate) rounds_in_last_term: bool,
+    /// Leaders of terms below this one send rounds, and so have leases and give them. Nobody succeeds the leader of the last
+    /// term: what it holds and gives cannot be too old.
+    pub(crate) rounds_below: u8,
     /// Whether an append may be on its way while anything happens. Else it arrives as it is sent (any part of the log, at
     /// any time while the leader leads), and its answer alone is on its way.
     pub(crate) slow_appends: bool,
@@ -120,7 +121,7 @@ impl Bounds {
         assert!(self.nodes <= NODES_MAX, "{}: {} nodes, {NODES_MAX} at most", self.name, self.nodes);
         assert!(self.terms <= TERMS_MAX, "{}: {} terms, {TERMS_MAX} at most", self.name, self.terms);
         assert!(self.entries <= ENTRIES_MAX, "{}: {} entries, {ENTRIES_MAX} at most", self.name, self.entries);
-        assert!(self.duration % 2 == 0 && self.duration > 0, "{}: a duration of {}", self.name, self.duration);
+        assert!(self.duration.is_multiple_of(2) && self.duration > 0, "{}: a duration of {}", self.name, self.duration);
         self
     }
 

@@ -1,6 +1,6 @@
 //! The rules of the leases broken one at a time: the model must find what goes wrong.
 
-/// What one model does instead of a rule. The numbers are those of the rules of leases in docs/lease-model.md.
+/// What one model does instead of a rule. The numbers are those of the rules in docs/lease-model.md.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Broken {
     // Rule 1: the leader's lease.
@@ -22,6 +22,10 @@ pub(crate) enum Broken {
     VerifiedInAnotherTerm,
     /// A node keeps its lease when it acknowledges a leader of a higher term.
     OldLeaseKeptInNewTerm,
+    /// The index that an earlier lease named counts for the next one, although there was a gap between them.
+    NamedIndexKeptOverGap,
+    /// A node whose log holds a configuration without it keeps its lease.
+    RemovedMemberKeepsLease,
     /// A grant that answers a request from before a restart is taken for the answer to the latest request.
     GrantOfEarlierLife,
 
@@ -81,7 +85,8 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
-    pub(crate) const ALL: [Self; 31] = [
+    /// All of them, in the order above.
+    pub(crate) const ALL: &[Self] = &[
         Self::LeaderLeaseFromReceipt,
         Self::LeaderReadsBeforeItsTermCommits,
         Self::FollowerLeaseFromReceipt,
@@ -90,6 +95,8 @@ impl Broken {
         Self::UsedBeforeNamedIndex,
         Self::VerifiedInAnotherTerm,
         Self::OldLeaseKeptInNewTerm,
+        Self::NamedIndexKeptOverGap,
+        Self::RemovedMemberKeepsLease,
         Self::GrantOfEarlierLife,
         Self::CommitIgnoresHolders,
         Self::CommitIgnoresRemovedHolder,

@@ -1,11 +1,11 @@
 //! Campaigns, votes with their reports, and what a new leader has to wait for.
 
 use crate::action::Action;
+use crate::bounds::Nodes;
 use crate::broken::Broken;
 use crate::log::Kind;
 use crate::model::{Model, Violation};
-use crate::state::{Candidate, Lease, Leader, Node, Role, State};
-use crate::bounds::Nodes;
+use crate::state::{Candidate, Leader, Lease, Node, Role, State};
 
 impl Model {
     pub(crate) fn campaign_actions(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
@@ -31,7 +31,8 @@ impl Model {
     /// the members.
     fn votes_for(&self, voter: &Node, number: usize, candidate: &Node, candidate_number: usize) -> bool {
         let Role::Candidate(campaign) = &candidate.role else { return false };
-        let free = self.breaks(Broken::VoteTwice) || voter.vote.is_none_or(|other| usize::from(other) == candidate_number);
+        let free =
+            self.breaks(Broken::VoteTwice) || voter.vote.is_none_or(|other| usize::from(other) == candidate_number);
         let up_to_date =
             (candidate.log.last_term(), candidate.log.length()) >= (voter.log.last_term(), voter.log.length());
         voter.term == candidate.term && free && up_to_date && !campaign.votes.has(number)
@@ -83,7 +84,8 @@ impl Model {
         node.vote = Some(candidate as u8);
         let Role::Candidate(campaign) = asking.role else { return Ok(()) };
         let wait = campaign.wait.max(self.wait_after(report, &asking, campaign.age));
-        state.nodes[candidate].role = Role::Candidate(Candidate { votes: campaign.votes.with(voter), wait, ..campaign });
+        state.nodes[candidate].role =
+            Role::Candidate(Candidate { votes: campaign.votes.with(voter), wait, ..campaign });
         self.win(state, candidate)
     }
 

@@ -17,8 +17,7 @@ impl Model {
             let giver = &state.nodes[other];
             let Some(leads) = giver.leader().filter(|_| giver.term == node.term) else { continue };
             if !self.latest(giver).members().has(number)
-                || !self.latest_committed(giver).members().has(number)
-                    && !self.breaks(Broken::GrantToUncommittedMember)
+                || !self.latest_committed(giver).members().has(number) && !self.breaks(Broken::GrantToUncommittedMember)
             {
                 continue;
             }
@@ -57,14 +56,16 @@ impl Model {
         }
         let named = if self.breaks(Broken::UsedBeforeNamedIndex) { 0 } else { grant.named };
         let named = if node.lease.left > 0 { node.lease.named.min(named) } else { named };
-        let reached = node.lease.left > 0 && node.lease.reached;
+        // Without a lease nothing is reached.
+        let reached = node.lease.reached;
         node.lease = Lease { left: left.max(node.lease.left), named, reached };
     }
 
     /// Notes that the named index is verified, and drops what is over.
     pub(crate) fn settle_lease(&self, node: &mut Node) {
         if node.lease.left == 0 {
-            node.lease = Lease::default();
+            let kept = node.lease.reached && self.breaks(Broken::NamedIndexKeptOverGap);
+            node.lease = Lease { reached: kept, ..Lease::default() };
             return;
         }
         node.lease.reached |= node.verified >= node.lease.named;
@@ -81,9 +82,7 @@ impl Model {
                 let first_entry = node.term_committed() || self.breaks(Broken::LeaderReadsBeforeItsTermCommits);
                 Some(true).filter(|_| leader.own > 0 && first_entry)
             }
-            Role::Follower | Role::Candidate(_) => {
-                Some(false).filter(|_| node.lease.left > 0 && node.lease.reached)
-            }
+            Role::Follower | Role::Candidate(_) => Some(false).filter(|_| node.lease.left > 0 && node.lease.reached),
         }
     }
 

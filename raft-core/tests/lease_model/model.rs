@@ -11,17 +11,32 @@ use crate::state::{Node, Read, Role, State};
 /// What must never happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Violation {
-    TwoLeaders { term: u8 },
+    TwoLeaders {
+        term: u8,
+    },
     /// The new leader's log lacks an entry that was committed.
-    CommittedEntryLost { leader: u8 },
+    CommittedEntryLost {
+        leader: u8,
+    },
     /// A follower drops an entry that it knows committed.
-    CommittedEntryDropped { node: u8 },
+    CommittedEntryDropped {
+        node: u8,
+    },
     /// A leader commits another entry than one that was committed at the same index.
-    TwoEntriesCommitted { leader: u8, index: u8 },
+    TwoEntriesCommitted {
+        leader: u8,
+        index: u8,
+    },
     /// A read under a lease is answered as of `answered`, though the write at `must_see` was acknowledged before it began.
-    StaleLeaseRead { node: u8, must_see: u8, answered: u8 },
+    StaleLeaseRead {
+        node: u8,
+        must_see: u8,
+        answered: u8,
+    },
     /// A linearizable read is answered without a write that was acknowledged before it began.
-    StaleLinearizableRead { leader: u8 },
+    StaleLinearizableRead {
+        leader: u8,
+    },
 }
 
 impl fmt::Display for Violation {
@@ -149,7 +164,7 @@ impl Model {
         if room && self.bounds.after.is_some() && node.log.change().is_none() && node.term_committed() {
             actions.push(Action::Change(name));
         }
-        if node.term < self.bounds.terms || self.bounds.rounds_in_last_term {
+        if node.term < self.bounds.rounds_below {
             actions.push(Action::Round(name));
         }
         self.commit_actions(state, number, actions);

@@ -62,7 +62,7 @@ impl Model {
             node.stamp = if self.breaks(Broken::StaleInstantAtVoter) { node.lag } else { 0 };
         }
         // Rule 2: a node that is no member has no lease, before it acknowledges.
-        if !self.latest(node).members().has(number) {
+        if !self.latest(node).members().has(number) && !self.breaks(Broken::RemovedMemberKeepsLease) {
             (node.lease, node.grant) = (Lease::default(), None);
         }
         let matched = node.verified;

@@ -21,14 +21,26 @@ pub(crate) struct Explored {
 /// How a rule is broken, from the first state on.
 pub(crate) struct Counterexample {
     pub(crate) violation: Violation,
+    /// The model, to show the states between.
+    pub(crate) model: Model,
     pub(crate) trace: Vec<Action>,
 }
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "n1 leads term 1; its first entry is committed everywhere")?;
+        let mut state = State::first(&self.model.bounds);
+        for (number, node) in state.nodes.iter().enumerate().take(self.model.bounds.nodes) {
+            writeln!(f, "     n{}: {node}", number + 1)?;
+        }
         for (number, action) in (1..).zip(&self.trace) {
             writeln!(f, "{number:>3}. {action}")?;
+            let Ok(next) = self.model.step(&state, *action) else { break };
+            for (number, (before, node)) in state.nodes.iter().zip(&next.nodes).enumerate() {
+                if before != node {
+                    writeln!(f, "     n{}: {node}", number + 1)?;
+                }
+            }
+            state = next;
         }
         writeln!(f, "     {}", self.violation)
     }
@@ -57,7 +69,7 @@ pub(crate) fn search(model: &Model, states_max: u64) -> Explored {
                         let mut trace = way_to(model, &known, fingerprint);
                         trace.push(*action);
                         explored.states = known.length;
-                        explored.found = Some(Counterexample { violation, trace });
+                        explored.found = Some(Counterexample { violation, model: *model, trace });
                         return explored;
                     }
                 }

@@ -1,6 +1,7 @@
 //! One situation of the whole cluster. There are no instants in it: each is kept as the time since, or the time left, by
 //! the clock of whoever keeps it, up to the longest that matters. So equal situations are equal whenever they come about.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use crate::bounds::{Bounds, DRIFT_FACTOR, NODES_MAX, Nodes};
@@ -145,6 +146,33 @@ impl Node {
         match &self.role {
             Role::Leader(leader) => Some(leader),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.role {
+            Role::Follower => "follows",
+            Role::Candidate(_) => "campaigns",
+            Role::Leader(_) => "leads",
+        };
+        write!(
+            f,
+            "term {}, {role}, {}, committed {}, acknowledged {} ago",
+            self.term, self.log, self.commit, self.stamp
+        )?;
+        if self.lease.left > 0 {
+            let reached = if self.lease.reached { "" } else { ", not verified so far" };
+            write!(f, ", lease for {}{reached}", self.lease.left)?;
+        }
+        match &self.role {
+            Role::Leader(leader) => {
+                let holders: u8 = leader.holders.iter().copied().max().unwrap_or(0);
+                write!(f, ", own lease for {}, holders for {holders}, waits for {}", leader.own, leader.wait)
+            }
+            Role::Candidate(candidate) => write!(f, ", would wait for {}", candidate.wait),
+            Role::Follower => Ok(()),
         }
     }
 }
