@@ -54,6 +54,8 @@ pub(crate) enum Broken {
     CheckOlderThanRead,
     /// The index is noted before the lease is checked, and the index that the lease names is not regarded.
     NoteOlderThanLease,
+    /// A leader that noted its index before it checked its lease does not look at its commit index again.
+    LeaderKeepsIndexNotedFirst,
 
     // Rule 4: a new leader.
     /// It commits as soon as a quorum has its first entry.
@@ -108,6 +110,7 @@ impl Broken {
         Self::StaleInstantAtElection,
         Self::CheckOlderThanRead,
         Self::NoteOlderThanLease,
+        Self::LeaderKeepsIndexNotedFirst,
         Self::NewLeaderDoesNotWait,
         Self::WaitsOnlyForVoters,
         Self::PreviousConfigurationNotCounted,

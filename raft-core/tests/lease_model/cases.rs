@@ -79,7 +79,7 @@ pub(crate) const CASES: &[Case] = &[
             Broken::ReadWithoutRound,
         ],
     ),
-    case(Bounds { name: "a longer lease", duration: 4, ..SUCCESSION }, &[Broken::DriftIgnoredByGiver]),
+    case(Bounds { name: "a longer lease", duration: 4, rounds_below: 2, ..THREE }, &[Broken::DriftIgnoredByGiver]),
     case(
         Bounds {
             name: "two voters, a learner",
@@ -99,16 +99,23 @@ pub(crate) const CASES: &[Case] = &[
             before: Configuration::voters(0b011),
             after: Some(Configuration::voters(0b111)),
             entries: 4,
+            restarts: 1,
             ..SUCCESSION
         },
         &[],
     ),
     case(
-        Bounds { name: "a voter goes", after: Some(Configuration::voters(0b011)), entries: 4, ..SUCCESSION },
+        Bounds {
+            name: "a voter goes",
+            after: Some(Configuration::voters(0b011)),
+            entries: 4,
+            restarts: 1,
+            ..SUCCESSION
+        },
         &[Broken::PreviousConfigurationNotCounted, Broken::CommitIgnoresRemovedHolder, Broken::RemovedMemberKeepsLease],
     ),
     case(
-        Bounds { name: "restarts", restarts: 1, ..SUCCESSION },
+        Bounds { name: "restarts", restarts: 2, rounds_below: 2, ..THREE },
         &[Broken::RestartedVoterSaysLongAgo, Broken::GrantOfEarlierLife],
     ),
     case(
@@ -126,65 +133,52 @@ pub(crate) const CASES: &[Case] = &[
         },
         &[Broken::CommitOfEarlierTermByCounting],
     ),
+    case(Bounds { name: "three terms", terms: 3, entries: 4, rounds_below: 3, ..SUCCESSION }, &[]),
     case(
-        Bounds {
-            name: "three terms",
-            terms: 3,
-            campaigners: Nodes(0b011),
-            askers: Nodes(0b100),
-            entries: 4,
-            rounds_below: 3,
-            ..SUCCESSION
-        },
-        &[],
+        Bounds { name: "note, then check", order: Order::NoteThenCheck, rounds_below: 3, ..SUCCESSION },
+        &[Broken::LeaderKeepsIndexNotedFirst],
     ),
-    case(Bounds { name: "note, then check", order: Order::NoteThenCheck, ..SUCCESSION }, &[]),
-    case(Bounds { name: "all reads", all_reads: true, ..SUCCESSION }, &[]),
-    case(
-        Bounds {
-            name: "slow appends",
-            slow_appends: true,
-            campaigners: Nodes(0b010),
-            askers: Nodes(0b100),
-            rounds_below: 2,
-            ..THREE
-        },
-        &[],
-    ),
+    case(Bounds { name: "all reads", all_reads: true, rounds_below: 2, ..THREE }, &[]),
+    case(Bounds { name: "slow appends", slow_appends: true, rounds_below: 2, ..THREE }, &[]),
     case(Bounds { name: "any clocks", clocks: Clocks::Any, ..SUCCESSION }, &[]),
 ];
 
 /// What a longer run searches besides, as far as it is allowed.
 pub(crate) const LARGE: &[Bounds] = &[
-    Bounds { name: "three voters, a longer lease", duration: 4, ..THREE },
-    Bounds { name: "three voters, restarts", restarts: 1, ..THREE },
-    Bounds { name: "three voters, two writes, slow appends", writes: 2, slow_appends: true, ..THREE },
-    Bounds { name: "three voters, any clocks", clocks: Clocks::Any, ..THREE },
-    Bounds { name: "three voters, three terms", terms: 3, entries: 4, rounds_below: 4, ..THREE },
+    Bounds { name: "large: restarts", restarts: 2, ..THREE },
+    Bounds { name: "large: a lease of two ticks", duration: 4, ..THREE },
+    Bounds { name: "large: a lease of three ticks", duration: 6, rounds_below: 2, ..THREE },
+    Bounds { name: "large: two writes", writes: 2, entries: 4, ..THREE },
+    Bounds { name: "large: slow appends", writes: 2, slow_appends: true, ..THREE },
+    Bounds { name: "large: three terms", terms: 3, entries: 4, rounds_below: 4, ..THREE },
+    Bounds { name: "large: three terms, a restart", terms: 3, entries: 4, restarts: 1, rounds_below: 3, ..SUCCESSION },
+    Bounds { name: "large: any clocks, a lease of two ticks", clocks: Clocks::Any, duration: 4, ..SUCCESSION },
     Bounds {
-        name: "a voter goes, restarts",
+        name: "large: a voter goes",
         after: Some(Configuration::voters(0b011)),
         restarts: 1,
-        entries: 4,
+        writes: 2,
+        entries: 5,
         ..THREE
     },
     Bounds {
-        name: "a voter comes, restarts",
+        name: "large: a voter comes",
         before: Configuration::voters(0b011),
         after: Some(Configuration::voters(0b111)),
         restarts: 1,
-        entries: 4,
+        writes: 2,
+        entries: 5,
         ..THREE
     },
     Bounds {
-        name: "a fourth voter comes",
+        name: "large: a fourth voter comes",
         nodes: 4,
         after: Some(Configuration::voters(0b1111)),
         entries: 4,
         ..SUCCESSION
     },
     Bounds {
-        name: "a fourth voter goes",
+        name: "large: a fourth voter goes",
         nodes: 4,
         before: Configuration::voters(0b1111),
         after: Some(Configuration::voters(0b0111)),

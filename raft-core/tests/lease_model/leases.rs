@@ -135,7 +135,13 @@ impl Model {
             Read::Noted { node: name, must_see, noted, .. } => {
                 // A follower's lease names the index that had to be verified, a leader's its commit index.
                 let named = if leads { Self::index_to_note(node, true) } else { node.lease.named };
-                let noted = if self.breaks(Broken::NoteOlderThanLease) { noted } else { noted.max(named) };
+                let noted = if self.breaks(Broken::NoteOlderThanLease)
+                    || leads && self.breaks(Broken::LeaderKeepsIndexNotedFirst)
+                {
+                    noted
+                } else {
+                    noted.max(named)
+                };
                 Read::Noted { node: name, must_see, noted, checked: true }
             }
             _ => {

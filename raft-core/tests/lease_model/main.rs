@@ -47,6 +47,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Searches with all rules in force.
+#[expect(clippy::print_stdout, reason = "a test's output")]
 fn unbroken(bounds: Bounds, states_max: u64, report: &mut Report) -> Explored {
     let begin = Instant::now();
     let explored = search(&Model::new(bounds, None), states_max);
@@ -54,14 +55,17 @@ fn unbroken(bounds: Bounds, states_max: u64, report: &mut Report) -> Explored {
         panic!("within {bounds:?} the model breaks:\n{found}");
     }
     let all = if explored.complete { "all" } else { "the first" };
-    report.note(format!(
+    let line = format!(
         "{}: {all} {} states, {} deep, {} steps, {:.1} s",
         bounds.name,
         explored.states,
         explored.depth,
         explored.steps,
         begin.elapsed().as_secs_f64()
-    ));
+    );
+    // A long search shows how far it is.
+    println!("{line}");
+    report.note(line);
     explored
 }
 
@@ -100,7 +104,7 @@ fn the_protocol_holds_and_every_broken_rule_is_found() {
     }
     report.at_least("searches to the end", CASES.len() as u64, 15);
     report.at_least("states", states, 1_000_000).at_least("steps", steps, 10_000_000);
-    report.at_least("broken rules found", found.len() as u64, 33);
+    report.at_least("broken rules found", found.len() as u64, Broken::ALL.len() as u64);
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
@@ -126,21 +130,23 @@ fn walks_at_random_hold() {
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
 
-#[test]
-fn temporary() {
-    for broken in Broken::ALL {
-        let found =
-            (1..=WALKS / 2).find(|seed| walk(*seed, STEPS_OF_A_WALK, Some(*broken), &mut Walked::default()).is_some());
-        println!("{broken:?} {found:?}");
-    }
-}
-
-/// The walks can fail: a rule of reading that they break often.
+/// The walks can fail: the broken rules that they find soon.
 #[test]
 fn walks_at_random_find_broken_rules() {
-    for broken in [Broken::CheckOlderThanRead, Broken::NoteOlderThanLease, Broken::VerifiedInAnotherTerm] {
-        let found =
-            (1..=WALKS).find(|seed| walk(*seed, STEPS_OF_A_WALK, Some(broken), &mut Walked::default()).is_some());
-        assert!(found.is_some(), "{broken:?} is not found by {WALKS} walks");
+    let found_soon = [
+        Broken::LeaderReadsBeforeItsTermCommits,
+        Broken::UsedBeforeNamedIndex,
+        Broken::VerifiedInAnotherTerm,
+        Broken::CommitIgnoresHolders,
+        Broken::CommitIgnoresRemovedHolder,
+        Broken::DriftIgnored,
+        Broken::StaleInstantAtGiver,
+        Broken::CheckOlderThanRead,
+        Broken::NoteOlderThanLease,
+        Broken::VoteTwice,
+    ];
+    for broken in found_soon {
+        let fails = |seed: &u64| walk(*seed, STEPS_OF_A_WALK, Some(broken), &mut Walked::default()).is_some();
+        assert!((1..=WALKS).any(|seed| fails(&seed)), "{broken:?} is not found by {WALKS} walks");
     }
 }
