@@ -93,6 +93,17 @@ pub(crate) const CASES: &[Case] = &[
         &[Broken::GrantBeyondOwnLease],
     ),
     case(Bounds { name: "a learner comes", after: Some(WITH_LEARNER), ..FOUR }, &[Broken::GrantToUncommittedMember]),
+    case(Bounds { name: "a fourth voter comes", after: Some(Configuration::voters(0b1111)), entries: 4, ..FOUR }, &[]),
+    case(
+        Bounds {
+            name: "a fourth voter goes",
+            before: Configuration::voters(0b1111),
+            after: Some(Configuration::voters(0b0111)),
+            entries: 4,
+            ..FOUR
+        },
+        &[],
+    ),
     case(
         Bounds {
             name: "a voter comes",

@@ -36,7 +36,7 @@ impl fmt::Display for Counterexample {
             writeln!(f, "{number:>3}. {action}")?;
             let Ok(next) = self.model.step(&state, *action) else { break };
             for (number, (before, node)) in state.nodes.iter().zip(&next.nodes).enumerate() {
-                if before != node {
+                if before.to_string() != node.to_string() {
                     writeln!(f, "     n{}: {node}", number + 1)?;
                 }
             }

@@ -152,28 +152,23 @@ impl Node {
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let role = match self.role {
-            Role::Follower => "follows",
-            Role::Candidate(_) => "campaigns",
-            Role::Leader(_) => "leads",
+        let (role, times) = match &self.role {
+            Role::Follower => ("follows", [("", 0), ("", 0), ("", 0)]),
+            Role::Candidate(candidate) => ("campaigns", [("would wait for", candidate.wait), ("", 0), ("", 0)]),
+            Role::Leader(leader) => {
+                let longest = leader.holders.iter().copied().max().unwrap_or(0);
+                ("leads", [("own lease for", leader.own), ("holders for", longest), ("waits for", leader.wait)])
+            }
         };
-        write!(
-            f,
-            "term {}, {role}, {}, committed {}, acknowledged {} ago",
-            self.term, self.log, self.commit, self.stamp
-        )?;
+        write!(f, "term {}, {role}, {}, committed {}", self.term, self.log, self.commit)?;
+        for (what, time) in times.iter().filter(|(_, time)| *time > 0) {
+            write!(f, ", {what} {time}")?;
+        }
         if self.lease.left > 0 {
             let reached = if self.lease.reached { "" } else { ", not verified so far" };
             write!(f, ", lease for {}{reached}", self.lease.left)?;
         }
-        match &self.role {
-            Role::Leader(leader) => {
-                let holders: u8 = leader.holders.iter().copied().max().unwrap_or(0);
-                write!(f, ", own lease for {}, holders for {holders}, waits for {}", leader.own, leader.wait)
-            }
-            Role::Candidate(candidate) => write!(f, ", would wait for {}", candidate.wait),
-            Role::Follower => Ok(()),
-        }
+        Ok(())
     }
 }
 
