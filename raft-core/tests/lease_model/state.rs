@@ -194,10 +194,11 @@ impl State {
         Self { nodes, read, slow_append, committed, elected, writes_left, restarts_left }
     }
 
+    /// Never 0, which stands for a free place in the table of known states.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut mixer = Mixer::default();
         self.hash(&mut mixer);
-        mixer.finish()
+        mixer.finish().max(1)
     }
 }
 
