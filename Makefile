@@ -41,6 +41,7 @@ soak: setup-test
 	RAFT_LINEAR_HISTORIES=20000000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test linear -- --nocapture both_checkers
 	RAFT_SIM_SEED=$$(date +%s) RAFT_SIM_SEEDS=200000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test simulator -- --nocapture
 	RAFT_MUTANT_SEED=1000000 RAFT_MUTANT_SEEDS=20000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test mutants -- --nocapture
+	RAFT_LEASE_MODEL_STATES=40000000 RAFT_LEASE_MODEL_WALKS=5000000 RAFT_LEASE_MODEL_SEED=$$(date +%s) $(CARGO) test $(PROFILE) $(EVERYTHING) --test lease_model -- --nocapture
 	RAFT_KILL_ROUNDS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kills -- --nocapture
 	RAFT_KV_RUNS=2000 $(CARGO) test $(PROFILE) $(EVERYTHING) --test property -- --nocapture
 	RAFT_LOG_KILL_ROUNDS=500 $(CARGO) test $(PROFILE) $(EVERYTHING) --test kill -- --nocapture
