@@ -111,6 +111,9 @@ struct Total {
     elections: u64,
     writes: u64,
     reads: u64,
+    lease_reads: (u64, u64),
+    leases: u64,
+    with_leases: u64,
     checked: u64,
     partial: (u64, u64),
     went_on: Vec<u64>,
@@ -118,8 +121,12 @@ struct Total {
 }
 
 impl Total {
-    fn add(&mut self, ran: &Ran) {
+    fn add(&mut self, plan: &Plan, ran: &Ran) {
         let tally = &ran.tally;
+        self.with_leases += u64::from(plan.lease != 0);
+        self.leases += tally.leases;
+        self.lease_reads.0 += tally.lease_reads.0;
+        self.lease_reads.1 += tally.lease_reads.1;
         self.runs += 1;
         self.events += tally.events;
         self.seconds += tally.time / 1_000_000_000;
@@ -176,7 +183,7 @@ fn run_all(plans: &(impl Fn(u64) -> Plan + Sync), count: u64) -> (Total, Vec<(Pl
                     }
                     let plan = plans(nth);
                     match attempt(&plan) {
-                        Ok(ran) => total.lock().unwrap().add(&ran),
+                        Ok(ran) => total.lock().unwrap().add(&plan, &ran),
                         Err(failure) => failures.lock().unwrap().push((plan, *failure)),
                     }
                 }
@@ -228,6 +235,10 @@ fn report(mut total: Total, count: u64, seconds: f64) {
         .at_least("writes acknowledged", total.writes, 200 * count)
         .at_least("reads served", total.reads, 100 * count)
         .at_least("operations in checked histories", total.checked, 300 * count)
+        .at_least("runs with read leases", total.with_leases, count * 2 / 5)
+        .at_least("leases that followers took", total.leases, 50 * count)
+        .at_least("reads served under a leader's lease", total.lease_reads.0, 20 * count)
+        .at_least("reads served under a follower's lease", total.lease_reads.1, 5 * count)
         .count("simulated seconds", total.seconds)
         .count("partial majorities", total.partial.0)
         .count("partial majorities that went on within 4 s", total.partial.1);
@@ -250,6 +261,23 @@ fn report(mut total: Total, count: u64, seconds: f64) {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Leases rest on clocks: where these do not keep within the bound, there must be something to see, and not only for who
+/// looks at the leases themselves.
+#[test]
+fn clocks_beyond_the_bound_are_seen() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let broken = |blind: u64, seeds: std::ops::Range<u64>| {
+        let plan = |seed| Plan { beyond: 800, blind, ..Plan::with_leases(seed) };
+        seeds.filter_map(|seed| attempt(&plan(seed)).err().map(|failure| failure.property().to_owned())).next()
+    };
+    let (looked, callers) = (broken(0, 0..20), broken(1, 0..300));
+    drop(std::panic::take_hook());
+    println!("looked at leases: {looked:?}; by callers: {callers:?}");
+    assert!(looked.is_some(), "no lease breaks a rule with clocks that drift too much");
+    let stale = ["linearizable", "reads see what was acknowledged"];
+    assert!(callers.is_some_and(|property| stale.contains(&property.as_str())), "no stale read with such clocks");
 }
 
 #[test]

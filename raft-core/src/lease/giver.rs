@@ -77,6 +77,18 @@ impl Giver {
         self.predecessors.as_ref().map(|predecessors| predecessors.until.saturating_sub(now))
     }
 
+    /// Until when commits wait for what this node, which has not said anything in this term, may hold of an earlier leader.
+    #[cfg(feature = "testing")]
+    pub(crate) fn waits_for(&self, id: NodeId) -> Option<Duration> {
+        self.predecessors.as_ref().filter(|predecessors| predecessors.silent.contains(&id)).map(|it| it.until)
+    }
+
+    /// Until when commits wait for this holder.
+    #[cfg(feature = "testing")]
+    pub(crate) fn given_until(&self, id: NodeId) -> Option<Duration> {
+        self.table.get(&id).map(|grant| grant.until)
+    }
+
     /// A member said something in this term.
     pub(crate) fn heard(&mut self, from: NodeId) {
         if let Some(predecessors) = &mut self.predecessors {

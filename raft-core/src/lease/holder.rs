@@ -49,6 +49,12 @@ impl Holder {
         self.held.filter(|held| member.boottime < held.end)
     }
 
+    /// When the lease ends.
+    #[cfg(feature = "testing")]
+    pub(crate) fn end(&self) -> Option<Duration> {
+        self.held.map(|held| held.end)
+    }
+
     /// The clocks jumped, or this node is no member any more: back to reads that ask the leader, until it is renewed.
     pub(crate) fn drop_lease(&mut self) {
         (self.held, self.asked, self.renew_at) = (None, None, Duration::ZERO);

@@ -41,6 +41,7 @@ mod faults;
 mod ghost;
 mod goals;
 mod handovers;
+mod leases;
 mod machine;
 mod members;
 mod network;

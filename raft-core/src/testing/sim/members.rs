@@ -13,6 +13,7 @@ use crate::replica::{Answer, Input};
 use crate::status::Role;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::handovers::is_handover;
+use crate::testing::sim::leases::clock_rate;
 use crate::testing::sim::node::{Node, Waiter};
 use crate::testing::sim::world::{What, World, small};
 use crate::types::{Entry, Index, NodeId};
@@ -219,6 +220,7 @@ impl World {
         self.goals.reach_if(before.is_joint() && !joint && !back_from_joint, Goal::JointLeftTowardsNew);
         let demoted = before.outgoing().iter().any(|id| next.contains(*id) && !next.is_voter(*id));
         self.goals.reach_if(demoted, Goal::VoterDemoted);
+        self.note_lease_step(before, next);
     }
 
     /// A log lost its end.
@@ -288,9 +290,13 @@ impl World {
                 self.make_node(id);
             }
         }
+        let wait = Duration::from_millis(random.below(8_000));
+        self.ask_change(asked, change, wait);
+    }
+
+    pub(super) fn ask_change(&mut self, asked: usize, change: Change, wait: Duration) {
         let waiter = CHANGES_FROM + Waiter::try_from(self.changes.answered.len()).expect("few changes");
         self.changes.answered.push(false);
-        let wait = Duration::from_millis(random.below(8_000));
         let deadline = self.nodes[asked].clock.read(self.now).monotonic + wait;
         self.step(asked, Input::ChangeMembership { change, deadline, waiter });
     }
@@ -299,7 +305,7 @@ impl World {
     fn make_node(&mut self, id: NodeId) {
         while self.nodes.len() < usize::try_from(id.0).expect("a small id") {
             let place = self.nodes.len();
-            let rate = 1_000 + self.random.below(2 * self.plan.drift + 1) - self.plan.drift;
+            let rate = clock_rate(&self.plan, &mut self.random);
             let clock = self.now;
             let mut node = Node::new(place, &self.plan, rate);
             node.clock.stand_still(0, clock);

@@ -12,6 +12,7 @@ use crate::replica::{ApplyBatch, Proposal, Replica};
 use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
 use crate::testing::sim::disk::{Disk, Marks};
+use crate::testing::sim::leases::{Known, lease_settings};
 use crate::testing::sim::machine::Machine;
 use crate::testing::sim::members::NODES_MAX;
 use crate::testing::sim::plan::Plan;
@@ -27,36 +28,70 @@ pub(super) enum Job {
     Restore(SnapshotMeta),
 }
 
-/// A clock that runs at a rate of its own.
+/// A clock that showed `local` at `true_time`, and stands still until then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    /// Thousandths of true time.
-    pub(super) rate: u64,
-    /// It showed `local` at `true_time`.
+struct Hand {
     local: u64,
     true_time: u64,
 }
 
+impl Hand {
+    fn read(self, rate: u64, now: u64) -> Duration {
+        Duration::from_nanos(self.local + now.saturating_sub(self.true_time) * rate / 1_000)
+    }
+
+    /// When it will show `time`.
+    fn when(self, rate: u64, time: Duration) -> u64 {
+        self.true_time + nanos(time).saturating_sub(self.local).saturating_mul(1_000).div_ceil(rate)
+    }
+
+    fn stand_still(&mut self, rate: u64, now: u64, until: u64) {
+        *self = Self { local: nanos(self.read(rate, now)), true_time: until };
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The two clocks of a machine, at a rate of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// Thousandths of true time.
+    pub(super) rate: u64,
+    monotonic: Hand,
+    boottime: Hand,
+}
+
 impl Clock {
     pub(super) fn new(rate: u64, local: u64) -> Self {
-        Self { rate, local, true_time: 0 }
+        let hand = Hand { local, true_time: 0 };
+        Self { rate, monotonic: hand, boottime: hand }
     }
 
     pub(super) fn read(&self, now: u64) -> Now {
-        let local = self.local + now.saturating_sub(self.true_time) * self.rate / 1_000;
-        Now::at(Duration::from_nanos(local))
+        Now { monotonic: self.monotonic.read(self.rate, now), boottime: self.boottime.read(self.rate, now) }
     }
 
-    /// When it will show `deadline`.
+    /// When the one that never runs ahead will show `deadline`.
     pub(super) fn when(&self, deadline: Duration) -> u64 {
-        let deadline = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        self.true_time + (deadline.saturating_sub(self.local).saturating_mul(1_000)).div_ceil(self.rate)
+        self.monotonic.when(self.rate, deadline)
     }
 
-    /// It stands still from now until `until`.
+    /// When the one that goes on while the machine sleeps will show `time`.
+    pub(super) fn when_boottime(&self, time: Duration) -> u64 {
+        self.boottime.when(self.rate, time)
+    }
+
+    /// Both stand still from now until `until`, as those of a guest that is paused.
     pub(super) fn stand_still(&mut self, now: u64, until: u64) {
-        self.local = u64::try_from(self.read(now).monotonic.as_nanos()).unwrap_or(u64::MAX);
-        self.true_time = until;
+        self.sleep(now, until);
+        self.boottime.stand_still(self.rate, now, until);
+    }
+
+    /// The machine sleeps from now until `until`.
+    pub(super) fn sleep(&mut self, now: u64, until: u64) {
+        self.monotonic.stand_still(self.rate, now, until);
     }
 }
 
@@ -131,6 +166,8 @@ pub(super) struct Node {
     pub(super) drained: bool,
     /// The next snapshot for it has to be taken anew.
     pub(super) wants_fresh: bool,
+    /// What is known of its leases.
+    pub(super) leases: Known,
 }
 
 impl Node {
@@ -172,6 +209,7 @@ impl Node {
             rebuilds: false,
             drained: false,
             wants_fresh: false,
+            leases: Known::default(),
         }
     }
 
@@ -189,6 +227,7 @@ impl Node {
             retain => (retain, retain * 60),
         };
         config.catch_up_time = Duration::from_millis(plan.catch_up);
+        config.lease_seed = (plan.lease != 0).then(|| lease_settings(plan, plan.lease, plan.holders));
         config.catch_up_entries_max = if plan.tight == 0 { 200 } else { 12 };
         if plan.step_back != 0 {
             config.log_repair = LogRepair::StepBack;
