@@ -165,7 +165,7 @@ fn report(searches: &[Search], control_seeds: u64, control_events: u64, whole: b
 }
 
 /// The scripts have a state machine that knows no keys of idempotency, and say when time passes themselves.
-const WITHOUT_A_SCRIPT: &[Mutant] = &[Mutant::RetryAppliedTwice, Mutant::QuestionOutlivesLeader];
+const WITHOUT_A_SCRIPT: &[Mutant] = &[Mutant::RetryAppliedTwice, Mutant::StaleInstants, Mutant::QuestionOutlivesLeader];
 
 #[test]
 fn every_mutant_changes_a_script() {

@@ -303,7 +303,7 @@ impl Leader {
         let index = in_force.index();
         let known = self.leases.committed_since.filter(|(of, _)| *of == index);
         let (_, since) = *self.leases.committed_since.insert(known.unwrap_or((index, member.now)));
-        member.now >= since + outlives
+        member.now >= since + outlives || broken(Mutant::LongerLeaseForgotten)
     }
 }
 

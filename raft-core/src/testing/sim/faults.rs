@@ -166,7 +166,7 @@ impl World {
         if !entry.works(now) {
             return;
         }
-        entry.frozen_until = until;
+        (entry.frozen_at, entry.frozen_until) = (now, until);
         self.goals.reach_if(entry.leads(), Goal::LeaderFroze);
         if draw & 1 == 0 {
             // The whole machine stood still, and its clocks with it; where there are leases it sleeps, which one of its

@@ -16,6 +16,8 @@ use crate::reads::ReadMode;
 use crate::replica::Output;
 use crate::status::Role;
 use crate::testing::sim::goals::Goal;
+use crate::testing::sim::members::quorum;
+use crate::testing::sim::network::place;
 use crate::testing::sim::node::{Node, Seen, Waiter};
 use crate::testing::sim::plan::Plan;
 use crate::testing::sim::world::World;
@@ -67,6 +69,8 @@ struct Lease {
 pub(super) struct Known {
     /// When it last acknowledged a leader, or led, in any of its lives.
     word_at: Option<u64>,
+    /// The term in which it voted, or campaigned, and what that was then.
+    word_when_voted: (Term, Option<u64>),
     /// The lease that it was seen with last.
     lease: Option<Lease>,
     /// As leader of this term ...
@@ -96,7 +100,7 @@ impl Known {
     /// The process died.
     pub(super) fn process_ended(&mut self, led: bool, now: u64) {
         let word_at = if led { Some(now) } else { self.word_at };
-        *self = Self { word_at, ..Self::default() };
+        *self = Self { word_at, word_when_voted: self.word_when_voted, ..Self::default() };
     }
 }
 
@@ -146,7 +150,8 @@ impl World {
             return;
         }
         self.note_word_of_leader(node, before);
-        let waited = self.note_leader_of_leases(node);
+        self.note_vote(node, outputs);
+        let (begins, opens) = self.note_leader_of_leases(node);
         let lease = self.lease(node);
         let was = std::mem::replace(&mut self.nodes[node].leases.lease, lease);
         self.note_lease(node, was, lease);
@@ -169,9 +174,12 @@ impl World {
             if news.is_some() && other != node {
                 self.check_waits(other, node);
             }
-            if waited && other != node {
+            if (begins || opens) && other != node {
                 self.check_waits(node, other);
             }
+        }
+        if begins {
+            self.check_new_leader(node);
         }
     }
 
@@ -183,17 +191,17 @@ impl World {
         }
     }
 
-    /// Notes when a leader sent the rounds that are confirmed, and whom it waits for. Returns whether it has just begun, or
-    /// has just ceased to wait for leases of those before it.
-    fn note_leader_of_leases(&mut self, node: usize) -> bool {
+    /// Notes when a leader sent the rounds that are confirmed, and whom it waits for. Returns whether it has just begun, and
+    /// whether it has just ceased to wait for leases of those before it.
+    fn note_leader_of_leases(&mut self, node: usize) -> (bool, bool) {
         let (now, entry) = (self.now, &mut self.nodes[node]);
-        let Some(replica) = &entry.replica else { return false };
-        let RoleState::Leader(leader) = &replica.raft().role else { return false };
+        let Some(replica) = &entry.replica else { return (false, false) };
+        let RoleState::Leader(leader) = &replica.raft().role else { return (false, false) };
         let (known, term, member) = (&mut entry.leases, replica.raft().term(), &replica.raft().member);
         let begins = known.term != term;
         if begins {
-            let word_at = known.word_at;
-            *known = Known { term, word_at, ..Known::default() };
+            let (word_at, word_when_voted) = (known.word_at, known.word_when_voted);
+            *known = Known { term, word_at, word_when_voted, ..Known::default() };
         }
         while known.round < leader.rounds.sent {
             known.round += 1;
@@ -217,7 +225,78 @@ impl World {
         let by_holder = waits.is_none() && waited.is_none();
         goals.reach_if(by_holder && held_back && !was_held_back, Goal::CommitHeldBack);
         goals.reach_if(by_holder && was_held_back && !held_back && holders < had_holders, Goal::CommitReleasedByTime);
-        begins || opened.is_some()
+        (begins, opened.is_some())
+    }
+
+    /// A vote is given, or a campaign begins: what the voter knows of leaders then is what counts.
+    fn note_vote(&mut self, node: usize, outputs: &[Output<Waiter>]) {
+        let entry = &mut self.nodes[node];
+        let gives = |envelope: &Envelope| {
+            matches!(envelope.message, Message::VoteResponse { granted: true, .. } | Message::Vote { .. })
+                .then_some(envelope.term)
+        };
+        for output in outputs {
+            let term = match output {
+                Output::Persist(persist) => persist.release.iter().find_map(gives),
+                Output::Send(message) => gives(&message.envelope),
+                _ => None,
+            };
+            if let Some(term) = term.filter(|term| *term > entry.leases.word_when_voted.0) {
+                entry.leases.word_when_voted = (term, entry.leases.word_at);
+            }
+        }
+    }
+
+    /// A new leader waits for all members, by whatever configuration may be the one, and for as long as what a quorum
+    /// acknowledged before may be the ground of leases. \[RL-NEW-LEADER\]
+    fn check_new_leader(&self, node: usize) {
+        let entry = &self.nodes[node];
+        let Some(raft) = entry.replica.as_ref().map(|replica| replica.raft()) else { return };
+        let RoleState::Leader(leader) = &raft.role else { return };
+        let (term, waits) = (raft.term(), leader.leases.predecessors_wait(Duration::ZERO));
+        let from = self.believed_at(node, entry.seen.commit);
+        let later = entry.configurations.all().iter().filter(|it| it.index() > from.index());
+        let members = || [&from].into_iter().chain(later.clone()).flat_map(|it| it.seats()).map(|seat| seat.id);
+        let left_out = members().find(|id| *id != entry.id && leader.leases.waits_for(*id).is_none());
+        assert!(
+            waits.is_none() || left_out.is_none(),
+            "[new leaders wait] n{} leads term {term} and does not wait for the word of {left_out:?}",
+            node + 1
+        );
+        let wait = raft.member.lease_wait().as_nanos() * 1_000 / u128::from(1_000 + self.plan.lease_drift);
+        let until = waits.map_or(self.now, |until| entry.clock.when(until));
+        let long_enough = |id: NodeId| {
+            let voter = &self.nodes[place(id.0)].leases;
+            let when_voted = Some(voter.word_when_voted).filter(|(in_term, _)| *in_term == term);
+            let word = if id == entry.id { voter.word_at } else { when_voted.and_then(|(_, word)| word) };
+            let voted = id == entry.id || self.ghost.voted_for(place(id.0), term.0) == Some(entry.id.0);
+            voted && word.is_none_or(|word| u128::from(until + ROUNDING) >= u128::from(word) + wait)
+        };
+        let alone = members().all(|id| id == entry.id);
+        assert!(
+            alone || quorum(&self.believed(node), &long_enough),
+            "[new leaders wait] n{} leads term {term} and waits until {until}, and not {wait} ns after the last words of \
+             those who voted for it",
+            node + 1
+        );
+    }
+
+    /// Whoever leads later waits for all leases that run: so says every configuration. \[RL-SETTINGS\]
+    pub(super) fn check_lease_wait(&self, term: Term, next: &Configuration) {
+        if self.plan.lease == 0 || self.plan.blind != 0 {
+            return;
+        }
+        let drift = u128::from(1_000 + self.plan.lease_drift);
+        let wait = u64::try_from(next.leases().wait().as_nanos() * 1_000 / drift).unwrap_or(u64::MAX);
+        for node in 0..self.nodes.len() {
+            let over = self.lease(node).filter(|lease| lease.term <= term).map(|lease| self.over_at(node, lease));
+            assert!(
+                over.is_none_or(|over| over <= self.now + wait + ROUNDING),
+                "[waits outlast leases] {next:?} makes leaders wait for {wait} ns; n{} has a lease until {over:?}, it is {}",
+                node + 1,
+                self.now
+            );
+        }
     }
 
     /// Whoever may read has all that anybody has committed. \[RL-COMMIT\] \[RL-NEW-LEADER\]

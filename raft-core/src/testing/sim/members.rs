@@ -186,6 +186,7 @@ impl World {
             before.index() <= self.ghost.last().max(commit) || back,
             "[one change at a time] {next:?} follows {before:?}, which is not committed"
         );
+        self.check_lease_wait(entry.id.term, next);
         let own = self.nodes[node].log.at(commit).is_some_and(|mark| mark.term == term);
         assert!(own, "[own term first] n{} appends {next:?} and has committed nothing of term {term}", node + 1);
         if next.change() == next.index() && next.phase() != Phase::Settled {

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{Config, LogRepair};
-use crate::event::Now;
 use crate::handover::Priority;
 use crate::membership::{Configuration, KeptConfigurations};
 use crate::random::Random;
 use crate::replica::{ApplyBatch, Proposal, Replica};
 use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
+use crate::testing::clock::Clock;
 use crate::testing::sim::disk::{Disk, Marks};
 use crate::testing::sim::leases::{Known, lease_settings};
 use crate::testing::sim::machine::Machine;
@@ -26,73 +26,6 @@ pub(super) type Waiter = u32;
 pub(super) enum Job {
     Apply(ApplyBatch<Waiter>),
     Restore(SnapshotMeta),
-}
-
-/// A clock that showed `local` at `true_time`, and stands still until then.
-#[derive(Clone, Copy, Debug)]
-struct Hand {
-    local: u64,
-    true_time: u64,
-}
-
-impl Hand {
-    fn read(self, rate: u64, now: u64) -> Duration {
-        Duration::from_nanos(self.local + now.saturating_sub(self.true_time) * rate / 1_000)
-    }
-
-    /// When it will show `time`.
-    fn when(self, rate: u64, time: Duration) -> u64 {
-        self.true_time + nanos(time).saturating_sub(self.local).saturating_mul(1_000).div_ceil(rate)
-    }
-
-    fn stand_still(&mut self, rate: u64, now: u64, until: u64) {
-        *self = Self { local: nanos(self.read(rate, now)), true_time: until };
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The two clocks of a machine, at a rate of its own.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    /// Thousandths of true time.
-    pub(super) rate: u64,
-    monotonic: Hand,
-    boottime: Hand,
-}
-
-impl Clock {
-    pub(super) fn new(rate: u64, local: u64) -> Self {
-        let hand = Hand { local, true_time: 0 };
-        Self { rate, monotonic: hand, boottime: hand }
-    }
-
-    pub(super) fn read(&self, now: u64) -> Now {
-        Now { monotonic: self.monotonic.read(self.rate, now), boottime: self.boottime.read(self.rate, now) }
-    }
-
-    /// When the one that never runs ahead will show `deadline`.
-    pub(super) fn when(&self, deadline: Duration) -> u64 {
-        self.monotonic.when(self.rate, deadline)
-    }
-
-    /// When the one that goes on while the machine sleeps will show `time`.
-    pub(super) fn when_boottime(&self, time: Duration) -> u64 {
-        self.boottime.when(self.rate, time)
-    }
-
-    /// Both stand still from now until `until`, as those of a guest that is paused.
-    pub(super) fn stand_still(&mut self, now: u64, until: u64) {
-        self.sleep(now, until);
-        self.boottime.stand_still(self.rate, now, until);
-    }
-
-    /// The machine sleeps from now until `until`.
-    pub(super) fn sleep(&mut self, now: u64, until: u64) {
-        self.monotonic.stand_still(self.rate, now, until);
-    }
 }
 
 /// What was seen of a replica after its last step.
@@ -129,6 +62,7 @@ pub(super) struct Node {
     pub(super) batches_since_flush: u64,
     /// Commands on their way into the replica.
     pub(super) inbox: Vec<Proposal<Waiter>>,
+    pub(super) frozen_at: u64,
     pub(super) frozen_until: u64,
     /// Dies after so many more effects.
     pub(super) dies_in: Option<u64>,
@@ -188,6 +122,7 @@ impl Node {
             machine_on_disk: Machine::new(clients),
             batches_since_flush: 0,
             inbox: Vec::new(),
+            frozen_at: 0,
             frozen_until: 0,
             dies_in: None,
             dies_with_snapshot: false,

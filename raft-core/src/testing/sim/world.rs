@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use crate::membership::Configuration;
 use crate::message::{Envelope, PeerMessage};
+use crate::mutant::{Mutant, broken};
 use crate::random::Random;
 use crate::replica::{Fill, Input, Output};
 use crate::snapshot::Transfer;
@@ -314,7 +315,8 @@ impl World {
     pub(super) fn step(&mut self, node: usize, input: Input<Waiter>) {
         let mut outputs = std::mem::take(&mut self.outputs);
         let entry = &mut self.nodes[node];
-        let now = entry.clock.read(self.now);
+        let woke = entry.frozen_until == self.now && broken(Mutant::StaleInstants);
+        let now = entry.clock.read(if woke { entry.frozen_at } else { self.now });
         let Some(replica) = &mut entry.replica else { return };
         replica.step(now, input, &mut outputs);
         self.observe(node, &outputs);
