@@ -95,6 +95,14 @@ const REGRESSIONS: &[(&str, &str)] = &[
          unreachable=3 drift=200 tight=1 cache=600 retain=8 chunks=2 chunk_time=242 chunk_damage=35 handover=1 drain=4",
         "the only node that reached a majority was drained, and handed over at once to one that could never win",
     ),
+    (
+        "seed=5721 nodes=3 clients=9 keys=1 events=11375 think=8752 patience=155288 unkeyed=500 latency=73 \
+         latency_spread=2478 loss=103 replay=2 in_order=1 sync=496 sync_spread=281 apply=3295 fill=56450 flush=11 \
+         fault_every=27018 down=302541 aim_at_leader=866 crash=6 isolate=4 heal=3 stall=2 unreachable=5 chunks=1 \
+         chunk_time=705 change=19 catch_up=7 handover=5 drain=3 lease=50 lease_drift=87 holders=2 lease_reads=490 \
+         lease_change=8",
+        "a new leader measured its lease by settings that it did not know replaced by shorter ones",
+    ),
 ];
 
 /// What all runs did together.

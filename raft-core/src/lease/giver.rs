@@ -34,8 +34,9 @@ struct Predecessors {
 /// What a leader knows of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Giver {
-    /// The usable end of the own lease, on the clock that goes on while the machine sleeps.
-    pub(crate) own_end: Duration,
+    /// When the newest round that a quorum answered was sent, on the clock that goes on while the machine sleeps: the ground
+    /// of the own lease.
+    word: Option<Duration>,
     /// Who may hold a lease. Never filtered by a configuration: who was removed may hold one still.
     table: BTreeMap<NodeId, Grant>,
     predecessors: Option<Predecessors>,
@@ -64,6 +65,13 @@ impl Giver {
         let waits = !wait.is_zero() && member.now < until && !silent.is_empty();
         let predecessors = (waits && !broken(Mutant::NewLeaderDoesNotWait)).then_some(Predecessors { until, silent });
         Self { predecessors, ..Self::default() }
+    }
+
+    /// The usable end of the own lease, by the settings in use now: before a leader has committed anything of its own term
+    /// it may take old ones for those, and what it measured by them must not outlive that.
+    pub(crate) fn own_end(&self, member: &Member) -> Duration {
+        let settings = member.leases_in_use();
+        self.word.map_or(Duration::ZERO, |word| word + settings.usable(settings.duration))
     }
 
     /// Who may hold a lease now, and for how long commits wait for it.
@@ -130,7 +138,7 @@ impl Giver {
     /// The clocks jumped: whatever was given may run for as long as if it were given now, and the own lease is not known
     /// to run any more. \[RL-JUMP\]
     pub(crate) fn restart(&mut self, member: &Member) {
-        self.own_end = Duration::ZERO;
+        self.word = None;
         let settings = member.leases_in_use();
         for grant in self.table.values_mut() {
             let again = settings.honoured(grant.promise.max(settings.duration));
@@ -146,18 +154,17 @@ impl Leader {
     /// A quorum has acknowledged a round that was sent at `sent`: this leader may serve for some time from there on.
     /// \[RL-LEADER\]
     pub(crate) fn renew_own_lease(&mut self, member: &Member, sent: Duration) {
-        let settings = member.leases_in_use();
         // A leader that can make nothing durable shall make room for another one.
-        if settings.is_on() && !member.disk_stalls() && !member.failed {
+        if !member.disk_stalls() && !member.failed {
             let sent = unless(Mutant::LeaderLeaseFromReceipt, sent, member.boottime);
-            self.leases.own_end = self.leases.own_end.max(sent + settings.usable(settings.duration));
+            self.leases.word = self.leases.word.max(Some(sent));
         }
     }
 
     /// Whether this leader may answer without asking anybody. Whoever is told to campaign may lead at any moment: that is
     /// no question of safety, but the sooner nobody relies on this lease the better. \[RL-LEADER\] \[RL-TRANSFER\]
     pub(crate) fn own_lease_is_usable(&self, member: &Member) -> bool {
-        member.boottime < self.leases.own_end
+        member.boottime < self.leases.own_end(member)
             && member.commit_index >= self.first_of_term
             && member.leases_in_use().is_on()
             && !self.was_handing_over()
@@ -222,7 +229,7 @@ impl Leader {
             return;
         }
         let settings = member.leases_in_use();
-        let longest = settings.duration.min(self.leases.own_end.saturating_sub(member.boottime));
+        let longest = settings.duration.min(self.leases.own_end(member).saturating_sub(member.boottime));
         let longest = unless(Mutant::GrantBeyondOwnLease, longest, settings.duration);
         let promise = self.kept_apart(member, from, longest, settings.duration / 4);
         let until = member.now + settings.honoured(promise);
@@ -241,7 +248,7 @@ impl Leader {
         let patience = member.config.heartbeat_interval;
         let holds_up = self.leases.held_back_since.is_some_and(|since| member.now >= since + patience);
         let keeps_up = matches!(peer.state, State::Replicate { .. }) && !(holds_up && is_behind(member, peer));
-        let longest = self.leases.own_end.saturating_sub(member.boottime);
+        let longest = self.leases.own_end(member).saturating_sub(member.boottime);
         let worth_it = longest >= member.leases_in_use().duration / 8;
         self.own_lease_is_usable(member) && is_member && keeps_up && worth_it && !Self::is_parting(member)
     }

@@ -127,7 +127,11 @@ impl World {
         let entry = &self.nodes[node];
         let raft = entry.replica.as_ref()?.raft();
         let (end, leads, usable) = match &raft.role {
-            RoleState::Leader(leader) => (leader.leases.own_end, true, leader.own_lease_is_usable(&raft.member)),
+            // Before it has committed anything of its term it has none, whatever it measured.
+            RoleState::Leader(leader) if raft.member.commit_index < leader.first_of_term => return None,
+            RoleState::Leader(leader) => {
+                (leader.leases.own_end(&raft.member), true, leader.own_lease_is_usable(&raft.member))
+            }
             RoleState::Follower(follower) => {
                 let end = follower.holder.end().filter(|_| raft.member.may_hold_lease())?;
                 (end, false, follower.lease_is_usable(&raft.member))
@@ -292,8 +296,9 @@ impl World {
             let over = self.lease(node).filter(|lease| lease.term <= term).map(|lease| self.over_at(node, lease));
             assert!(
                 over.is_none_or(|over| over <= self.now + wait + ROUNDING),
-                "[waits outlast leases] {next:?} makes leaders wait for {wait} ns; n{} has a lease until {over:?}, it is {}",
+                "[waits outlast leases] a leader of term {term} appends {next:?}; n{} has {:?} until {over:?}, it is {}",
                 node + 1,
+                self.lease(node),
                 self.now
             );
         }
