@@ -224,7 +224,7 @@ impl Leader {
         number: u64,
         effects: &mut Vec<Effect>,
     ) {
-        if !self.may_grant(member, from) {
+        if self.stands_still(member, from) || !self.may_grant(member, from) {
             member.counters.lease_requests_passed_over += 1;
             return;
         }
@@ -239,6 +239,19 @@ impl Leader {
         member.counters.leases_granted += 1;
         let (usable, index) = (settings.usable(promise), member.log.last().index);
         member.say(from, Message::LeaseGrant { number, usable, index }, Index::ZERO, effects);
+    }
+
+    /// Whether this follower lacks something and has acknowledged nothing since it asked before: it has to catch up first, or
+    /// it would hold commits up again and again.
+    fn stands_still(&mut self, member: &Member, id: NodeId) -> bool {
+        let Some(peer) = self.progress.get_mut(&id) else { return false };
+        if !is_behind(member, peer) {
+            peer.asked_behind = None;
+            return false;
+        }
+        let before = peer.asked_behind.filter(|(had, _)| *had == peer.match_index);
+        let (_, since) = *peer.asked_behind.insert(before.unwrap_or((peer.match_index, member.now)));
+        member.now >= since + member.config.heartbeat_interval
     }
 
     fn may_grant(&self, member: &Member, to: NodeId) -> bool {
