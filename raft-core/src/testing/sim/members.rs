@@ -136,6 +136,7 @@ impl World {
             "[configurations act on append] n{} goes by {said:?}, its log says {believed:?}",
             node + 1
         );
+        assert_eq!(said.leases(), believed.leases(), "[configurations act on append] leases of n{}", node + 1);
         let leads = entry.seen.role == Role::Leader;
         let left_out = believed.index() <= entry.seen.commit && !believed.is_voter(entry.id);
         assert!(!(leads && left_out), "[who leads votes] n{} leads, and {believed:?} is committed", node + 1);
