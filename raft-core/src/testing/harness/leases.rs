@@ -53,7 +53,7 @@ impl Harness {
 
     /// What the clocks of a node say.
     pub(super) fn now_of(&self, id: NodeId) -> Now {
-        self.nodes.get(&id).map_or(Now::at(self.now), |node| node.clock.read(nanos(self.now)))
+        self.nodes.get(&id).map_or_else(|| Now::at(self.now), |node| node.clock.read(nanos(self.now)))
     }
 }
 

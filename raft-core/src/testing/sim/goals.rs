@@ -349,6 +349,8 @@ goals! {
     LongerLeasesOutlived,
     /// It did, later.
     LongerLeasesForgotten,
+    /// For two seconds without faults, some follower held a lease at every instant.
+    LeasesRolled,
     /// A replica had what a caller's token names.
     TokenReached,
     /// It was behind, or had compacted it.

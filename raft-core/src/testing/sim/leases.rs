@@ -26,6 +26,9 @@ use crate::types::{Index, NodeId, Term};
 /// What clocks round off, in nanoseconds.
 const ROUNDING: u64 = 1_000;
 
+/// Leases so long outlast the time between two rounds by far.
+const ROLLS_FROM: Duration = Duration::from_millis(150);
+
 /// The settings of a run: `millis` and `holders` change, the bound on clocks is what it is.
 pub(super) fn lease_settings(plan: &Plan, millis: u64, holders: u64) -> LeaseSettings {
     LeaseSettings {
@@ -140,6 +143,25 @@ impl World {
         };
         let runs = end > entry.clock.read(self.now).boottime;
         runs.then_some(Lease { term: raft.term(), end, leads, usable })
+    }
+
+    /// Everything works: where some follower is to hold a lease, some follower does at every instant. \[RL-ROLL\]
+    /// \[RL-RENEW\]
+    pub(super) fn roll_leases(&mut self) {
+        let settings = self.changes.committed.leases().settings();
+        let others = self.changes.committed.seats().len() > 1;
+        if !self.is_calm() || settings.duration < ROLLS_FROM || settings.min_holders == 0 || !others {
+            return;
+        }
+        self.run_for(1_000_000_000);
+        let until = self.now + 2_000_000_000;
+        while self.now < until {
+            self.next();
+            let holds = |node: usize| self.lease(node).is_some_and(|lease| lease.usable && !lease.leads);
+            let held = (0..self.nodes.len()).any(holds);
+            assert!(held, "[some follower holds a lease] none does at {} ns: {}", self.now, self.picture());
+        }
+        self.goals.reach(Goal::LeasesRolled);
     }
 
     /// When a lease is over, in true time.
