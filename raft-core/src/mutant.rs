@@ -307,6 +307,12 @@ mutants! {
         /// The clocks are read once for all events that wait, and the process is stopped after that.
         StaleInstants,
     }
+    Liveness, "reads.md: read leases" {
+        /// A follower asks for another lease once the one that it has is over: nobody holds one meanwhile.
+        LeaseRenewedLate,
+        /// Commits that a lease held back are not looked at again when it is over.
+        HeldBackForGood,
+    }
     Liveness, "paper §6, thesis 4.2: members that come and go" {
         /// Voters to be count before they have caught up: nothing is committed until they have.
         PromotedUnprepared,

@@ -209,7 +209,7 @@ impl Leader {
 
     /// What held commits back may be over, at the end of any step: a member spoke, or time passed.
     pub(crate) fn reopen_commits(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        if self.is_held_back() && self.leases.expire(member.now) {
+        if self.is_held_back() && self.leases.expire(member.now) && !broken(Mutant::HeldBackForGood) {
             self.advance_commit(member, effects);
             self.advance_handover(member, effects);
         }

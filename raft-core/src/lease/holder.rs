@@ -132,7 +132,7 @@ impl Follower {
         self.holder.held = Some(Held { end: running.map_or(end, |held| held.end.max(end)), named });
         self.holder.asked = None;
         let left = end.saturating_sub(member.boottime);
-        self.holder.renew_at = member.now + left / 2;
+        self.holder.renew_at = member.now + unless(Mutant::LeaseRenewedLate, left / 2, left);
         member.counters.leases_held += 1;
     }
 
