@@ -95,6 +95,9 @@ impl World {
 
     fn bring_about(&mut self, fault: Fault) {
         let (victim, other, draw) = (self.victim(), self.pick(), self.random.next_u64());
+        if self.plan.lease != 0 && draw >> 61 == 0 {
+            self.slew_clock(other, draw);
+        }
         match fault {
             Fault::Crash => self.die(victim),
             Fault::CrashBetween => self.nodes[victim].dies_in = Some(draw % 24),

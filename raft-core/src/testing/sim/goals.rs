@@ -343,6 +343,8 @@ goals! {
     NewLeaderHeardAll,
     /// A new leader found that no lease can run any more.
     NewLeaderNeedNotWait,
+    /// The clocks of a node went on at another rate.
+    ClockSlewed,
     /// A node saw one of its clocks jump against the other.
     ClocksJumped,
     /// Leases became shorter, and the wait for them did not.

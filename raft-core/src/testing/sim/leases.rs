@@ -125,6 +125,17 @@ impl World {
         self.ask_change(leader, Change::Leases(settings), wait);
     }
 
+    /// The clocks of a machine run at another rate, within the same bound.
+    pub(super) fn slew_clock(&mut self, node: usize, draw: u64) {
+        if self.nodes[node].frozen_until > self.now {
+            return;
+        }
+        let rate = clock_rate(&self.plan, &mut Random::new(draw));
+        self.nodes[node].clock.run_at(rate, self.now);
+        self.goals.reach(Goal::ClockSlewed);
+        self.schedule_tick(node);
+    }
+
     /// The lease of a node that runs at this moment.
     fn lease(&self, node: usize) -> Option<Lease> {
         let entry = &self.nodes[node];

@@ -19,7 +19,9 @@ impl World {
     pub(super) fn call(&mut self, client: usize) {
         let Some(operation) = self.clients.begin(client, &mut self.random) else { return };
         let draw = self.random.next_u64();
-        let node = if draw % 10 < 6 {
+        // Where followers may serve under leases they are asked more often.
+        let reads = self.plan.lease != 0 && self.clients.operations[operation as usize].want == Want::Read;
+        let node = if draw % 10 < if reads { 2 } else { 6 } {
             self.clients.hint(client)
         } else {
             usize::try_from((draw >> 8) % self.nodes.len() as u64).unwrap_or(0)
