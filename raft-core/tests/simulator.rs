@@ -271,8 +271,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Leases rest on clocks: where these do not keep within the bound, there must be something to see, and not only for who
-/// looks at the leases themselves.
+/// Leases rest on clocks: where these do not keep within the bound, there must be something to see, and not only for
+/// who looks at the leases themselves.
 #[test]
 fn clocks_beyond_the_bound_are_seen() {
     std::panic::set_hook(Box::new(|_| {}));

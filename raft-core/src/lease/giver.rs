@@ -34,8 +34,8 @@ struct Predecessors {
 /// What a leader knows of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Giver {
-    /// When the newest round that a quorum answered was sent, on the clock that goes on while the machine sleeps: the ground
-    /// of the own lease.
+    /// When the newest round that a quorum answered was sent, on the clock that goes on while the machine sleeps: the
+    /// ground of the own lease.
     word: Option<Duration>,
     /// Who may hold a lease. Never filtered by a configuration: who was removed may hold one still.
     table: BTreeMap<NodeId, Grant>,
@@ -67,8 +67,8 @@ impl Giver {
         Self { predecessors, ..Self::default() }
     }
 
-    /// The usable end of the own lease, by the settings in use now: before a leader has committed anything of its own term
-    /// it may take old ones for those, and what it measured by them must not outlive that.
+    /// The usable end of the own lease, by the settings in use now: before a leader has committed anything of its own
+    /// term it may take old ones for those, and what it measured by them must not outlive that.
     pub(crate) fn own_end(&self, member: &Member) -> Duration {
         let settings = member.leases_in_use();
         self.word.map_or(Duration::ZERO, |word| word + settings.usable(settings.duration))
@@ -85,7 +85,8 @@ impl Giver {
         self.predecessors.as_ref().map(|predecessors| predecessors.until.saturating_sub(now))
     }
 
-    /// Until when commits wait for what this node, which has not said anything in this term, may hold of an earlier leader.
+    /// Until when commits wait for what this node, which has not said anything in this term, may hold of an earlier
+    /// leader.
     #[cfg(feature = "testing")]
     pub(crate) fn waits_for(&self, id: NodeId) -> Option<Duration> {
         self.predecessors.as_ref().filter(|predecessors| predecessors.silent.contains(&id)).map(|it| it.until)
@@ -241,8 +242,8 @@ impl Leader {
         member.say(from, Message::LeaseGrant { number, usable, index }, Index::ZERO, effects);
     }
 
-    /// Whether this follower lacks something and has acknowledged nothing since it asked before: it has to catch up first, or
-    /// it would hold commits up again and again.
+    /// Whether this follower lacks something and has acknowledged nothing since it asked before: it has to catch up
+    /// first, or it would hold commits up again and again.
     fn stands_still(&mut self, member: &Member, id: NodeId) -> bool {
         let Some(peer) = self.progress.get_mut(&id) else { return false };
         if !is_behind(member, peer) {

@@ -1,4 +1,5 @@
-//! Read leases: clocks within the bound on drift, settings that change, and what every lease that runs anywhere rests on.
+//! Read leases: clocks within the bound on drift, settings that change, and what every lease that runs anywhere rests
+//! on.
 //!
 //! A stale read needs a rare fault beside a lease that is wrong, so the leases themselves are looked at, in true time,
 //! after every event: whoever may read has all that anybody committed; no lease outlasts what a quorum promised; every
@@ -38,8 +39,8 @@ pub(super) fn lease_settings(plan: &Plan, millis: u64, holders: u64) -> LeaseSet
     }
 }
 
-/// How fast a clock runs, in thousandths of true time. Where there are leases the rates are at the ends of what is allowed
-/// more often than not.
+/// How fast a clock runs, in thousandths of true time. Where there are leases the rates are at the ends of what is
+/// allowed more often than not.
 pub(super) fn clock_rate(plan: &Plan, random: &mut Random) -> u64 {
     if plan.lease == 0 {
         return 1_000 + random.below(2 * plan.drift + 1) - plan.drift;
@@ -161,7 +162,9 @@ impl World {
     pub(super) fn roll_leases(&mut self) {
         let settings = self.changes.committed.leases().settings();
         let others = self.changes.committed.seats().len() > 1;
-        if !self.is_calm() || settings.duration < ROLLS_FROM || settings.min_holders == 0 || !others {
+        // A leadership that moves takes all leases with it.
+        let moves = self.plan.priorities != 0;
+        if !self.is_calm() || settings.duration < ROLLS_FROM || settings.min_holders == 0 || !others || moves {
             return;
         }
         self.run_for(1_000_000_000);
@@ -180,8 +183,8 @@ impl World {
         self.nodes[node].clock.when_boottime(lease.end)
     }
 
-    /// Looks at the leases of a node that has just taken a step, and at all of them if it committed something; `committed`
-    /// was the end of what was known committed before.
+    /// Looks at the leases of a node that has just taken a step, and at all of them if it committed something;
+    /// `committed` was the end of what was known committed before.
     pub(super) fn observe_leases(&mut self, node: usize, before: Seen, committed: Index, outputs: &[Output<Waiter>]) {
         if self.plan.lease == 0 {
             return;
@@ -228,8 +231,8 @@ impl World {
         }
     }
 
-    /// Notes when a leader sent the rounds that are confirmed, and whom it waits for. Returns whether it has just begun, and
-    /// whether it has just ceased to wait for leases of those before it.
+    /// Notes when a leader sent the rounds that are confirmed, and whom it waits for. Returns whether it has just
+    /// begun, and whether it has just ceased to wait for leases of those before it.
     fn note_leader_of_leases(&mut self, node: usize) -> (bool, bool) {
         let (now, entry) = (self.now, &mut self.nodes[node]);
         let Some(replica) = &entry.replica else { return (false, false) };
@@ -312,8 +315,8 @@ impl World {
         let alone = members().all(|id| id == entry.id);
         assert!(
             alone || quorum(&self.believed(node), &long_enough),
-            "[new leaders wait] n{} leads term {term} and waits until {until}, and not {wait} ns after the last words of \
-             those who voted for it",
+            "[new leaders wait] n{} leads term {term} and waits until {until}, and not {wait} ns after the last words \
+             of those who voted for it",
             node + 1
         );
     }
@@ -329,7 +332,7 @@ impl World {
             let over = self.lease(node).filter(|lease| lease.term <= term).map(|lease| self.over_at(node, lease));
             assert!(
                 over.is_none_or(|over| over <= self.now + wait + ROUNDING),
-                "[waits outlast leases] a leader of term {term} appends {next:?}; n{} has {:?} until {over:?}, it is {}",
+                "[waits outlast leases] in term {term} {next:?} is appended; n{} has {:?} until {over:?}, it is {}",
                 node + 1,
                 self.lease(node),
                 self.now
@@ -365,8 +368,8 @@ impl World {
         );
     }
 
-    /// No lease outlasts D after the sending of the newest round that its leader knows answered by a quorum. \[RL-LEADER\]
-    /// \[RL-GRANT\]
+    /// No lease outlasts D after the sending of the newest round that its leader knows answered by a quorum.
+    /// \[RL-LEADER\] \[RL-GRANT\]
     fn check_lease_limit(&self, node: usize, lease: Lease) {
         let Some(leader) = self.ghost.leader_of(lease.term.0) else { return };
         let known = &self.nodes[leader].leases;
@@ -412,8 +415,8 @@ impl World {
         let over = self.over_at(holder, lease);
         assert!(
             over <= until + ROUNDING,
-            "[new leaders wait] n{} has {lease:?} until {over}, and n{}, which leads term {}, waits for it until {until}; \
-             it is {}",
+            "[new leaders wait] n{} has {lease:?} until {over}, and n{}, which leads term {}, waits until {until}; it is \
+             {}",
             holder + 1,
             leader + 1,
             raft.term(),

@@ -64,8 +64,9 @@ impl World {
         }
     }
 
-    /// A replica that has applied as much as a caller's token names holds just that entry there: a read of it is no older
-    /// than anything that the caller has seen. (That it is the same state everywhere is checked when entries are applied.)
+    /// A replica that has applied as much as a caller's token names holds just that entry there: a read of it is no
+    /// older than anything that the caller has seen. (That it is the same state everywhere is checked when entries are
+    /// applied.)
     fn check_token(&mut self, client: usize, node: usize) {
         let token = self.clients.token(client);
         let Some(replica) = self.nodes[node].replica.as_ref().filter(|_| token.index > Index::ZERO) else { return };
