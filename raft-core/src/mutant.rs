@@ -256,6 +256,8 @@ mutants! {
         DriftIgnored,
         /// Shorter leases count in waits at once, while longer ones may run.
         ShorterLeaseAtOnce,
+        /// The wait for longer leases is forgotten as soon as shorter ones are committed.
+        LongerLeaseForgotten,
         /// A leader's lease counts from the answers, not from the sending of the round.
         LeaderLeaseFromReceipt,
         /// A follower's lease counts from the grant, not from the sending of the request.
@@ -268,6 +270,10 @@ mutants! {
         LeaseBeforeNamedIndex,
         /// A follower reads under its lease at what it knows committed, not at the end of its log.
         LeaseReadAtCommit,
+        /// A follower reads under its lease at what the leader had when it gave it: a note older than the read.
+        LeaseReadAtNamedIndex,
+        /// A lease is used after its end, as by one who looked at the clock before the read came.
+        LeaseUsedAfterEnd,
         /// A leader reads under its lease at what it has applied.
         LeaderReadsAtApplied,
         /// A leader commits what a holder does not have.
@@ -298,6 +304,14 @@ mutants! {
         LeaseOutlivesTerm,
         /// A grant that answers a request of an earlier process life counts from the newest request.
         GrantOfEarlierLife,
+        /// The clocks are read once for all events that wait, and the process is stopped after that.
+        StaleInstants,
+    }
+    Liveness, "reads.md: read leases" {
+        /// A follower asks for another lease once the one that it has is over: nobody holds one meanwhile.
+        LeaseRenewedLate,
+        /// Commits that a lease held back are not looked at again when it is over.
+        HeldBackForGood,
     }
     Liveness, "paper §6, thesis 4.2: members that come and go" {
         /// Voters to be count before they have caught up: nothing is committed until they have.

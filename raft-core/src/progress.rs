@@ -103,6 +103,9 @@ pub(crate) struct Progress {
     pub(crate) caught_up_since: Option<Duration>,
     /// What it said of itself last; nothing yet in this term.
     pub(crate) standing: Option<Standing>,
+    /// When it asked for a read lease while it lacked something: what it had then, and since when it has asked with no
+    /// more.
+    pub(crate) asked_behind: Option<(Index, Duration)>,
 }
 
 impl Progress {
@@ -117,6 +120,7 @@ impl Progress {
             answered_round: 0,
             caught_up_since: None,
             standing: None,
+            asked_behind: None,
         }
     }
 

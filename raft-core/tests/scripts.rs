@@ -18,7 +18,7 @@ use support::{Script, directory, scripts};
 fn check_header(path: &Path) -> Result<(), &'static str> {
     let text = fs::read_to_string(path).unwrap();
     let header: String = text.lines().take_while(|line| line.starts_with('#')).collect();
-    if !["[F2-", "[F13-", "[TH-"].iter().any(|rules| header.contains(rules)) {
+    if !["[F2-", "[F13-", "[TH-", "[RL-"].iter().any(|rules| header.contains(rules)) {
         return Err("its first lines cite no rule");
     }
     if text.contains("\n---\n") { Ok(()) } else { Err("it shows nothing") }
@@ -83,12 +83,17 @@ fn membership() {
     run("membership");
 }
 
+#[test]
+fn lease() {
+    run("lease");
+}
+
 /// A topic whose directory was moved or emptied would pass without a word.
 #[test]
 fn no_script_is_forgotten() {
     let directory = directory();
     let topics: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(topics.len(), 8, "a topic has no test of its own: {topics:?}");
+    assert_eq!(topics.len(), 9, "a topic has no test of its own: {topics:?}");
     let all = scripts(&directory).len();
     assert!(all > 60, "the scripts have moved: only {all} were found");
 }

@@ -95,6 +95,14 @@ const REGRESSIONS: &[(&str, &str)] = &[
          unreachable=3 drift=200 tight=1 cache=600 retain=8 chunks=2 chunk_time=242 chunk_damage=35 handover=1 drain=4",
         "the only node that reached a majority was drained, and handed over at once to one that could never win",
     ),
+    (
+        "seed=5721 nodes=3 clients=9 keys=1 events=11375 think=8752 patience=155288 unkeyed=500 latency=73 \
+         latency_spread=2478 loss=103 replay=2 in_order=1 sync=496 sync_spread=281 apply=3295 fill=56450 flush=11 \
+         fault_every=27018 down=302541 aim_at_leader=866 crash=6 isolate=4 heal=3 stall=2 unreachable=5 chunks=1 \
+         chunk_time=705 change=19 catch_up=7 handover=5 drain=3 lease=50 lease_drift=87 holders=2 lease_reads=490 \
+         lease_change=8",
+        "a new leader measured its lease by settings that it did not know replaced by shorter ones",
+    ),
 ];
 
 /// What all runs did together.
@@ -111,6 +119,9 @@ struct Total {
     elections: u64,
     writes: u64,
     reads: u64,
+    lease_reads: (u64, u64),
+    leases: u64,
+    with_leases: u64,
     checked: u64,
     partial: (u64, u64),
     went_on: Vec<u64>,
@@ -118,8 +129,12 @@ struct Total {
 }
 
 impl Total {
-    fn add(&mut self, ran: &Ran) {
+    fn add(&mut self, plan: &Plan, ran: &Ran) {
         let tally = &ran.tally;
+        self.with_leases += u64::from(plan.lease != 0);
+        self.leases += tally.leases;
+        self.lease_reads.0 += tally.lease_reads.0;
+        self.lease_reads.1 += tally.lease_reads.1;
         self.runs += 1;
         self.events += tally.events;
         self.seconds += tally.time / 1_000_000_000;
@@ -176,7 +191,7 @@ fn run_all(plans: &(impl Fn(u64) -> Plan + Sync), count: u64) -> (Total, Vec<(Pl
                     }
                     let plan = plans(nth);
                     match attempt(&plan) {
-                        Ok(ran) => total.lock().unwrap().add(&ran),
+                        Ok(ran) => total.lock().unwrap().add(&plan, &ran),
                         Err(failure) => failures.lock().unwrap().push((plan, *failure)),
                     }
                 }
@@ -228,6 +243,10 @@ fn report(mut total: Total, count: u64, seconds: f64) {
         .at_least("writes acknowledged", total.writes, 200 * count)
         .at_least("reads served", total.reads, 100 * count)
         .at_least("operations in checked histories", total.checked, 300 * count)
+        .at_least("runs with read leases", total.with_leases, count * 2 / 5)
+        .at_least("leases that followers took", total.leases, 50 * count)
+        .at_least("reads served under a leader's lease", total.lease_reads.0, 20 * count)
+        .at_least("reads served under a follower's lease", total.lease_reads.1, 5 * count)
         .count("simulated seconds", total.seconds)
         .count("partial majorities", total.partial.0)
         .count("partial majorities that went on within 4 s", total.partial.1);
@@ -250,6 +269,23 @@ fn report(mut total: Total, count: u64, seconds: f64) {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Leases rest on clocks: where these do not keep within the bound, there must be something to see, and not only for
+/// who looks at the leases themselves.
+#[test]
+fn clocks_beyond_the_bound_are_seen() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let broken = |blind: u64, seeds: std::ops::Range<u64>| {
+        let plan = |seed| Plan { beyond: 800, blind, ..Plan::with_leases(seed) };
+        seeds.filter_map(|seed| attempt(&plan(seed)).err().map(|failure| failure.property().to_owned())).next()
+    };
+    let (looked, callers) = (broken(0, 0..20), broken(1, 0..300));
+    drop(std::panic::take_hook());
+    println!("looked at leases: {looked:?}; by callers: {callers:?}");
+    assert!(looked.is_some(), "no lease breaks a rule with clocks that drift too much");
+    let stale = ["linearizable", "reads see what was acknowledged"];
+    assert!(callers.is_some_and(|property| stale.contains(&property.as_str())), "no stale read with such clocks");
 }
 
 #[test]

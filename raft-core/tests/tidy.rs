@@ -312,7 +312,7 @@ fn dependencies(manifest: &str) -> Vec<(String, String)> {
 fn ids(text: &str) -> Vec<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
         .map(|word| word.trim_matches('-'))
-        .filter(|word| ["F2-", "F13-", "TH-"].iter().any(|rules| word.starts_with(rules)) && word.len() > 4)
+        .filter(|word| ["F2-", "F13-", "TH-", "RL-"].iter().any(|rules| word.starts_with(rules)) && word.len() > 4)
         .map(str::to_owned)
         .collect()
 }

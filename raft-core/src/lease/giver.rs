@@ -34,8 +34,9 @@ struct Predecessors {
 /// What a leader knows of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Giver {
-    /// The usable end of the own lease, on the clock that goes on while the machine sleeps.
-    pub(crate) own_end: Duration,
+    /// When the newest round that a quorum answered was sent, on the clock that goes on while the machine sleeps: the
+    /// ground of the own lease.
+    word: Option<Duration>,
     /// Who may hold a lease. Never filtered by a configuration: who was removed may hold one still.
     table: BTreeMap<NodeId, Grant>,
     predecessors: Option<Predecessors>,
@@ -66,6 +67,13 @@ impl Giver {
         Self { predecessors, ..Self::default() }
     }
 
+    /// The usable end of the own lease, by the settings in use now: before a leader has committed anything of its own
+    /// term it may take old ones for those, and what it measured by them must not outlive that.
+    pub(crate) fn own_end(&self, member: &Member) -> Duration {
+        let settings = member.leases_in_use();
+        self.word.map_or(Duration::ZERO, |word| word + settings.usable(settings.duration))
+    }
+
     /// Who may hold a lease now, and for how long commits wait for it.
     pub(crate) fn holders(&self, now: Duration) -> impl Iterator<Item = (NodeId, Duration)> + '_ {
         let running = move |(id, grant): (&NodeId, &Grant)| (grant.until > now).then(|| (*id, grant.until - now));
@@ -75,6 +83,19 @@ impl Giver {
     /// How long this leader still waits at most for leases of those before it.
     pub(crate) fn predecessors_wait(&self, now: Duration) -> Option<Duration> {
         self.predecessors.as_ref().map(|predecessors| predecessors.until.saturating_sub(now))
+    }
+
+    /// Until when commits wait for what this node, which has not said anything in this term, may hold of an earlier
+    /// leader.
+    #[cfg(feature = "testing")]
+    pub(crate) fn waits_for(&self, id: NodeId) -> Option<Duration> {
+        self.predecessors.as_ref().filter(|predecessors| predecessors.silent.contains(&id)).map(|it| it.until)
+    }
+
+    /// Until when commits wait for this holder.
+    #[cfg(feature = "testing")]
+    pub(crate) fn given_until(&self, id: NodeId) -> Option<Duration> {
+        self.table.get(&id).map(|grant| grant.until)
     }
 
     /// A member said something in this term.
@@ -118,7 +139,7 @@ impl Giver {
     /// The clocks jumped: whatever was given may run for as long as if it were given now, and the own lease is not known
     /// to run any more. \[RL-JUMP\]
     pub(crate) fn restart(&mut self, member: &Member) {
-        self.own_end = Duration::ZERO;
+        self.word = None;
         let settings = member.leases_in_use();
         for grant in self.table.values_mut() {
             let again = settings.honoured(grant.promise.max(settings.duration));
@@ -134,18 +155,17 @@ impl Leader {
     /// A quorum has acknowledged a round that was sent at `sent`: this leader may serve for some time from there on.
     /// \[RL-LEADER\]
     pub(crate) fn renew_own_lease(&mut self, member: &Member, sent: Duration) {
-        let settings = member.leases_in_use();
         // A leader that can make nothing durable shall make room for another one.
-        if settings.is_on() && !member.disk_stalls() && !member.failed {
+        if !member.disk_stalls() && !member.failed {
             let sent = unless(Mutant::LeaderLeaseFromReceipt, sent, member.boottime);
-            self.leases.own_end = self.leases.own_end.max(sent + settings.usable(settings.duration));
+            self.leases.word = self.leases.word.max(Some(sent));
         }
     }
 
     /// Whether this leader may answer without asking anybody. Whoever is told to campaign may lead at any moment: that is
     /// no question of safety, but the sooner nobody relies on this lease the better. \[RL-LEADER\] \[RL-TRANSFER\]
     pub(crate) fn own_lease_is_usable(&self, member: &Member) -> bool {
-        member.boottime < self.leases.own_end
+        member.boottime < self.leases.own_end(member)
             && member.commit_index >= self.first_of_term
             && member.leases_in_use().is_on()
             && !self.was_handing_over()
@@ -190,7 +210,7 @@ impl Leader {
 
     /// What held commits back may be over, at the end of any step: a member spoke, or time passed.
     pub(crate) fn reopen_commits(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        if self.is_held_back() && self.leases.expire(member.now) {
+        if self.is_held_back() && self.leases.expire(member.now) && !broken(Mutant::HeldBackForGood) {
             self.advance_commit(member, effects);
             self.advance_handover(member, effects);
         }
@@ -205,12 +225,12 @@ impl Leader {
         number: u64,
         effects: &mut Vec<Effect>,
     ) {
-        if !self.may_grant(member, from) {
+        if self.stands_still(member, from) || !self.may_grant(member, from) {
             member.counters.lease_requests_passed_over += 1;
             return;
         }
         let settings = member.leases_in_use();
-        let longest = settings.duration.min(self.leases.own_end.saturating_sub(member.boottime));
+        let longest = settings.duration.min(self.leases.own_end(member).saturating_sub(member.boottime));
         let longest = unless(Mutant::GrantBeyondOwnLease, longest, settings.duration);
         let promise = self.kept_apart(member, from, longest, settings.duration / 4);
         let until = member.now + settings.honoured(promise);
@@ -222,6 +242,19 @@ impl Leader {
         member.say(from, Message::LeaseGrant { number, usable, index }, Index::ZERO, effects);
     }
 
+    /// Whether this follower lacks something and has acknowledged nothing since it asked before: it has to catch up
+    /// first, or it would hold commits up again and again.
+    fn stands_still(&mut self, member: &Member, id: NodeId) -> bool {
+        let Some(peer) = self.progress.get_mut(&id) else { return false };
+        if !is_behind(member, peer) {
+            peer.asked_behind = None;
+            return false;
+        }
+        let before = peer.asked_behind.filter(|(had, _)| *had == peer.match_index);
+        let (_, since) = *peer.asked_behind.insert(before.unwrap_or((peer.match_index, member.now)));
+        member.now >= since + member.config.heartbeat_interval
+    }
+
     fn may_grant(&self, member: &Member, to: NodeId) -> bool {
         let Some(peer) = self.progress.get(&to) else { return false };
         let (in_force, committed) = (member.configurations.in_force(), member.configurations.at(member.commit_index));
@@ -229,7 +262,7 @@ impl Leader {
         let patience = member.config.heartbeat_interval;
         let holds_up = self.leases.held_back_since.is_some_and(|since| member.now >= since + patience);
         let keeps_up = matches!(peer.state, State::Replicate { .. }) && !(holds_up && is_behind(member, peer));
-        let longest = self.leases.own_end.saturating_sub(member.boottime);
+        let longest = self.leases.own_end(member).saturating_sub(member.boottime);
         let worth_it = longest >= member.leases_in_use().duration / 8;
         self.own_lease_is_usable(member) && is_member && keeps_up && worth_it && !Self::is_parting(member)
     }
@@ -291,7 +324,7 @@ impl Leader {
         let index = in_force.index();
         let known = self.leases.committed_since.filter(|(of, _)| *of == index);
         let (_, since) = *self.leases.committed_since.insert(known.unwrap_or((index, member.now)));
-        member.now >= since + outlives
+        member.now >= since + outlives || broken(Mutant::LongerLeaseForgotten)
     }
 }
 

@@ -46,7 +46,13 @@ pub(crate) struct Holder {
 impl Holder {
     /// The lease, if it has not run out.
     pub(crate) fn running(&self, member: &Member) -> Option<Held> {
-        self.held.filter(|held| member.boottime < held.end)
+        self.held.filter(|held| member.boottime < held.end || broken(Mutant::LeaseUsedAfterEnd))
+    }
+
+    /// When the lease ends.
+    #[cfg(feature = "testing")]
+    pub(crate) fn end(&self) -> Option<Duration> {
+        self.held.map(|held| held.end)
     }
 
     /// The clocks jumped, or this node is no member any more: back to reads that ask the leader, until it is renewed.
@@ -67,8 +73,9 @@ impl Follower {
     pub(crate) fn read_under_lease(&mut self, member: &Member) -> Option<Index> {
         let wanted = member.leases_in_use().duration * WANTED_FOR;
         self.holder.wanted_until = self.holder.wanted_until.max(member.now + wanted);
-        self.lease_is_usable(member)
-            .then(|| unless(Mutant::LeaseReadAtCommit, member.log.last().index, member.commit_index))
+        let index = unless(Mutant::LeaseReadAtCommit, member.log.last().index, member.commit_index);
+        let named = self.holder.held.map_or(index, |held| held.named);
+        self.lease_is_usable(member).then(|| unless(Mutant::LeaseReadAtNamedIndex, index, named))
     }
 
     /// Whether the lease has not run out, and this log holds all that was committed before it was given. \[RL-HOLDER\]
@@ -125,7 +132,7 @@ impl Follower {
         self.holder.held = Some(Held { end: running.map_or(end, |held| held.end.max(end)), named });
         self.holder.asked = None;
         let left = end.saturating_sub(member.boottime);
-        self.holder.renew_at = member.now + left / 2;
+        self.holder.renew_at = member.now + unless(Mutant::LeaseRenewedLate, left / 2, left);
         member.counters.leases_held += 1;
     }
 

@@ -117,7 +117,7 @@ impl Raft {
         let mut status = LeaseStatus { settings: member.leases_in_use(), ..LeaseStatus::default() };
         match &self.role {
             RoleState::Leader(leader) => {
-                status.ends_in = left(leader.leases.own_end);
+                status.ends_in = left(leader.leases.own_end(member));
                 status.valid = status.ends_in.is_some() && leader.own_lease_is_usable(member);
                 let holder = |(id, ends_in): (NodeId, Duration)| HolderStatus { id, ends_in };
                 status.holders = leader.leases.holders(now.monotonic).map(holder).collect();

@@ -31,7 +31,7 @@
 //! | `cluster nodes=3 leader=1` | the same, and node 1 has been elected, its no-op `1@1` is applied everywhere |
 //! | `given 1 1-3@1 4@2 term=3 vote=2 commit=2` | node 1 starts anew with this on its disk; `lost=5@1`: and with evidence that it had acknowledged up to there |
 //! | `propose 1 x y` | clients ask node 1 to append the commands `x` and `y`; `bytes=100` pads them, `count=9` repeats them, `deadline=1s` says how long they wait |
-//! | `read 1` | a client asks node 1 for a linearizable read; `deadline=1s` |
+//! | `read 1` | a client asks node 1 for a linearizable read; `lease`: one that may be served under a lease; `deadline=1s` |
 //! | `outcome 1 2@1` | asks node 1 what became of the entry |
 //! | `deliver` | all messages arrive, and those that they cause, until none is left. `deliver 1 2 from=3 kind=Append count=1 latest` narrows it: to these nodes, from that one, of that kind, so many, the youngest first |
 //! | `drop`, `duplicate` | messages (narrowed as above) are lost, or sent once more |
@@ -57,6 +57,10 @@
 //! | `change 1 voters=1,2,4 learners=5,6+` | node 1 is asked for these members: 6 is promoted by itself; `force`, `less_tolerance`, `deadline=1s` |
 //! | `contexts 1 2=x`, `cancel 1` | node 1 is asked for another context of node 2, or to cancel the change that is under way |
 //! | `members 1` | shows the configuration in force at node 1: voters, while joint those before and after an arrow, learners in brackets, with a `+` those that become voters |
+//! | `leases 1 200ms drift=100 holders=1` | node 1 is asked for these settings of read leases (`off`: for none). A cluster begins with those of `lease=200ms lease_drift=100 lease_holders=1` |
+//! | `lease 1 2` | shows the leases of nodes: for how long they may read; as leader, whom commits wait for and for how long |
+//! | `sleep 1 300ms` | time passes, and the machine of node 1 sleeps: one of its clocks goes on |
+//! | `rate 1 1100` | the clocks of node 1 run at 1,100 thousandths of true time from now on |
 //! | `crash 1`, `restart 1` | the process ends: what is not durable is lost; a new one starts |
 //! | `lose 1 keep=3` | (while down) the durable log of node 1 is cut behind entry 3, and the store knows it |
 //! | `unreachable 1 2` | node 1 is told that messages to node 2 may be lost |
@@ -78,6 +82,7 @@
 mod arguments;
 mod checks;
 mod cluster;
+mod leases;
 mod members;
 mod network;
 mod node;
@@ -96,7 +101,7 @@ use self::node::{Caller, Job, Node};
 use self::snapshots::Sending;
 use crate::message::PeerMessage;
 use crate::ports::LogStore;
-use crate::replica::{Answer, ApplyBatch, Input, Now, Output, Persist, ReadMode, Replica, read_all};
+use crate::replica::{Answer, ApplyBatch, Input, Output, Persist, ReadMode, Replica, read_all};
 use crate::types::{EntryKind, Index, NodeId, Term};
 
 /// Messages that one command may deliver; more is taken for an exchange that never ends.
@@ -154,6 +159,7 @@ impl Harness {
             && !self.pass_time(&name, &mut arguments)?
             && !self.snapshots(&name, &mut arguments)?
             && !self.members(&name, &mut arguments)?
+            && !self.leases(&name, &mut arguments)?
             && !self.look(&name, &mut arguments)?
         {
             return Err(format!("no command is called `{name}`").into());
@@ -232,10 +238,6 @@ impl Harness {
         node.replica.as_mut().ok_or_else(|| format!("{id} is down").into())
     }
 
-    fn now(&self) -> Now {
-        Now::at(self.now)
-    }
-
     /// The newest term that any running node is in.
     fn newest_term(&self) -> Term {
         let running = self.nodes.values().filter_map(|node| node.replica.as_ref());
@@ -285,7 +287,7 @@ impl Harness {
 
     /// Gives a node an input, carries out what it asks for, and lets its disk and state machine work.
     fn step(&mut self, id: NodeId, input: Input<Caller>) -> Result<(), ScriptError> {
-        let now = self.now();
+        let now = self.now_of(id);
         let replica = self.running(id)?;
         let (mut outputs, committed) = (Vec::new(), replica.raft().commit_index());
         replica.step(now, input, &mut outputs);

@@ -73,6 +73,7 @@
 //! The ports in memory ([`MemLog`], [`MemState`], [`MemNet`]) pass the same suites. They are for tests of what stands on
 //! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what
 //! no correct core asks for, so a bug above it shows where it happens.
+mod clock;
 mod disk_fault;
 pub mod harness;
 pub mod linear;

@@ -13,11 +13,12 @@
 //!    callers is linearizable ([`linear`](crate::testing::linear)).
 //!
 //! After **every** event the properties of `ghost` and `checks` are compared with a history that no node can see:
-//! election safety, by quorums of the configuration in force, leader append-only, log matching, leader completeness, state machine safety (Raft Figure 3); one
-//! vote per node and term over all its lives; no message before the write that backs it; what is committed is durable on
-//! a quorum; terms, commit and applied never fall; one answer per try; now and then the bounds on memory. A violation
-//! panics, with the property's name in brackets; [`attempt`] turns that into a [`Failure`], and [`shrink`] makes its plan
-//! small.
+//! election safety, by quorums of the configuration in force, leader append-only, log matching, leader completeness,
+//! state machine safety (Raft Figure 3); one vote per node and term over all its lives; no message before the write
+//! that backs it; what is committed is durable on a quorum; terms, commit and applied never fall; one answer per try;
+//! now and then the bounds on memory; and of read leases (`leases`): whoever may read has all that anybody committed,
+//! and leaders wait for all that may run. A violation panics, with the property's name in brackets; [`attempt`] turns
+//! that into a [`Failure`], and [`shrink`] makes its plan small.
 //!
 //! Rare situations are counted by name ([`Goal`]): a simulator that never gets there proves nothing about them.
 //!
@@ -41,6 +42,7 @@ mod faults;
 mod ghost;
 mod goals;
 mod handovers;
+mod leases;
 mod machine;
 mod members;
 mod network;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::arguments::{Arguments, duration, log_id, node, number};
 use super::network::Filter;
 use super::node::Node;
-use super::{Harness, ScriptError, members, raw, show};
+use super::{Harness, ScriptError, leases, members, raw, show};
 use crate::config::{Config, LogRepair};
 use crate::handover::Priority;
 use crate::membership::Configuration;
@@ -39,7 +39,7 @@ impl Harness {
             let wanted = usize::try_from(id.0 - 1).ok().and_then(|at| priorities.get(at));
             let priority =
                 wanted.map_or(config.priority, |priority| Priority(u8::try_from(*priority).unwrap_or(u8::MAX)));
-            let node = Node::blank(Config { id, priority, ..config.clone() }, self.now())?;
+            let node = Node::blank(Config { id, priority, ..config.clone() }, self.now_of(id))?;
             self.nodes.insert(id, node);
         }
         if let Some(leader) = leader {
@@ -64,7 +64,7 @@ impl Harness {
         let lost = arguments.log_id("lost")?;
         let entries = raw::entries(&arguments.words().join(" "))?;
         let term = term.or_else(|| entries.last().map(|entry| entry.id.term)).unwrap_or_default();
-        let now = self.now();
+        let now = self.now_of(id);
         let node = self.node(id)?;
         node.crash();
         node.reformat(HardState { term, vote }, entries, commit)?;
@@ -93,11 +93,11 @@ impl Harness {
 
     /// `status`, `log`, `state`, `outcome`, `network`, `counters`.
     pub(super) fn look(&mut self, name: &str, arguments: &mut Arguments) -> Result<bool, ScriptError> {
-        let now = self.now();
         match name {
             "status" => {
                 let with_peers = arguments.flag("peers");
                 for id in self.named_or_all(arguments)? {
+                    let now = self.now_of(id);
                     let shown = match &self.node(id)?.replica {
                         Some(replica) => show::status(&replica.status(now), with_peers),
                         None => format!("{id} down"),
@@ -141,8 +141,8 @@ impl Harness {
     }
 
     fn counters(&mut self, arguments: &mut Arguments) -> Result<(), ScriptError> {
-        let now = self.now();
         for id in self.named_or_all(arguments)? {
+            let now = self.now_of(id);
             let counters = self.running(id)?.status(now).counters;
             let counted = [
                 ("elections_started", counters.elections_started),
@@ -158,6 +158,12 @@ impl Harness {
                 ("handovers_taken", counters.handovers_taken),
                 ("append_rejections", counters.append_rejections),
                 ("messages_refused", counters.messages_refused),
+                ("leases_held", counters.leases_held),
+                ("leases_granted", counters.leases_granted),
+                ("lease_requests_passed_over", counters.lease_requests_passed_over),
+                ("lease_reads", counters.lease_reads),
+                ("lease_holds_back", counters.lease_holds_back),
+                ("clock_jumps", counters.clock_jumps),
             ];
             let counted = counted.iter().filter(|(_, count)| *count > 0);
             let shown: String = counted.map(|(counter, count)| format!(" {counter}={count}")).collect();
@@ -191,6 +197,7 @@ fn settings(config: &mut Config, arguments: &mut Arguments) -> Result<(), Script
             "log_repair" if value == "step_back" => config.log_repair = LogRepair::StepBack,
             "log_repair" if value == "term_hints" => config.log_repair = LogRepair::TermHints,
             _ if members::setting(config, &key, &value)? => {}
+            _ if leases::setting(config, &key, &value)? => {}
             _ => return Err(format!("`cluster` does not know the setting {key}={value}").into()),
         }
     }

@@ -46,7 +46,7 @@ impl Harness {
             }
             "members" => {
                 for id in self.named_or_all(arguments)? {
-                    let now = self.now();
+                    let now = self.now_of(id);
                     let status = self.running(id)?.status(now);
                     let fate = if status.configuration_committed { "committed" } else { "in force" };
                     let shown = show::configuration(&status.configuration);
@@ -59,7 +59,7 @@ impl Harness {
         Ok(true)
     }
 
-    fn ask(&mut self, id: NodeId, change: Change, arguments: &mut Arguments) -> Result<(), ScriptError> {
+    pub(super) fn ask(&mut self, id: NodeId, change: Change, arguments: &mut Arguments) -> Result<(), ScriptError> {
         let deadline = self.now + arguments.duration("deadline")?.unwrap_or(DEADLINE);
         let waiter = self.caller();
         self.step(id, Input::ChangeMembership { change, deadline, waiter })
@@ -72,7 +72,7 @@ impl Harness {
         }
         let known = self.nodes.values().next().ok_or("make a cluster first")?;
         let config = Config { id, life: 0, ..known.config.clone() };
-        let node = Node::blank(config, self.now())?;
+        let node = Node::blank(config, self.now_of(id))?;
         self.nodes.insert(id, node);
         Ok(())
     }

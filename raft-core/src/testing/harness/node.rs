@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::ports::{LogStore, LogWrite};
 use crate::replica::{ApplyBatch, Now, Persist, Replica};
 use crate::snapshot::SnapshotMeta;
+use crate::testing::clock::Clock;
 use crate::testing::{MemDisk, MemLog};
 use crate::types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term, WriteId};
 
@@ -30,6 +31,7 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) config: Config,
+    pub(super) clock: Clock,
     /// None while the process is down.
     pub(super) replica: Option<Replica<Caller>>,
     disk: MemDisk,
@@ -60,6 +62,7 @@ impl Node {
         let disk = MemDisk::new();
         let mut node = Self {
             config,
+            clock: Clock::new(1_000, 0),
             replica: None,
             store: disk.open(),
             disk,

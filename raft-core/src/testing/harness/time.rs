@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::arguments::{Arguments, duration, number};
 use super::network::Filter;
+use super::node::Node;
 use super::{Harness, ScriptError};
 use crate::replica::Input;
 use crate::types::{Index, NodeId};
@@ -45,10 +46,10 @@ impl Harness {
 
     /// The clocks move until this node's election timer is over, and only this node looks.
     pub(super) fn campaign(&mut self, id: NodeId) -> Result<(), ScriptError> {
-        let now = self.now();
+        let now = self.now_of(id);
         let before = self.running(id)?.status(now).counters.pre_votes_started;
         let due = self.running(id)?.raft().deadline();
-        self.now = self.now.max(due);
+        self.now = self.now.max(self.true_time(id, due));
         self.step(id, Input::Tick)?;
         let after = self.running(id)?.status(now).counters.pre_votes_started;
         if before == after {
@@ -57,18 +58,26 @@ impl Harness {
         Ok(())
     }
 
+    /// When the clock of a node shows `time`.
+    fn true_time(&self, id: NodeId, time: Duration) -> Duration {
+        self.nodes.get(&id).map_or(time, |node| Duration::from_nanos(node.clock.when(time)))
+    }
+
     fn run_until(&mut self, end: Duration) -> Result<(), ScriptError> {
         loop {
             self.deliver(&Filter::default())?;
-            let running = self.nodes.iter().filter_map(|(id, node)| Some((*id, node.replica.as_ref()?.deadline())));
+            let due = |(id, node): (&NodeId, &Node)| {
+                Some((*id, Duration::from_nanos(node.clock.when(node.replica.as_ref()?.deadline()))))
+            };
+            let running = self.nodes.iter().filter_map(due);
             let Some((id, due)) = running.min_by_key(|(id, due)| (*due, *id)).filter(|(_, due)| *due <= end) else {
                 self.now = self.now.max(end);
                 return Ok(());
             };
             self.now = self.now.max(due);
             self.step(id, Input::Tick)?;
-            let still_due = self.nodes.get(&id).and_then(|node| node.replica.as_ref());
-            if still_due.is_some_and(|replica| replica.deadline() <= self.now) {
+            let still_due = self.nodes.get(&id).and_then(|node| node.replica.as_ref()).map(|it| it.deadline());
+            if still_due.is_some_and(|due| self.true_time(id, due) <= self.now) {
                 self.now += SMALLEST_STEP;
             }
         }
@@ -91,7 +100,8 @@ impl Harness {
             "heal" => self.network.heal(),
             "crash" => self.crash(arguments.node()?)?,
             "restart" => {
-                let (id, now) = (arguments.node()?, self.now());
+                let id = arguments.node()?;
+                let now = self.now_of(id);
                 if self.node(id)?.replica.is_some() {
                     return Err(format!("{id} is running: `crash` it first").into());
                 }

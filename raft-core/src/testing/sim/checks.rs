@@ -20,7 +20,7 @@ const BOUNDS_EVERY: u64 = 64;
 impl World {
     /// Looks at a replica that has just taken a step, before its outputs are carried out.
     pub(super) fn observe(&mut self, node: usize, outputs: &[Output<Waiter>]) {
-        let configuration = self.believed(node);
+        let (configuration, committed) = (self.believed(node), self.ghost.last());
         for output in outputs {
             if let Output::Persist(persist) = output {
                 if let Some(meta) = &persist.write.snapshot {
@@ -49,6 +49,7 @@ impl World {
         }
         self.check_configuration(node);
         self.check_rounds(node, &configuration);
+        self.observe_leases(node, before, committed, outputs);
         if self.tally.events.is_multiple_of(BOUNDS_EVERY) {
             self.check_bounds(node);
         }
@@ -312,6 +313,7 @@ impl World {
                 self.goals.reach_if(ahead.is_some(), Goal::RefusedForItsLog);
             }
             Message::VoteResponse { .. } => self.note_refused_vote(node, envelope),
+            Message::LeaseGrant { .. } => self.check_grant(node, envelope.to),
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! The callers: each has one operation at a time, tries it at one node after another, and remembers what it was told.
 
 use crate::random::Random;
+use crate::reads::ReadMode;
 use crate::testing::sim::machine::{Action, Answer};
 use crate::testing::sim::plan::Plan;
 use crate::types::{Index, LogId};
@@ -59,6 +60,8 @@ pub(super) struct Attempt {
     pub(super) term: u64,
     /// The life of the process that it was made at.
     pub(super) life: u32,
+    /// How a read may be confirmed.
+    pub(super) mode: ReadMode,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +70,8 @@ struct Client {
     attempt: Option<u32>,
     number: u64,
     hint: u8,
+    /// The newest position of the log that one of its answers came from.
+    token: LogId,
 }
 
 /// What the caller does next.
@@ -119,6 +124,17 @@ impl Clients {
     /// Where the caller last heard of a leader.
     pub(super) fn hint(&self, client: usize) -> usize {
         usize::from(self.clients[client].hint)
+    }
+
+    /// The caller's token, as the client library carries it.
+    pub(super) fn token(&self, client: usize) -> LogId {
+        self.clients[client].token
+    }
+
+    /// It has an answer that reflects the log up to `at`.
+    pub(super) fn carry_token(&mut self, client: u32, at: LogId) {
+        let token = &mut self.clients[client as usize].token;
+        *token = if at.index > token.index { at } else { *token };
     }
 
     pub(super) fn set_hint(&mut self, client: u32, node: usize) {
@@ -195,6 +211,7 @@ impl Clients {
             must_see,
             term,
             life,
+            mode: ReadMode::Round,
         };
         self.attempts.push(attempt);
         let client = self.operations[operation as usize].client;

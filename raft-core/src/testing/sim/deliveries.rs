@@ -33,6 +33,10 @@ impl World {
             Message::AppendAccepted { .. } | Message::AppendRejected { .. } | Message::HeartbeatResponse { .. }
         );
         let is_old = message.envelope.term < before.term;
+        let (leads, term) = (
+            matches!(&message.envelope.message, Message::Append { .. } | Message::Heartbeat { .. }),
+            message.envelope.term,
+        );
         let believed = self.match_index(node, from);
         if let Message::Append { .. } = &message.envelope.message {
             self.nodes[node].fetched = false;
@@ -42,6 +46,9 @@ impl World {
         let log = offered.then(|| (self.nodes[node].log.last(), self.truncations));
         self.step(node, Input::Receive(message));
         let after = self.nodes[node].seen;
+        if leads && term == after.term {
+            self.nodes[node].leases.heard_leader(self.now);
+        }
         if let Some((end, truncations)) = log {
             let took = self.nodes[node].log.last() != end || self.truncations > truncations;
             assert!(!took || awaited, "[a suffix is for who waits for it] n{} takes one from {from}", node + 1);

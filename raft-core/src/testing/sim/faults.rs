@@ -29,10 +29,11 @@ enum Fault {
     ChangeMembers,
     HandOver,
     Drain,
+    ChangeLeases,
 }
 
 impl World {
-    fn weights(&self) -> [(Fault, u64); 17] {
+    fn weights(&self) -> [(Fault, u64); 18] {
         let plan = &self.plan;
         [
             (Fault::Crash, plan.crash),
@@ -52,6 +53,7 @@ impl World {
             (Fault::ChangeMembers, plan.change),
             (Fault::HandOver, plan.handover),
             (Fault::Drain, plan.drain),
+            (Fault::ChangeLeases, plan.lease_change),
         ]
     }
 
@@ -93,6 +95,9 @@ impl World {
 
     fn bring_about(&mut self, fault: Fault) {
         let (victim, other, draw) = (self.victim(), self.pick(), self.random.next_u64());
+        if self.plan.lease != 0 && draw >> 61 == 0 {
+            self.slew_clock(other, draw);
+        }
         match fault {
             Fault::Crash => self.die(victim),
             Fault::CrashBetween => self.nodes[victim].dies_in = Some(draw % 24),
@@ -126,6 +131,7 @@ impl World {
             Fault::Rebuild => self.begin_rebuild(victim),
             Fault::ChangeMembers => self.change_members(draw),
             Fault::HandOver => self.ask_handover(draw),
+            Fault::ChangeLeases => self.change_leases(draw),
             Fault::Drain => {
                 let drained = !self.nodes[victim].drained;
                 self.drain(victim, drained);
@@ -163,11 +169,16 @@ impl World {
         if !entry.works(now) {
             return;
         }
-        entry.frozen_until = until;
+        (entry.frozen_at, entry.frozen_until) = (now, until);
         self.goals.reach_if(entry.leads(), Goal::LeaderFroze);
         if draw & 1 == 0 {
-            // The whole machine stood still, and its clock with it.
-            entry.clock.stand_still(now, until);
+            // The whole machine stood still, and its clocks with it; where there are leases it sleeps, which one of its
+            // clocks sees.
+            if self.plan.lease == 0 || self.plan.beyond != 0 {
+                entry.clock.stand_still(now, until);
+            } else {
+                entry.clock.sleep(now, until);
+            }
             entry.tick_at = until;
             self.at(until, What::Tick { node: small(node) });
         }
@@ -195,6 +206,7 @@ impl World {
         self.goals.reach_if(unsent_vote && kept > 0, Goal::DiedBetweenVoteAndGrant);
         self.goals.reach_if(candidate_died, Goal::CandidateDied);
         self.goals.reach_if(entry.seen.role == Role::Leader, Goal::LeaderDied);
+        entry.leases.process_ended(entry.seen.role == Role::Leader, self.now);
         entry.disk.crash(usize::try_from(kept).unwrap_or(0), &self.library);
         let installs = entry.applies.iter().any(|job| matches!(job, Job::Restore(_)));
         self.goals.reach_if(installs, Goal::DiedDuringInstall);

@@ -315,6 +315,48 @@ goals! {
     DrainedTookOver,
     /// A drained leader handed over.
     DrainHandedOver,
+    /// A follower got a read lease.
+    LeaseHeld,
+    /// It was renewed before it ran out.
+    LeaseRenewed,
+    /// It ran out.
+    LeaseRanOut,
+    /// A learner got one, or a renewal.
+    LearnerHeldLease,
+    /// A member was left out that held one.
+    HolderRemoved,
+    /// A request for one was refused.
+    LeaseRefused,
+    /// A leader served a read under its lease.
+    LeaseReadByLeader,
+    /// A follower did.
+    LeaseReadByFollower,
+    /// A read that might be served under a lease was served by a round.
+    LeaseReadFellBack,
+    /// A holder lacked what a quorum had, and it was not committed.
+    CommitHeldBack,
+    /// It was committed once the lease was over.
+    CommitReleasedByTime,
+    /// A new leader waited until leases of those before it were over.
+    NewLeaderWaited,
+    /// A new leader waited until all members had spoken.
+    NewLeaderHeardAll,
+    /// A new leader found that no lease can run any more.
+    NewLeaderNeedNotWait,
+    /// The clocks of a node went on at another rate.
+    ClockSlewed,
+    /// A node saw one of its clocks jump against the other.
+    ClocksJumped,
+    /// Leases became shorter, and the wait for them did not.
+    LongerLeasesOutlived,
+    /// It did, later.
+    LongerLeasesForgotten,
+    /// For two seconds without faults, some follower held a lease at every instant.
+    LeasesRolled,
+    /// A replica had what a caller's token names.
+    TokenReached,
+    /// It was behind, or had compacted it.
+    TokenAhead,
     /// Everything was healed and agreed.
     Converged,
 }

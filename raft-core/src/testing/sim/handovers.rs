@@ -142,12 +142,7 @@ impl World {
 
     /// Everything works: the leadership goes where it is wanted, and stays where it is wanted most.
     pub(super) fn move_leadership(&mut self) {
-        let plan = &self.plan;
-        let calm = plan.latency + plan.latency_spread <= 5_000
-            && plan.sync + plan.sync_spread <= 5_000
-            && plan.hear <= 5_000
-            && self.changes.committed.voters().len() > 1;
-        if !calm {
+        if !self.is_calm() || self.changes.committed.voters().len() < 2 {
             return;
         }
         self.run_for(1_000_000_000);
@@ -175,7 +170,7 @@ impl World {
         }
     }
 
-    fn run_for(&mut self, nanos: u64) {
+    pub(super) fn run_for(&mut self, nanos: u64) {
         let until = self.now + nanos;
         while self.now < until {
             self.next();

@@ -13,6 +13,7 @@ use crate::replica::{Answer, Input};
 use crate::status::Role;
 use crate::testing::sim::goals::Goal;
 use crate::testing::sim::handovers::is_handover;
+use crate::testing::sim::leases::clock_rate;
 use crate::testing::sim::node::{Node, Waiter};
 use crate::testing::sim::world::{What, World, small};
 use crate::types::{Entry, Index, NodeId};
@@ -135,6 +136,7 @@ impl World {
             "[configurations act on append] n{} goes by {said:?}, its log says {believed:?}",
             node + 1
         );
+        assert_eq!(said.leases(), believed.leases(), "[configurations act on append] leases of n{}", node + 1);
         let leads = entry.seen.role == Role::Leader;
         let left_out = believed.index() <= entry.seen.commit && !believed.is_voter(entry.id);
         assert!(!(leads && left_out), "[who leads votes] n{} leads, and {believed:?} is committed", node + 1);
@@ -185,6 +187,7 @@ impl World {
             before.index() <= self.ghost.last().max(commit) || back,
             "[one change at a time] {next:?} follows {before:?}, which is not committed"
         );
+        self.check_lease_wait(entry.id.term, next);
         let own = self.nodes[node].log.at(commit).is_some_and(|mark| mark.term == term);
         assert!(own, "[own term first] n{} appends {next:?} and has committed nothing of term {term}", node + 1);
         if next.change() == next.index() && next.phase() != Phase::Settled {
@@ -219,6 +222,7 @@ impl World {
         self.goals.reach_if(before.is_joint() && !joint && !back_from_joint, Goal::JointLeftTowardsNew);
         let demoted = before.outgoing().iter().any(|id| next.contains(*id) && !next.is_voter(*id));
         self.goals.reach_if(demoted, Goal::VoterDemoted);
+        self.note_lease_step(before, next);
     }
 
     /// A log lost its end.
@@ -288,9 +292,13 @@ impl World {
                 self.make_node(id);
             }
         }
+        let wait = Duration::from_millis(random.below(8_000));
+        self.ask_change(asked, change, wait);
+    }
+
+    pub(super) fn ask_change(&mut self, asked: usize, change: Change, wait: Duration) {
         let waiter = CHANGES_FROM + Waiter::try_from(self.changes.answered.len()).expect("few changes");
         self.changes.answered.push(false);
-        let wait = Duration::from_millis(random.below(8_000));
         let deadline = self.nodes[asked].clock.read(self.now).monotonic + wait;
         self.step(asked, Input::ChangeMembership { change, deadline, waiter });
     }
@@ -299,7 +307,7 @@ impl World {
     fn make_node(&mut self, id: NodeId) {
         while self.nodes.len() < usize::try_from(id.0).expect("a small id") {
             let place = self.nodes.len();
-            let rate = 1_000 + self.random.below(2 * self.plan.drift + 1) - self.plan.drift;
+            let rate = clock_rate(&self.plan, &mut self.random);
             let clock = self.now;
             let mut node = Node::new(place, &self.plan, rate);
             node.clock.stand_still(0, clock);

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{Config, LogRepair};
-use crate::event::Now;
 use crate::handover::Priority;
 use crate::membership::{Configuration, KeptConfigurations};
 use crate::random::Random;
 use crate::replica::{ApplyBatch, Proposal, Replica};
 use crate::snapshot::SnapshotMeta;
 use crate::status::Role;
+use crate::testing::clock::Clock;
 use crate::testing::sim::disk::{Disk, Marks};
+use crate::testing::sim::leases::{Known, lease_settings};
 use crate::testing::sim::machine::Machine;
 use crate::testing::sim::members::NODES_MAX;
 use crate::testing::sim::plan::Plan;
@@ -25,39 +26,6 @@ pub(super) type Waiter = u32;
 pub(super) enum Job {
     Apply(ApplyBatch<Waiter>),
     Restore(SnapshotMeta),
-}
-
-/// A clock that runs at a rate of its own.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    /// Thousandths of true time.
-    pub(super) rate: u64,
-    /// It showed `local` at `true_time`.
-    local: u64,
-    true_time: u64,
-}
-
-impl Clock {
-    pub(super) fn new(rate: u64, local: u64) -> Self {
-        Self { rate, local, true_time: 0 }
-    }
-
-    pub(super) fn read(&self, now: u64) -> Now {
-        let local = self.local + now.saturating_sub(self.true_time) * self.rate / 1_000;
-        Now::at(Duration::from_nanos(local))
-    }
-
-    /// When it will show `deadline`.
-    pub(super) fn when(&self, deadline: Duration) -> u64 {
-        let deadline = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        self.true_time + (deadline.saturating_sub(self.local).saturating_mul(1_000)).div_ceil(self.rate)
-    }
-
-    /// It stands still from now until `until`.
-    pub(super) fn stand_still(&mut self, now: u64, until: u64) {
-        self.local = u64::try_from(self.read(now).monotonic.as_nanos()).unwrap_or(u64::MAX);
-        self.true_time = until;
-    }
 }
 
 /// What was seen of a replica after its last step.
@@ -94,6 +62,7 @@ pub(super) struct Node {
     pub(super) batches_since_flush: u64,
     /// Commands on their way into the replica.
     pub(super) inbox: Vec<Proposal<Waiter>>,
+    pub(super) frozen_at: u64,
     pub(super) frozen_until: u64,
     /// Dies after so many more effects.
     pub(super) dies_in: Option<u64>,
@@ -131,6 +100,8 @@ pub(super) struct Node {
     pub(super) drained: bool,
     /// The next snapshot for it has to be taken anew.
     pub(super) wants_fresh: bool,
+    /// What is known of its leases.
+    pub(super) leases: Known,
 }
 
 impl Node {
@@ -151,6 +122,7 @@ impl Node {
             machine_on_disk: Machine::new(clients),
             batches_since_flush: 0,
             inbox: Vec::new(),
+            frozen_at: 0,
             frozen_until: 0,
             dies_in: None,
             dies_with_snapshot: false,
@@ -172,6 +144,7 @@ impl Node {
             rebuilds: false,
             drained: false,
             wants_fresh: false,
+            leases: Known::default(),
         }
     }
 
@@ -189,6 +162,7 @@ impl Node {
             retain => (retain, retain * 60),
         };
         config.catch_up_time = Duration::from_millis(plan.catch_up);
+        config.lease_seed = (plan.lease != 0).then(|| lease_settings(plan, plan.lease, plan.holders));
         config.catch_up_entries_max = if plan.tight == 0 { 200 } else { 12 };
         if plan.step_back != 0 {
             config.log_repair = LogRepair::StepBack;

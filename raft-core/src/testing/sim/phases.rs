@@ -51,6 +51,7 @@ impl World {
         self.stand();
         self.heal();
         self.agree();
+        self.roll_leases();
         self.move_leadership();
         self.check_end();
     }
@@ -244,6 +245,12 @@ impl World {
             && plan.hear <= 20_000
             // One entry back per rejection takes as long as the log is.
             && plan.step_back == 0
+    }
+
+    /// A message and its answer take so little that no timer is in danger.
+    pub(super) fn is_calm(&self) -> bool {
+        let plan = &self.plan;
+        plan.latency + plan.latency_spread <= 5_000 && plan.sync + plan.sync_spread <= 5_000 && plan.hear <= 5_000
     }
 
     /// Whether links are there or not, for both directions, and nobody needs more than the entries of others: no snapshot, and

@@ -147,6 +147,20 @@ plan! {
     drain,
     /// 1: some nodes are wanted more as leaders than others.
     priorities,
+    /// The longest read lease, in milliseconds; zero: no read leases.
+    lease,
+    /// The bound on the drift of clocks that leases rest on; clocks run at rates within it.
+    lease_drift,
+    /// Followers that are to hold a lease at any time.
+    holders,
+    /// Reads that may be served under a lease.
+    lease_reads,
+    /// Weight: somebody asks for other settings of leases.
+    lease_change,
+    /// Clocks drift by so much instead, which is more than leases bear, and stand still where machines do.
+    beyond,
+    /// 1: of leases only that is checked which callers see.
+    blind,
 }
 
 /// Why a line is no plan.
@@ -231,7 +245,32 @@ impl Plan {
         plan.drain = draw.weight();
         plan.drain = draw.sometimes(3, plan.drain);
         plan.priorities = draw.sometimes(3, 1);
+        plan.draw_leases(&mut draw);
         plan
+    }
+
+    /// What the run of this seed does, with read leases in any case.
+    #[must_use]
+    pub fn with_leases(seed: u64) -> Self {
+        let drawn = (0..).map(|nth| Self::draw(seed.wrapping_mul(64).wrapping_add(nth)));
+        drawn.into_iter().find(|plan| plan.lease != 0).unwrap_or_default()
+    }
+
+    /// Leases of up to two election timeouts, in every second run.
+    fn draw_leases(&mut self, draw: &mut Draw) {
+        let (long, short) = (draw.between(1, 8) * 50, draw.between(10, 50));
+        let lease = if draw.0.below(6) == 0 { short } else { long };
+        self.lease = draw.sometimes(2, lease);
+        if self.lease == 0 {
+            return;
+        }
+        let drift = draw.between(1, 150);
+        // What is a fifth slower than true time is within a quarter of it.
+        self.lease_drift = if self.drift == 0 { drift } else { 250 };
+        self.holders = draw.between(0, 2);
+        self.lease_reads = draw.between(100, 900);
+        let change = draw.between(1, 12);
+        self.lease_change = draw.sometimes(3, change);
     }
 
     /// Nodes that time out together stay together unless they draw different timeouts: a message is on its way for

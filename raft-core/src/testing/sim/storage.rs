@@ -207,7 +207,7 @@ impl World {
             ReplicaAnswer::Changed { .. } | ReplicaAnswer::ChangeRefused { .. } => {
                 panic!("[answers] try {attempt} hears of a change: {answer:?}")
             }
-            ReplicaAnswer::ReadReady { index, .. } => self.read_ready(node, attempt, index),
+            ReplicaAnswer::ReadReady { index, mode, .. } => self.read_ready(node, attempt, index, mode),
         }
     }
 }

@@ -19,7 +19,9 @@ impl World {
     pub(super) fn call(&mut self, client: usize) {
         let Some(operation) = self.clients.begin(client, &mut self.random) else { return };
         let draw = self.random.next_u64();
-        let node = if draw % 10 < 6 {
+        // Where followers may serve under leases they are asked more often.
+        let reads = self.plan.lease != 0 && self.clients.operations[operation as usize].want == Want::Read;
+        let node = if draw % 10 < if reads { 2 } else { 6 } {
             self.clients.hint(client)
         } else {
             usize::try_from((draw >> 8) % self.nodes.len() as u64).unwrap_or(0)
@@ -30,6 +32,7 @@ impl World {
             self.clients.set_hint(u32::try_from(client).unwrap_or(0), (node + 1) % self.nodes.len());
             return self.call_again(client);
         }
+        self.check_token(client, node);
         let term = self.nodes[node].seen.term.0;
         let attempt = self.clients.attempt(operation, (node, self.nodes[node].life), self.ghost.acknowledged, term);
         let wait = self.patience / 2 + self.random.below(self.patience);
@@ -40,7 +43,10 @@ impl World {
             Want::Read => {
                 let patient = self.nodes[node].clock.read(self.now).monotonic + HEALED_SERVES_WITHIN;
                 let deadline = if self.healed_at.is_some() { patient } else { deadline };
-                self.step(node, Input::Read { mode: ReadMode::Round, deadline, waiter: attempt });
+                let under_lease = (draw >> 20) % 1_000 < self.plan.lease_reads;
+                let mode = if under_lease { ReadMode::Lease } else { ReadMode::Round };
+                self.clients.attempts[attempt as usize].mode = mode;
+                self.step(node, Input::Read { mode, deadline, waiter: attempt });
             }
             Want::Write(action) => {
                 let command =
@@ -56,6 +62,18 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A replica that has applied as much as a caller's token names holds just that entry there: a read of it is no
+    /// older than anything that the caller has seen. (That it is the same state everywhere is checked when entries are
+    /// applied.)
+    fn check_token(&mut self, client: usize, node: usize) {
+        let token = self.clients.token(client);
+        let Some(replica) = self.nodes[node].replica.as_ref().filter(|_| token.index > Index::ZERO) else { return };
+        let outcome = replica.outcome(token);
+        assert!(outcome != Outcome::NotApplied, "[tokens hold] n{} holds another entry at {token}", node + 1);
+        let reached = outcome == Outcome::Applied;
+        self.goals.reach(if reached { Goal::TokenReached } else { Goal::TokenAhead });
     }
 
     fn call_again(&mut self, client: usize) {
@@ -99,6 +117,7 @@ impl World {
         if let Some(operation) = self.clients.answered(attempt) {
             assert!(answer != Answer::Late, "[exactly once] a caller's newest write came after a later one");
             self.clients.end(operation, Ending::Wrote(answer));
+            self.clients.carry_token(client, entry.id);
             self.follow_up(client, Next::Done);
         }
     }
@@ -174,12 +193,15 @@ impl World {
     }
 
     /// A read may be served: the caller reads the state machine of this node at this moment.
-    pub(super) fn read_ready(&mut self, node: usize, attempt: Waiter, index: Index) {
+    pub(super) fn read_ready(&mut self, node: usize, attempt: Waiter, index: Index, mode: ReadMode) {
         let client = self.client_of(attempt);
         let applied = self.nodes[node].machine.applied;
         let tried = self.clients.attempts[attempt as usize];
         assert!(applied >= index, "[reads wait for apply] a read at {index} is let go at {applied}");
         assert!(index >= tried.must_see, "[reads see what was acknowledged] a read at {index}, not {}", tried.must_see);
+        // What one caller saw, all later ones must see.
+        self.ghost.acknowledged = self.ghost.acknowledged.max(applied);
+        self.note_lease_read(node, tried.mode, mode);
         self.tally.reads += 1;
         self.goals.reach(if self.nodes[node].leads() { Goal::LeaderRead } else { Goal::FollowerRead });
         self.goals.reach_if(applied == index && applied > tried.must_see, Goal::ReadWaitedForApply);
@@ -188,6 +210,8 @@ impl World {
             let key = self.clients.operations[operation as usize].key;
             let value = self.nodes[node].machine.register(key);
             self.clients.end(operation, Ending::Read(value));
+            let term = self.committed_term(applied).unwrap_or_default();
+            self.clients.carry_token(client, LogId::new(applied, term));
             self.follow_up(client, Next::Done);
         }
     }

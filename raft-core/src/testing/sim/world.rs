@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use crate::membership::Configuration;
 use crate::message::{Envelope, PeerMessage};
+use crate::mutant::{Mutant, broken};
 use crate::random::Random;
 use crate::replica::{Fill, Input, Output};
 use crate::snapshot::Transfer;
@@ -12,6 +13,7 @@ use crate::testing::sim::clients::Clients;
 use crate::testing::sim::ghost::Ghost;
 use crate::testing::sim::goals::{Goal, Goals};
 use crate::testing::sim::handovers::Handovers;
+use crate::testing::sim::leases::clock_rate;
 use crate::testing::sim::members::Changes;
 use crate::testing::sim::network::{Arrival, Network, place};
 use crate::testing::sim::node::{Job, Node, Waiter};
@@ -105,6 +107,10 @@ pub struct Tally {
     pub writes: u64,
     /// Reads served.
     pub reads: u64,
+    /// Those of them that were served under a lease, by leaders and by followers.
+    pub lease_reads: (u64, u64),
+    /// Leases, and renewals of one, that followers took.
+    pub leases: u64,
     /// Operations of the histories that were checked.
     pub checked: u64,
     /// Nanoseconds until a connected majority committed, with the faults still on; zero when there was none.
@@ -148,9 +154,7 @@ impl World {
         let count = usize::try_from(plan.nodes).expect("few nodes");
         assert!((1..=9).contains(&count), "a plan of {count} nodes: set 1 to 9");
         assert!((1..=8).contains(&plan.keys), "a plan of {} keys: set 1 to 8", plan.keys);
-        let nodes: Vec<Node> = (0..count)
-            .map(|place| Node::new(place, plan, 1_000 + random.below(2 * plan.drift + 1) - plan.drift))
-            .collect();
+        let nodes: Vec<Node> = (0..count).map(|place| Node::new(place, plan, clock_rate(plan, &mut random))).collect();
         let founders = Configuration::new((1..=plan.nodes).map(NodeId));
         let mut goals = Goals::default();
         let apart = nodes.iter().any(|a| nodes.iter().any(|b| a.clock.rate > b.clock.rate + 100));
@@ -311,7 +315,8 @@ impl World {
     pub(super) fn step(&mut self, node: usize, input: Input<Waiter>) {
         let mut outputs = std::mem::take(&mut self.outputs);
         let entry = &mut self.nodes[node];
-        let now = entry.clock.read(self.now);
+        let woke = entry.frozen_until == self.now && broken(Mutant::StaleInstants);
+        let now = entry.clock.read(if woke { entry.frozen_at } else { self.now });
         let Some(replica) = &mut entry.replica else { return };
         replica.step(now, input, &mut outputs);
         self.observe(node, &outputs);
