@@ -196,9 +196,11 @@ impl Leader {
         }
     }
 
-    /// The first settings of read leases, which the node that leads then brings along.
+    /// The first settings of read leases, which the node that leads then brings along. Not into a log that has configurations
+    /// already: binaries may serve there that do not know such settings.
     fn seeded(&self, member: &Member, in_force: &Configuration, next: Index) -> Option<Configuration> {
-        let seed = member.config.lease_seed.filter(|_| !in_force.has_lease_settings())?;
+        let is_new = in_force.index() == Index::ZERO && !in_force.has_lease_settings();
+        let seed = member.config.lease_seed.filter(|_| is_new)?;
         in_force.with_lease_settings(next, seed).ok()
     }
 

@@ -329,11 +329,16 @@ impl Leader {
         let once_more = (stranger || broken(Mutant::LeaderCountsTwice)).then_some(member.durable_index);
         let durable = |peer| if peer == id { own } else { self.progress.get(&peer).map_or(Index::ZERO, held) };
         let reached = configuration.reached_with(once_more, durable);
-        let reached = self.leases_allow(member, reached);
-        let of_this_term = member.log.term_at(reached) == Some(member.term);
-        if reached > member.commit_index && (of_this_term || broken(Mutant::OldTermCommittedByCounting)) {
+        // What is left of it, or nothing: what counting may not commit does not wait for leases either.
+        let counts = |member: &Member, index: Index| {
+            let of_this_term = member.log.term_at(index) == Some(member.term);
+            index > member.commit_index && (of_this_term || broken(Mutant::OldTermCommittedByCounting))
+        };
+        let wanted = if counts(member, reached) { reached } else { member.commit_index };
+        let allowed = self.leases_allow(member, wanted);
+        if counts(member, allowed) {
             let opens_reads = member.commit_index < self.first_of_term;
-            member.commit_to(reached);
+            member.commit_to(allowed);
             self.tell_holders_commit(member, effects);
             if opens_reads {
                 self.advance_reads(member, effects);

@@ -31,8 +31,8 @@ pub(crate) struct FollowerReads {
     last_number: u64,
 }
 
-/// Questions of one process life; more would run into the next life's numbers.
-const NUMBERS_PER_LIFE: u32 = 40;
+/// The number of a process life stands above so many bits; a life that needs more questions would run into the next one's.
+const LIFE_SHIFT: u32 = 40;
 
 impl FollowerReads {
     /// Begins the numbers of process life `life`.
@@ -41,7 +41,7 @@ impl FollowerReads {
             unasked: Vec::new(),
             asked: VecDeque::new(),
             asked_at: Duration::ZERO,
-            last_number: unless(Mutant::ReadNumbersRepeat, life, 0).wrapping_shl(NUMBERS_PER_LIFE),
+            last_number: unless(Mutant::ReadNumbersRepeat, life, 0).wrapping_shl(LIFE_SHIFT),
         }
     }
 

@@ -271,10 +271,10 @@ impl Driver {
                 }
                 Output::Answer { waiter, answer } => {
                     let ready = matches!(answer, Answer::ReadReady { .. });
-                    if let Waiter::Read { since, .. } | Waiter::CaughtUp { since } = &waiter
+                    if let Waiter::Read { asked, .. } | Waiter::CaughtUp { asked } = &waiter
                         && ready
                     {
-                        self.shared.freshen(*since);
+                        self.shared.freshen(*asked);
                     }
                     match waiter {
                         Waiter::CaughtUp { .. } => self.caught_up(ready),
@@ -399,7 +399,7 @@ impl Driver {
         }
         self.catching_up = true;
         let deadline = self.shared.clock.now().monotonic + self.shared.config.raft.election_timeout * 4;
-        let waiter = Waiter::CaughtUp { since: Instant::now() };
+        let waiter = Waiter::CaughtUp { asked: self.shared.clock.now().boottime };
         self.step(Input::Read { mode: ReadMode::Round, deadline, waiter });
         self.run_effects();
     }

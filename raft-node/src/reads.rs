@@ -117,7 +117,8 @@ pub(crate) async fn confirmed(shared: &Shared, mode: ReadMode, deadline: Instant
 /// Waits until this replica has applied everything that a linearizable read which begins now must see.
 async fn confirm(shared: &Shared, mode: ReadMode, deadline: Instant) -> Result<ReadEnd, ReadFailure> {
     let (answer, answered) = oneshot::channel();
-    match shared.queue.read(mode, shared.clock.at(deadline), Waiter::Read { since: Instant::now(), answer }) {
+    let waiter = Waiter::Read { asked: shared.clock.now().boottime, answer };
+    match shared.queue.read(mode, shared.clock.at(deadline), waiter) {
         Ok(()) => {}
         Err(Refused::Full(full)) => return Err(ReadFailure::Overloaded { bound: Cow::Borrowed(full.0) }),
         Err(Refused::Closed) => return Err(ReadFailure::Stopping),

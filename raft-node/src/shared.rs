@@ -223,17 +223,17 @@ impl Shared {
         self.passed_on.all_ended().await;
     }
 
-    /// Notes that a linearizable read which was asked at this instant is answered: all that was acknowledged before is
-    /// applied here.
-    pub(crate) fn freshen(&self, asked: Instant) {
-        let micros = u64::try_from(self.clock.at(asked).as_micros()).unwrap_or(u64::MAX);
+    /// Notes that a linearizable read which was asked then, on the clock that goes on while the machine sleeps, is
+    /// answered: all that was acknowledged before is applied here.
+    pub(crate) fn freshen(&self, asked: Duration) {
+        let micros = u64::try_from(asked.as_micros()).unwrap_or(u64::MAX);
         self.fresh_micros.fetch_max(micros.max(1), Ordering::AcqRel);
     }
 
     /// How old what is applied here may be; nothing is known before the first linearizable read.
     pub(crate) fn staleness(&self) -> Option<Duration> {
         let fresh = self.fresh_micros.load(Ordering::Acquire);
-        (fresh > 0).then(|| self.clock.now().monotonic.saturating_sub(Duration::from_micros(fresh)))
+        (fresh > 0).then(|| self.clock.now().boottime.saturating_sub(Duration::from_micros(fresh)))
     }
 
     /// How long the leader that this node follows has been silent; nothing when this node leads or follows nobody.

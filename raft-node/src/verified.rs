@@ -88,6 +88,10 @@ impl Held {
     /// Looks a position up.
     pub(crate) fn look_up(raft: &Raft, seen: LogId) -> Self {
         let (applied, base) = (raft.applied_index().min(raft.commit_index()), raft.log_base());
+        // A log that lost its end, under a state that has it: the entry is not there to be compared.
+        if seen.index > applied && seen.index <= raft.applied_index() {
+            return Self::Forgotten;
+        }
         Self::judge(seen, applied, raft.term_at(seen.index).map(|term| LogId::new(seen.index, term)), base)
     }
 

@@ -1,6 +1,6 @@
 //! Callers that wait for an answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::handover::{HandedOver, HandoverRefused};
@@ -21,8 +21,8 @@ pub(crate) enum Waiter {
     },
     /// A linearizable read's caller.
     Read {
-        /// When it was asked.
-        since: Instant,
+        /// When it was asked, on the clock that goes on while the machine sleeps.
+        asked: Duration,
         /// Where its answer goes.
         answer: oneshot::Sender<ReadEnd>,
     },
@@ -38,8 +38,8 @@ pub(crate) enum Waiter {
     },
     /// The driver itself, which wants to know when this node has caught up with the leader.
     CaughtUp {
-        /// When it asked.
-        since: Instant,
+        /// When it asked, on the same clock.
+        asked: Duration,
     },
 }
 

@@ -31,6 +31,16 @@ struct Predecessors {
     silent: BTreeSet<NodeId>,
 }
 
+/// Commits wait for leases.
+#[derive(Clone, Copy, Debug)]
+struct HeldBack {
+    /// Since when something has waited.
+    since: Duration,
+    /// What may be committed, and since when it is that and no more.
+    allowed: Index,
+    stands_since: Duration,
+}
+
 /// What a leader knows of leases.
 #[derive(Debug, Default)]
 pub(crate) struct Giver {
@@ -40,8 +50,8 @@ pub(crate) struct Giver {
     /// Who may hold a lease. Never filtered by a configuration: who was removed may hold one still.
     table: BTreeMap<NodeId, Grant>,
     predecessors: Option<Predecessors>,
-    /// A quorum has more than some holder: since when.
-    held_back_since: Option<Duration>,
+    /// A quorum has more than may be committed.
+    held_back: Option<HeldBack>,
     /// Whom the leader wants to hold a lease.
     wanted: BTreeSet<NodeId>,
     /// Since when the configuration in force is known committed, and which.
@@ -82,7 +92,8 @@ impl Giver {
 
     /// How long this leader still waits at most for leases of those before it.
     pub(crate) fn predecessors_wait(&self, now: Duration) -> Option<Duration> {
-        self.predecessors.as_ref().map(|predecessors| predecessors.until.saturating_sub(now))
+        let wait = self.predecessors.as_ref().map(|predecessors| predecessors.until.saturating_sub(now));
+        wait.filter(|wait| !wait.is_zero())
     }
 
     /// Until when commits wait for what this node, which has not said anything in this term, may hold of an earlier
@@ -183,14 +194,21 @@ impl Leader {
     pub(crate) fn leases_allow(&mut self, member: &mut Member, reached: Index) -> Index {
         self.leases.expire(member.now);
         let held = |id: NodeId| self.progress.get(&id).map_or(Index::ZERO, |peer| peer.match_index);
+        // Who acknowledged in this term that it is no member any more uses no lease from there on.
+        let in_force = member.configurations.in_force();
+        self.leases.table.retain(|id, _| in_force.contains(*id) || held(*id) < in_force.index());
         let removed =
             |id: NodeId| !member.configurations.in_force().contains(id) && broken(Mutant::CommitIgnoresRemovedHolder);
         let held = |id: NodeId| if removed(id) { reached } else { held(id) };
         let allowed = self.leases.allows(reached, member.now, held).unwrap_or(Index::ZERO).max(member.commit_index);
         if allowed < reached {
-            member.counters.lease_holds_back += u64::from(self.leases.held_back_since.is_none());
-            self.leases.held_back_since.get_or_insert(member.now);
-        } else if let Some(since) = self.leases.held_back_since.take() {
+            member.counters.lease_holds_back += u64::from(self.leases.held_back.is_none());
+            let now = member.now;
+            let held_back = self.leases.held_back.get_or_insert(HeldBack { since: now, allowed, stands_since: now });
+            if held_back.allowed < allowed {
+                (held_back.allowed, held_back.stands_since) = (allowed, now);
+            }
+        } else if let Some(HeldBack { since, .. }) = self.leases.held_back.take() {
             member.counters.lease_held_back_for += member.now.saturating_sub(since);
         }
         allowed.min(reached.max(member.commit_index))
@@ -198,12 +216,12 @@ impl Leader {
 
     /// Whether commits wait for leases only.
     pub(crate) fn is_held_back(&self) -> bool {
-        self.leases.held_back_since.is_some()
+        self.leases.held_back.is_some()
     }
 
     /// When what holds commits back is over at the latest, if anything does.
     pub(crate) fn leases_open_at(&self, now: Duration) -> Option<Duration> {
-        self.leases.held_back_since?;
+        self.leases.held_back?;
         let predecessors = self.leases.predecessors.iter().map(|predecessors| predecessors.until);
         predecessors.chain(self.leases.holders(now).map(|(_, left)| now + left)).min()
     }
@@ -260,8 +278,9 @@ impl Leader {
         let (in_force, committed) = (member.configurations.in_force(), member.configurations.at(member.commit_index));
         let is_member = in_force.contains(to) && (committed.contains(to) || broken(Mutant::GrantToUncommittedMember));
         let patience = member.config.heartbeat_interval;
-        let holds_up = self.leases.held_back_since.is_some_and(|since| member.now >= since + patience);
-        let keeps_up = matches!(peer.state, State::Replicate { .. }) && !(holds_up && is_behind(member, peer));
+        // Not one that is only a batch behind the others while all go on.
+        let stuck = self.leases.held_back.is_some_and(|held_back| member.now >= held_back.stands_since + patience);
+        let keeps_up = matches!(peer.state, State::Replicate { .. }) && !(stuck && is_behind(member, peer));
         let longest = self.leases.own_end(member).saturating_sub(member.boottime);
         let worth_it = longest >= member.leases_in_use().duration / 8;
         self.own_lease_is_usable(member) && is_member && keeps_up && worth_it && !Self::is_parting(member)

@@ -73,9 +73,9 @@ impl Follower {
     pub(crate) fn read_under_lease(&mut self, member: &Member) -> Option<Index> {
         let wanted = member.leases_in_use().duration * WANTED_FOR;
         self.holder.wanted_until = self.holder.wanted_until.max(member.now + wanted);
+        let named = self.holder.running(member).filter(|_| self.lease_is_usable(member))?.named;
         let index = unless(Mutant::LeaseReadAtCommit, member.log.last().index, member.commit_index);
-        let named = self.holder.held.map_or(index, |held| held.named);
-        self.lease_is_usable(member).then(|| unless(Mutant::LeaseReadAtNamedIndex, index, named))
+        Some(unless(Mutant::LeaseReadAtNamedIndex, index, named))
     }
 
     /// Whether the lease has not run out, and this log holds all that was committed before it was given. \[RL-HOLDER\]

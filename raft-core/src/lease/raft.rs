@@ -16,8 +16,8 @@ use crate::types::{NodeId, Ticket};
 /// less is drift, or the time between reading one and the other.
 const JUMP: Duration = Duration::from_millis(50);
 
-/// Requests for leases of one process life; more would run into the next life's numbers.
-const NUMBERS_PER_LIFE: u32 = 40;
+/// The number of a process life stands above so many bits; a life that needs more requests would run into the next one's.
+const LIFE_SHIFT: u32 = 40;
 
 impl Member {
     /// The settings by which leases are given: those of the committed configuration. \[RL-SETTINGS\]
@@ -47,7 +47,7 @@ impl Member {
 
     /// The number before the first of process life `life`.
     pub(crate) fn lease_numbers_of(life: u64) -> u64 {
-        life.wrapping_shl(NUMBERS_PER_LIFE)
+        life.wrapping_shl(LIFE_SHIFT)
     }
 
     /// This node acknowledges a leader: whatever lease rests on that counts from now on at the latest. \[RL-STAMP\]
@@ -62,11 +62,13 @@ impl Member {
     pub(crate) fn read_clocks(&mut self, now: Now) -> bool {
         let monotonic = now.monotonic.saturating_sub(self.now);
         let boottime = now.boottime.saturating_sub(self.boottime);
-        let went_back = now.boottime + JUMP < self.boottime || now.monotonic + JUMP < self.now;
+        let went_back = now.boottime < self.boottime || now.monotonic + JUMP < self.now;
         let parted = monotonic.abs_diff(boottime) > JUMP + monotonic.max(boottime) / 4;
+        let jumped = went_back || parted;
         self.now = self.now.max(now.monotonic);
-        self.boottime = self.boottime.max(now.boottime);
-        went_back || parted
+        // After a jump nothing is kept that was measured by this clock before.
+        self.boottime = if jumped { now.boottime } else { self.boottime.max(now.boottime) };
+        jumped
     }
 }
 

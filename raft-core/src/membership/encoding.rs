@@ -13,6 +13,8 @@ use crate::types::{Index, NodeId};
 const VERSION: u8 = 1;
 /// Of one with such settings.
 const VERSION_WITH_LEASES: u8 = 2;
+/// Settings of read leases follow. Others may mean something later.
+const LEASES_SET: u8 = 1;
 /// Set on a member that is promoted by itself.
 const PROMOTES: u8 = 1;
 
@@ -108,10 +110,10 @@ impl Standing {
 }
 
 impl Leases {
-    /// Whether set (1) or only left behind (0), D, drift, holders, and how long waits count at least.
+    /// 1, D, drift, holders, and how long waits count at least.
     fn encode(&self, bytes: &mut Vec<u8>) {
         let settings = self.settings();
-        bytes.push(u8::from(self.set.is_some()));
+        bytes.push(LEASES_SET);
         bytes.extend_from_slice(&nanos(settings.duration).to_be_bytes());
         bytes.extend_from_slice(&settings.drift_permille.to_be_bytes());
         bytes.extend_from_slice(&settings.min_holders.to_be_bytes());
@@ -127,7 +129,7 @@ impl Configuration {
     /// Its bytes; numbers are big-endian.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let with_leases = self.leases != Leases::default();
+        let with_leases = self.leases.set.is_some();
         let mut bytes = vec![if with_leases { VERSION_WITH_LEASES } else { VERSION }, self.phase.code()];
         bytes.extend_from_slice(&(self.seats.len() as u16).to_be_bytes());
         for number in [self.index.0, self.change.0, self.highest_id.0] {
@@ -243,11 +245,10 @@ impl Fields<'_> {
     }
 
     fn leases(&mut self) -> Result<Leases, ConfigurationError> {
-        let set = match self.u8()? {
-            0 => false,
-            1 => true,
-            found => return Err(ConfigurationError::Field { field: "read_lease", found: found.into() }),
-        };
+        let set = self.u8()?;
+        if set != LEASES_SET {
+            return Err(ConfigurationError::Field { field: "read_lease", found: set.into() });
+        }
         let duration = Duration::from_nanos(self.u64()?);
         let settings = LeaseSettings { duration, drift_permille: self.u16()?, min_holders: self.u16()? };
         let outlives = self.u64()?;
@@ -256,12 +257,7 @@ impl Fields<'_> {
         if outlives > longest {
             return Err(ConfigurationError::Field { field: "read_lease.outlives", found: outlives });
         }
-        let leases = Leases { set: set.then_some(settings), outlives: Duration::from_nanos(outlives) };
-        // One way only to write a thing down.
-        if leases == Leases::default() || (!set && settings != LeaseSettings::OFF) {
-            return Err(ConfigurationError::Field { field: "read_lease", found: 0 });
-        }
-        Ok(leases)
+        Ok(Leases { set: Some(settings), outlives: Duration::from_nanos(outlives) })
     }
 
     fn seat(&mut self) -> Result<Seat, ConfigurationError> {

@@ -1,6 +1,8 @@
 //! Reads that are confirmed, by a round of the leader or by a lease, and wait until this replica has applied what they must
 //! see.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// A confirmed read that waits for the state machine.
@@ -12,6 +14,9 @@ pub(super) struct ConfirmedRead {
     mode: ReadMode,
     since: Duration,
 }
+
+/// Reads under a lease that are given up at a time, each to be confirmed by the leader instead; more follow soon.
+const REREAD_MAX: usize = 256;
 
 impl ConfirmedRead {
     pub(super) fn ticket(&self) -> Ticket {
@@ -68,12 +73,12 @@ impl<W> Replica<W> {
         let is_slow = |read: &ConfirmedRead| {
             read.mode == ReadMode::Lease && (now.monotonic >= read.since + patience || read.index > last)
         };
-        let slow: Vec<Ticket> =
-            self.confirmed_reads.iter().filter(|read| is_slow(read)).map(|read| read.ticket).collect();
+        let slow = self.confirmed_reads.iter().filter(|read| is_slow(read)).map(|read| read.ticket);
+        let slow: BTreeSet<Ticket> = slow.take(REREAD_MAX).collect();
         if slow.is_empty() {
             return;
         }
-        self.confirmed_reads.retain(|read| !is_slow(read));
+        self.confirmed_reads.retain(|read| !slow.contains(&read.ticket));
         for ticket in slow {
             self.run(now, Event::Read { ticket, mode: ReadMode::Round }, Payloads::None, out);
         }

@@ -15,6 +15,10 @@ use crate::client::wire::{OutcomeBody, ProblemBody};
 /// An answer that is longer is not read to its end.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The first pause before all nodes are tried again; it doubles each time, up to the longest.
+/// A write is sent to the node that another one named as leader so often; then any node may pass it on.
+const REDIRECTS_MAX: u32 = 3;
+/// No call lasts longer, whatever deadline it has.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 /// A node is given this much less time than its answer is waited for, a tenth at most, so that what it says when the
@@ -63,8 +67,8 @@ impl Reply {
 /// What came of one try.
 enum Attempt {
     Done(Reply),
-    /// Another node leads, and was noted.
-    Redirected,
+    /// Another node leads, and was noted; what the one that was asked said.
+    Redirected(Error),
     Failed {
         error: Error,
         again: Again,
@@ -103,6 +107,7 @@ struct Tries {
     pauses: u32,
     last: Option<Error>,
     unknown: bool,
+    is_write: bool,
 }
 
 impl Tries {
@@ -113,7 +118,11 @@ impl Tries {
 
     /// One try in doubt leaves the whole in doubt, unless the state machine has decided: it decides a key once.
     fn conclude(self) -> Error {
-        let none = || Error::new(ErrorKind::Deadline, "the deadline passed before anything was sent");
+        let not_sent = self.is_write.then_some(Outcome::NotApplied);
+        let none = || {
+            let error = Error::new(ErrorKind::Deadline, "the deadline passed before anything was sent");
+            error.with(|about| about.outcome = not_sent)
+        };
         let error = self.last.unwrap_or_else(none);
         let is_decided = error.is("precondition_failed") || error.is("idempotency_key_reused");
         error.with(|about| {
@@ -147,10 +156,11 @@ fn jitter(pause: Duration) -> Duration {
 impl Caller {
     /// Tries until there is an answer, or no hope for one.
     pub(super) async fn run(&self, session: &Session, call: &Call, within: Option<Duration>) -> Result<Reply, Error> {
-        let deadline = Instant::now() + within.unwrap_or(self.bounds.deadline);
-        let mut tries = Tries::default();
+        let deadline = Instant::now() + within.unwrap_or(self.bounds.deadline).min(DEADLINE_MAX);
+        let mut tries = Tries { is_write: call.is_write(), ..Tries::default() };
         // A write goes to the leader itself, as long as that works; else any node passes it on.
         let mut is_direct = call.is_write();
+        let mut redirects = 0;
         while tries.count < self.bounds.tries_max {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -160,7 +170,13 @@ impl Caller {
             let endpoint = self.endpoints.next(is_direct);
             let (error, again) = match self.attempt(session, call, &endpoint, is_direct, left).await {
                 Attempt::Done(reply) => return Ok(reply),
-                Attempt::Redirected => continue,
+                Attempt::Redirected(error) => {
+                    tries.note(error);
+                    redirects += 1;
+                    // Nodes that name each other, or an address that leads elsewhere: let them pass it on.
+                    is_direct = redirects < REDIRECTS_MAX;
+                    continue;
+                }
                 Attempt::Failed { error, again } => (error, again),
             };
             tries.note(error);
@@ -233,7 +249,7 @@ impl Caller {
             Some((error, again)) => {
                 let location = reply.header(LOCATION.as_str()).unwrap_or_default();
                 if error.is("not_leader") && self.endpoints.leads(endpoint, location) {
-                    return Attempt::Redirected;
+                    return Attempt::Redirected(error);
                 }
                 Attempt::Failed { error, again }
             }

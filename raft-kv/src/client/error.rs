@@ -110,7 +110,8 @@ impl Error {
         self.0.leader.as_deref()
     }
 
-    /// For a write whose outcome is unknown: what to ask `GET /v1/outcomes/{token}` with, where a node gave it.
+    /// For a write whose outcome is unknown: what to ask `GET /v1/outcomes/{token}` with, where a node gave it. It names an
+    /// entry that may never be committed, so it is none to read by.
     #[must_use]
     pub fn outcome_token(&self) -> Option<&Token> {
         self.0.asks_with.as_ref()

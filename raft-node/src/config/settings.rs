@@ -198,7 +198,9 @@ impl Settings {
         core.heartbeat_interval = self.heartbeat_interval;
         core.disk_stall_timeout = 2 * self.election_timeout;
         core.priority = self.priority;
-        core.lease_seed = Some(self.seeds.leases);
+        // Elsewhere there may be no clock that goes on while the machine sleeps, on which holders rest.
+        let has_clock = cfg!(any(target_os = "linux", target_os = "android"));
+        core.lease_seed = Some(self.seeds.leases).filter(|_| has_clock);
         // None is refused under the names that the user knows.
         core.retain_bytes_max = (self.log_bytes_max / 16 * 3).max(1);
         core.retain_entries_max = self.keep_entries.max(1);
@@ -441,6 +443,11 @@ impl Reader<'_> {
 
     /// What settings say together.
     fn check(&mut self, settings: &Settings) {
+        let (lease, heartbeat) = (settings.seeds.leases.duration, settings.heartbeat_interval);
+        if !lease.is_zero() && lease < 3 * heartbeat {
+            let remedy = "set 0s, or at least three times heartbeat_interval, so that one lost heartbeat ends no lease";
+            self.refuse("read_lease.duration", format!("is {lease:?} with a heartbeat of {heartbeat:?}"), remedy);
+        }
         let core = settings.core(NodeId(1), Configuration::new([NodeId(1)]));
         if let Err(error) = core.check() {
             self.refuse(error.field, error.problem, error.remedy);

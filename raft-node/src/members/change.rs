@@ -9,7 +9,7 @@ use raft_core::replica::Rejection;
 use raft_core::types::{Index, NodeId, NodeName};
 use tokio::sync::oneshot;
 
-use super::ask::{MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
+use super::ask::{LeaseWishes, MembersAsk, MembersDone, MembersError, MembersOptions, MembersProblem};
 use super::known::{Candidate, HEARD_FOR, Known};
 pub(crate) use super::plan::running as describe;
 use super::plan::{Plan, plan, refusal};
@@ -157,6 +157,17 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
     {
         let text = "too many nodes wait for admission; remove some of them first";
         return Attempt::Failed(MembersError::new(MembersProblem::Overloaded, text));
+    }
+    let heartbeat = shared.config.raft.heartbeat_interval;
+    if let MembersAsk::Leases(LeaseWishes { duration: Some(duration), .. }) = ask
+        && !duration.is_zero()
+        && *duration < 3 * heartbeat
+    {
+        let text = format!(
+            "a lease of {duration:?} runs out between two heartbeats, and would only hold up writes; set 0, or at least \
+             three times heartbeat_interval ({heartbeat:?})"
+        );
+        return Attempt::Failed(MembersError::new(MembersProblem::Refused, text));
     }
     // The change that is under way and leads to what is asked for.
     let mut followed = None;

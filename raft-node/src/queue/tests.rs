@@ -76,7 +76,7 @@ fn messages_and_reads_are_bounded_in_number_and_completions_are_always_taken() {
     });
     queue.receive(vote(), 0).unwrap();
     assert_eq!(queue.receive(vote(), 0), Err(Refused::Full(Full("queued_messages_max"))));
-    let waiter = || Waiter::CaughtUp { since: Instant::now() };
+    let waiter = || Waiter::CaughtUp { asked: Duration::ZERO };
     queue.read(ReadMode::Round, Duration::ZERO, waiter()).unwrap();
     assert_eq!(queue.read(ReadMode::Round, Duration::ZERO, waiter()), Err(Refused::Full(Full("queued_reads_max"))));
     queue.complete(Event::Applied { index: Index(1), durable: Index(0) });

@@ -33,7 +33,8 @@ pub struct Arena {
 impl Arena {
     /// Starts `count` nodes and waits until they have founded a cluster and take a write of `key` each.
     pub fn start_cluster(count: usize, seed: u64, key: &str) -> Self {
-        let mut cluster = TestCluster::prepare(count, &[]);
+        // Marks come more often than faults.
+        let mut cluster = TestCluster::prepare(count, &["--mark-interval", "1s"]);
         let relay = UdpRelay::start(seed).unwrap();
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.peer.parse().unwrap()).collect();
         let relayed = addresses.iter().zip(&cluster.nodes).map(|(address, node)| {

@@ -8,6 +8,7 @@ use raft_core::random::Random;
 use serde_json::Value;
 
 use super::history::{Action, Operation, Outcome, Seen};
+use super::looks::{Look, Mode};
 use super::support::http::{NoReply, Reply, call_within};
 
 /// Keys that are contested at a time.
@@ -24,6 +25,8 @@ const ATTEMPTS_MAX: u32 = 12;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long a client mostly leaves a node alone that had no good answer.
 const AVOIDED: Duration = Duration::from_millis(400);
+/// How many operations are reads that promise less than the newest value.
+const LOOKS_PERCENT: u64 = 25;
 /// How many writes carry an idempotency key; the others are tried only once when their outcome is unknown.
 const IDEMPOTENT_PERCENT: u64 = 50;
 
@@ -98,22 +101,36 @@ pub struct Client<'a> {
     /// What it last saw of each key, for swaps.
     seen: BTreeMap<String, Option<Seen>>,
     operations: Vec<Operation>,
+    /// The newest position of all answers, and its token.
+    newest: Option<(u64, String)>,
+    looks: Vec<Look>,
 }
 
 impl<'a> Client<'a> {
     pub fn new(load: &'a Load, number: usize) -> Self {
         let random = Random::new(load.seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
-        Self { load, number, random, nth: 0, asked: 0, avoided: None, seen: BTreeMap::new(), operations: Vec::new() }
+        Self {
+            load,
+            number,
+            random,
+            nth: 0,
+            asked: 0,
+            avoided: None,
+            seen: BTreeMap::new(),
+            operations: Vec::new(),
+            newest: None,
+            looks: Vec::new(),
+        }
     }
 
-    /// Works until it is told to stop. Gives its operations.
-    pub fn run(mut self) -> Vec<Operation> {
+    /// Works until it is told to stop. Gives its operations, and its other reads.
+    pub fn run(mut self) -> (Vec<Operation>, Vec<Look>) {
         while !self.load.stops() {
             let generation = u64::try_from(self.load.begin.elapsed().as_millis() / GENERATION.as_millis()).unwrap();
             self.one(generation);
             std::thread::sleep(PAUSE.mul_f64(self.random.below(1000) as f64 / 1000.0));
         }
-        self.operations
+        (self.operations, self.looks)
     }
 
     fn one(&mut self, generation: u64) {
@@ -123,6 +140,9 @@ impl<'a> Client<'a> {
         let generation = if old { self.random.below(generation + 1) } else { generation };
         let key = key(generation, self.random.below(KEYS));
         self.nth += 1;
+        if self.random.below(100) < LOOKS_PERCENT {
+            return self.look(&key);
+        }
         let value = format!("c{}-{}", self.number, self.nth);
         let action = match kind {
             0..40 => Action::Get,
@@ -193,6 +213,41 @@ impl<'a> Client<'a> {
         self.avoided = Some((self.asked, Instant::now()));
     }
 
+    /// A read that promises less than the newest value. Without an answer it says nothing.
+    fn look(&mut self, key: &str) {
+        let mode = Mode::ALL[usize::try_from(self.random.below(3)).unwrap()];
+        let (had_seen, token) = match &self.newest {
+            Some((position, token)) => (*position, token.clone()),
+            None if mode == Mode::Verified => return,
+            None => (0, String::new()),
+        };
+        let host = self.host();
+        let path = format!("/v1/kv/{key}?timeout={TIMEOUT}&consistency={}", mode.name());
+        let headers = [("Raft-Token", token.as_str())];
+        let headers = if mode == Mode::Verified { &headers[..] } else { &[] };
+        let Ok(reply) = call_within(REPLY_LIMIT, &host, "GET", &path, headers, b"") else { return self.avoid() };
+        let Some(found) = found(&reply) else {
+            // The history was never rewritten, so no token may be told that it was.
+            assert!([429, 503, 504].contains(&reply.status), "{mode:?}: {}: {}", reply.status, reply.text());
+            return self.avoid();
+        };
+        let position = reply.header(mode.position_header()).and_then(|text| text.parse().ok());
+        let position = position.unwrap_or_else(|| panic!("{mode:?} without a position: {reply:?}"));
+        if mode != Mode::Snapshot {
+            self.note_position(&reply);
+        }
+        self.looks.push(Look { asked: (self.number, host), mode, key: key.to_owned(), had_seen, position, found });
+    }
+
+    /// Keeps the newest token of all answers.
+    fn note_position(&mut self, reply: &Reply) {
+        let position: Option<u64> = reply.header("raft-revision").and_then(|text| text.parse().ok());
+        let (Some(position), Some(token)) = (position, reply.header("raft-token")) else { return };
+        if self.newest.as_ref().is_none_or(|(newest, _)| *newest < position) {
+            self.newest = Some((position, token.to_owned()));
+        }
+    }
+
     /// One attempt: a read without an answer says nothing.
     fn read(&mut self, key: &str) -> Attempt {
         let host = self.host();
@@ -208,6 +263,7 @@ impl<'a> Client<'a> {
             assert!([429, 503, 504].contains(&reply.status), "a read was answered {}: {}", reply.status, reply.text());
             return Attempt::Nothing;
         };
+        self.note_position(&reply);
         let at_follower =
             reply.header("raft-leader").is_some_and(|leader| reply.header("raft-served-by") != Some(leader));
         self.load.follower_reads.fetch_add(u64::from(at_follower), Ordering::Relaxed);
@@ -230,8 +286,11 @@ impl<'a> Client<'a> {
         let mut doubt = None;
         for _ in 0..ATTEMPTS_MAX {
             let host = self.host();
-            match judge(call_within(REPLY_LIMIT, &host, method, &path, &headers, value.as_bytes()), &self.load.replayed)
-            {
+            let reply = call_within(REPLY_LIMIT, &host, method, &path, &headers, value.as_bytes());
+            if let Some(reply) = reply.as_ref().ok().filter(|reply| reply.status == 200) {
+                self.note_position(reply);
+            }
+            match judge(reply, &self.load.replayed) {
                 Attempt::Ended(outcome) => return Attempt::Ended(outcome),
                 Attempt::Unknown(token) if !idempotent => return Attempt::Unknown(token),
                 // A token names one attempt; another one may have the effect.

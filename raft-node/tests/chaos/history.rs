@@ -139,6 +139,12 @@ impl Replay {
         self.applied.insert(index, Applied { term, key, value, existed: revision.is_some() });
     }
 
+    /// What a key was right after this entry.
+    pub fn at(&self, key: &str, index: u64) -> Option<Seen> {
+        let (revision, newest) = self.applied.range(..=index).rfind(|(_, applied)| applied.key == key)?;
+        newest.value.as_ref().map(|value| (value.clone(), *revision))
+    }
+
     /// Compares every acknowledged write with the entry that it was said to be.
     pub fn check(&self, operations: &[Operation]) -> Vec<String> {
         let mut wrong = Vec::new();

@@ -10,6 +10,7 @@
 mod arena;
 mod client;
 mod history;
+mod looks;
 mod monitor;
 mod namespace;
 mod nemesis;
@@ -27,6 +28,7 @@ use raft_core::testing::linear::CheckError;
 use arena::Arena;
 use client::{Client, Load};
 use history::{Action, Operation, Outcome, Replay, check_revisions};
+use looks::{Look, Mode};
 use monitor::Monitor;
 use nemesis::{Done, Fault, schedule};
 use support::{await_some, await_that};
@@ -75,6 +77,8 @@ struct Run {
     load: Load,
     done: Done,
     operations: Vec<Operation>,
+    /// Reads that promise less than the newest value.
+    others: Vec<Look>,
     terms_led: u64,
     looks: u64,
 }
@@ -98,7 +102,7 @@ fn under_faults(arena: &mut Arena, seed: u64) -> Run {
     let load = Load::new(arena.cluster.clients(), seed);
     let monitor = Monitor::default();
     let mut done = Done::default();
-    let (operations, looks) = std::thread::scope(|scope| {
+    let (operations, others, looks) = std::thread::scope(|scope| {
         let _stop = StopAll(&load, &monitor);
         let (load, monitor) = (&load, &monitor);
         let client = |number| scope.spawn(move || Client::new(load, number).run());
@@ -124,11 +128,16 @@ fn under_faults(arena: &mut Arena, seed: u64) -> Run {
         println!("served through every node {:?} after the last fault", healed.elapsed());
         check();
         load.stop.store(true, Ordering::Release);
-        let operations = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let (mut operations, mut others) = (Vec::new(), Vec::new());
+        for client in clients {
+            let (mut done, mut looked) = client.join().unwrap();
+            operations.append(&mut done);
+            others.append(&mut looked);
+        }
         monitor.stop();
-        (operations, watchers.into_iter().map(|watcher| watcher.join().unwrap()).sum())
+        (operations, others, watchers.into_iter().map(|watcher| watcher.join().unwrap()).sum())
     });
-    Run { seed, load, done, operations, terms_led: monitor.terms_led(), looks }
+    Run { seed, load, done, operations, others, terms_led: monitor.terms_led(), looks }
 }
 
 /// Ends clients and monitor however the scope is left.
@@ -216,6 +225,7 @@ fn check(arena: &Arena, run: &Run, last: u64) {
     }
     let mut wrong = replay.check(&run.operations);
     wrong.extend(check_revisions(&run.operations));
+    wrong.extend(looks::check(&run.others, &replay));
     match verdict::check(&run.operations) {
         Ok(checked) => println!("linearizable: {checked:?}; {} commands came twice", replay.repeated),
         Err(error) => wrong.push(error.to_string()),
@@ -232,6 +242,7 @@ fn check(arena: &Arena, run: &Run, last: u64) {
 fn report(nodes: usize, arena: &Arena, run: &Run) -> Report {
     let mut report = Report::new(&format!("chaos-{nodes}-nodes"));
     let count = |wanted: &dyn Fn(&Operation) -> bool| run.operations.iter().filter(|one| wanted(one)).count() as u64;
+    let looked = |mode: Mode| run.others.iter().filter(|look| look.mode == mode).count() as u64;
     let written = |one: &Operation| matches!(one.outcome, Outcome::Written { .. });
     report
         .at_least("puts", count(&|one| written(one) && matches!(one.action, Action::Put(_))), 500)
@@ -239,6 +250,9 @@ fn report(nodes: usize, arena: &Arena, run: &Run) -> Report {
         .at_least("gets-of-followers", run.load.follower_reads.load(Ordering::Relaxed), 200)
         .at_least("gets-under-leases", run.load.lease_reads.load(Ordering::Relaxed), 200)
         .at_least("gets-under-leases-of-followers", run.load.follower_lease_reads.load(Ordering::Relaxed), 50)
+        .at_least("reads-verified", looked(Mode::Verified), 100)
+        .at_least("reads-at-marks", looked(Mode::Snapshot), 100)
+        .at_least("reads-local", looked(Mode::Local), 100)
         .at_least("deletes", count(&|one| matches!(one.outcome, Outcome::Deleted { .. })), 100)
         .at_least("swaps", count(&|one| written(one) && matches!(one.action, Action::Swap(..))), 50)
         .at_least("swaps-refused", count(&|one| one.outcome == Outcome::Refused), 50)

@@ -226,7 +226,7 @@ fn begin(arena: &mut Arena, fault: Fault, leader: Option<usize>, random: &mut Ra
         Fault::Transfer => drop(arena.ask_cluster("POST", "/v1/cluster/leader?timeout=500ms", "")),
         Fault::Demote => arena.demote(any),
         Fault::Leases => {
-            let duration = [0, 50, 200, 200, 400][usize::try_from(random.below(5)).unwrap()];
+            let duration = [0, 130, 200, 200, 400][usize::try_from(random.below(5)).unwrap()];
             let holders = random.below(2);
             let body = format!(r#"{{"read_lease.duration_ms": {duration}, "read_lease.min_holders": {holders}}}"#);
             arena.ask_cluster("PUT", "/v1/cluster/settings?timeout=500ms", &body);

@@ -151,8 +151,8 @@ fn standing(standing: Standing) -> String {
 
 /// The number of a question counts from 1 in every process life; `life/number`.
 fn read_number(number: u64) -> String {
-    const NUMBERS_PER_LIFE: u32 = 40;
-    format!("{}/{}", number >> NUMBERS_PER_LIFE, number & ((1 << NUMBERS_PER_LIFE) - 1))
+    const LIFE_SHIFT: u32 = 40;
+    format!("{}/{}", number >> LIFE_SHIFT, number & ((1 << LIFE_SHIFT) - 1))
 }
 
 /// `w2 term=2 vote=n1 truncate=3 [3@2] commit=2`: what becomes durable, without what it releases.
