@@ -168,9 +168,13 @@ impl World {
             return;
         }
         self.run_for(1_000_000_000);
-        let until = self.now + 2_000_000_000;
+        let (until, configuration) = (self.now + 2_000_000_000, self.newest_configuration());
         while self.now < until {
             self.next();
+            // Members that were about to change did.
+            if self.newest_configuration() != configuration {
+                return;
+            }
             let holds = |node: usize| self.lease(node).is_some_and(|lease| lease.usable && !lease.leads);
             let held = (0..self.nodes.len()).any(holds);
             assert!(held, "[some follower holds a lease] none does at {} ns: {}", self.now, self.picture());
