@@ -167,8 +167,9 @@ impl World {
         if !self.is_calm() || settings.duration < ROLLS_FROM || settings.min_holders == 0 || !others || moves {
             return;
         }
+        let configuration = self.newest_configuration();
         self.run_for(1_000_000_000);
-        let (until, configuration) = (self.now + 2_000_000_000, self.newest_configuration());
+        let until = self.now + 2_000_000_000;
         while self.now < until {
             self.next();
             // Members that were about to change did.
