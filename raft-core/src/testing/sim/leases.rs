@@ -167,10 +167,15 @@ impl World {
         if !self.is_calm() || settings.duration < ROLLS_FROM || settings.min_holders == 0 || !others || moves {
             return;
         }
+        let configuration = self.newest_configuration();
         self.run_for(1_000_000_000);
         let until = self.now + 2_000_000_000;
         while self.now < until {
             self.next();
+            // Members that were about to change did.
+            if self.newest_configuration() != configuration {
+                return;
+            }
             let holds = |node: usize| self.lease(node).is_some_and(|lease| lease.usable && !lease.leads);
             let held = (0..self.nodes.len()).any(holds);
             assert!(held, "[some follower holds a lease] none does at {} ns: {}", self.now, self.picture());
