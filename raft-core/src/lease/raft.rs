@@ -88,8 +88,16 @@ impl Raft {
         }
     }
 
+    /// A read, confirmed as it may be.
+    pub(crate) fn read_by(&mut self, mode: ReadMode, ticket: Ticket, effects: &mut Vec<Effect>) {
+        match mode {
+            ReadMode::Round => self.read(ticket, effects),
+            ReadMode::Lease => self.read_under_lease(ticket, effects),
+        }
+    }
+
     /// A read that may be served under a lease. Without a usable one it is served like any other linearizable read.
-    pub(crate) fn read_under_lease(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+    fn read_under_lease(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
         if self.member.failed {
             return Member::reject(ticket, 1, Rejection::Stopping, effects);
         }

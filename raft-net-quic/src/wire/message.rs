@@ -76,20 +76,11 @@ impl Batch {
                 put(frame_type::APPEND_REJECTED, &append_rejected(from, to, term, *prev, *hint))
             }
             Message::Heartbeat { commit, round, wants_holder } => {
-                let (commit, round, wants_holder) = (commit.0, *round, *wants_holder);
-                put(frame_type::HEARTBEAT, &control::Heartbeat { from, to, term, commit, round, wants_holder })
+                put(frame_type::HEARTBEAT, &heartbeat(from, to, term, *commit, *round, *wants_holder))
             }
             Message::HeartbeatResponse { round, verified, matched, standing } => put(
                 frame_type::HEARTBEAT_RESPONSE,
-                &control::HeartbeatResponse {
-                    from,
-                    to,
-                    term,
-                    round: *round,
-                    verified: verified.0,
-                    matched: matched.0,
-                    standing: standing_code(*standing),
-                },
+                &heartbeat_response(from, to, term, *round, (*verified, *matched), *standing),
             ),
             Message::ReadIndex { number } => {
                 put(frame_type::READ_INDEX, &control::ReadIndex { from, to, term, number: *number, index: 0 })
@@ -102,8 +93,7 @@ impl Batch {
                 put(frame_type::LEASE_REQUEST, &control::LeaseRequest { from, to, term, number: *number })
             }
             Message::LeaseGrant { number, usable, index } => {
-                let (number, usable, index) = (*number, nanos(*usable), index.0);
-                put(frame_type::LEASE_GRANT, &control::LeaseGrant { from, to, term, number, usable, index })
+                put(frame_type::LEASE_GRANT, &lease_grant(from, to, term, *number, *usable, *index))
             }
             Message::Removed { configuration } => {
                 put(frame_type::REMOVED, &control::Removed { from, to, term, configuration: configuration.0 })
@@ -237,6 +227,26 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn heartbeat(from: u64, to: u64, term: u64, commit: Index, round: u64, wants_holder: bool) -> control::Heartbeat {
+    control::Heartbeat { from, to, term, commit: commit.0, round, wants_holder }
+}
+
+fn heartbeat_response(
+    from: u64,
+    to: u64,
+    term: u64,
+    round: u64,
+    (verified, matched): (Index, Index),
+    standing: Standing,
+) -> control::HeartbeatResponse {
+    let (verified, matched, standing) = (verified.0, matched.0, standing_code(standing));
+    control::HeartbeatResponse { from, to, term, round, verified, matched, standing }
+}
+
+fn lease_grant(from: u64, to: u64, term: u64, number: u64, usable: Duration, index: Index) -> control::LeaseGrant {
+    control::LeaseGrant { from, to, term, number, usable: nanos(usable), index: index.0 }
+}
+
 fn append_rejected(from: u64, to: u64, term: u64, prev: Index, hint: LogId) -> control::AppendRejected {
     let (hint_index, hint_term) = (hint.index.0, hint.term.0);
     control::AppendRejected { from, to, term, prev: prev.0, hint_index, hint_term }
@@ -302,20 +312,12 @@ pub(crate) fn decode(frame: Frame, limits: &Limits) -> Result<Option<PeerMessage
             let control::ReadIndex { from, to, term, number, index: at } = parse(&frame)?;
             (from, to, term, Message::ReadIndexResponse { number, index: index(at)? })
         }
-        frame_type::LEASE_REQUEST => {
-            let control::LeaseRequest { from, to, term, number } = parse(&frame)?;
-            (from, to, term, Message::LeaseRequest { number })
-        }
-        frame_type::LEASE_GRANT => {
-            let control::LeaseGrant { from, to, term, number, usable, index: named } = parse(&frame)?;
-            let (usable, index) = (Duration::from_nanos(usable), index(named)?);
-            (from, to, term, Message::LeaseGrant { number, usable, index })
-        }
         frame_type::REMOVED => {
             let control::Removed { from, to, term, configuration } = parse(&frame)?;
             (from, to, term, Message::Removed { configuration: index(configuration)? })
         }
         frame_type::FETCH_SUFFIX | frame_type::SUFFIX_REFUSED => decode_suffix_talk(&frame)?,
+        frame_type::LEASE_REQUEST | frame_type::LEASE_GRANT => decode_lease_talk(&frame)?,
         frame_type::HELLO | frame_type::WELCOME | frame_type::REFUSAL => return Err(Malformed::OutOfPlace),
         frame_type::REQUEST..=frame_type::SNAPSHOT_FAILED => return Err(Malformed::OutOfPlace),
         _ => return Ok(None),
@@ -333,6 +335,17 @@ fn decode_suffix_talk(frame: &Frame) -> Result<(u64, u64, u64, Message), Malform
     let control::SuffixRefused { from, to, term, prev, has_hint, hint_index, hint_term } = parse(frame)?;
     let at = log_id(hint_index, hint_term)?;
     Ok((from, to, term, Message::SuffixRefused { prev: index(prev)?, hint: has_hint.then_some(at) }))
+}
+
+/// The request for a read lease, and the grant.
+fn decode_lease_talk(frame: &Frame) -> Result<(u64, u64, u64, Message), Malformed> {
+    if frame.kind == frame_type::LEASE_REQUEST {
+        let control::LeaseRequest { from, to, term, number } = parse(frame)?;
+        return Ok((from, to, term, Message::LeaseRequest { number }));
+    }
+    let control::LeaseGrant { from, to, term, number, usable, index: named } = parse(frame)?;
+    let (usable, index) = (Duration::from_nanos(usable), index(named)?);
+    Ok((from, to, term, Message::LeaseGrant { number, usable, index }))
 }
 
 /// The control part of a message that has no body.

@@ -158,16 +158,8 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
         let text = "too many nodes wait for admission; remove some of them first";
         return Attempt::Failed(MembersError::new(MembersProblem::Overloaded, text));
     }
-    let heartbeat = shared.config.raft.heartbeat_interval;
-    if let MembersAsk::Leases(LeaseWishes { duration: Some(duration), .. }) = ask
-        && !duration.is_zero()
-        && *duration < 3 * heartbeat
-    {
-        let text = format!(
-            "a lease of {duration:?} runs out between two heartbeats, and would only hold up writes; set 0, or at least \
-             three times heartbeat_interval ({heartbeat:?})"
-        );
-        return Attempt::Failed(MembersError::new(MembersProblem::Refused, text));
+    if let Some(error) = lease_too_short(shared, ask) {
+        return Attempt::Failed(error);
     }
     // The change that is under way and leads to what is asked for.
     let mut followed = None;
@@ -221,6 +213,20 @@ async fn here(shared: &Arc<Shared>, ask: &MembersAsk, options: MembersOptions, d
             Err(Obstacle::Error(error)) => return judge(error),
         }
     }
+}
+
+/// Why a lease is too short for the heartbeats of this node, if it is.
+fn lease_too_short(shared: &Shared, ask: &MembersAsk) -> Option<MembersError> {
+    let MembersAsk::Leases(LeaseWishes { duration: Some(duration), .. }) = ask else { return None };
+    let heartbeat = shared.config.raft.heartbeat_interval;
+    if duration.is_zero() || *duration >= 3 * heartbeat {
+        return None;
+    }
+    let text = format!(
+        "a lease of {duration:?} runs out between two heartbeats, and would only hold up writes; set 0, or at least three \
+         times heartbeat_interval ({heartbeat:?})"
+    );
+    Some(MembersError::new(MembersProblem::Refused, text))
 }
 
 fn done(shared: &Shared, changed: bool, index: Index, pending: bool) -> Attempt {
