@@ -30,7 +30,7 @@ impl Fill {
     ///
     /// # Errors
     /// When the log has changed meanwhile or cannot be read: nothing may be sent then, and the replica is told by
-    /// [`Input::FillFailed`].
+    /// [`Input::FillFailed`](crate::replica::Input::FillFailed).
     pub fn complete(self, reader: &dyn LogReader) -> Result<PeerMessage, FillError> {
         let Self { mut message, tail } = self;
         let Some(span) = message.envelope.message.entries_mut() else {

@@ -13,7 +13,7 @@ use crate::types::{Index, LogId, NodeId, Payload, Term, WriteId};
 pub struct Proposal<W> {
     /// The command.
     pub payload: Payload,
-    /// When the caller stops waiting ([`Now::monotonic`]).
+    /// When the caller stops waiting ([`Now::monotonic`](crate::replica::Now::monotonic)).
     pub deadline: Duration,
     /// The caller.
     pub waiter: W,
@@ -22,7 +22,7 @@ pub struct Proposal<W> {
 /// All that can happen to a replica.
 #[derive(Debug)]
 pub enum Input<W> {
-    /// Time passed. Give one at least when [`Replica::deadline`] has come.
+    /// Time passed. Give one at least when [`Replica::deadline`](crate::replica::Replica::deadline) has come.
     Tick,
     /// Commands, in order.
     Propose(Vec<Proposal<W>>),
@@ -78,9 +78,9 @@ pub enum Input<W> {
         /// What it is.
         meta: SnapshotMeta,
     },
-    /// [`Output::Restore`] is done: the state is that of the snapshot that ends with this entry, durably.
+    /// [`Output::Restore`](crate::replica::Output::Restore) is done: the state is that of the snapshot that ends with this entry, durably.
     Restored(LogId),
-    /// How the sending of a snapshot goes that [`Output::SendSnapshot`] asked for.
+    /// How the sending of a snapshot goes that [`Output::SendSnapshot`](crate::replica::Output::SendSnapshot) asked for.
     Transfer {
         /// Whom it is for.
         to: NodeId,
@@ -108,7 +108,7 @@ pub enum Input<W> {
     Drained(bool),
     /// What was sent to this peer may be lost.
     Unreachable(NodeId),
-    /// A [`Fill`] could not be completed.
+    /// A [`Fill`](crate::replica::Fill) could not be completed.
     FillFailed {
         /// Whom it was for.
         to: NodeId,

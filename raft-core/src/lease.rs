@@ -11,8 +11,8 @@
 //! 1 / (1 + drift) of what it was promised. A giver, a voter and a new leader count on a clock that never runs ahead of that
 //! one, and honour 1 + drift times the promise.
 //!
-//! - [`holder`]: a follower that holds a lease, or asks for one.
-//! - [`giver`]: a leader's own lease, the grants that it gave, and the wait of a new leader for those of its predecessors.
+//! - `holder`: a follower that holds a lease, or asks for one.
+//! - `giver`: a leader's own lease, the grants that it gave, and the wait of a new leader for those of its predecessors.
 
 use std::time::Duration;
 

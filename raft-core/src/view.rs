@@ -11,7 +11,7 @@ use crate::status::{PeerProgress, Role, Status};
 use crate::types::{Index, LogId, NodeId, Term};
 
 impl Raft {
-    /// When the next [`Event::Tick`] is wanted, on the clock of [`Now::monotonic`].
+    /// When the next [`Event::Tick`](crate::event::Event::Tick) is wanted, on the clock of [`Now::monotonic`].
     #[must_use]
     pub fn deadline(&self) -> Duration {
         let own = match &self.role {
