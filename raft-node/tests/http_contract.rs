@@ -282,7 +282,7 @@ async fn a_batch_is_done_whole_or_not_at_all() {
 async fn what_is_wrong_with_a_request_is_a_problem_that_names_it() {
     let one = One::start(&[("limits.value_bytes_max", "1KiB"), ("limits.key_bytes_max", "16")]).await;
     let unknown = problem(one.get("/v1/kv/k?consistency=eventual").await, 400, "unknown_consistency").await;
-    assert!(unknown.detail.contains("linearizable, local"), "{}", unknown.detail);
+    assert!(unknown.detail.contains("linearizable, lease, verified, snapshot, local"), "{}", unknown.detail);
     problem(one.get("/v1/kv/k?consistancy=local").await, 400, "malformed_parameter").await;
     let late = problem(one.get("/v1/kv/k?timeout=2h").await, 400, "malformed_parameter").await;
     assert!(late.detail.contains("limits.request_timeout_max"), "{}", late.detail);
