@@ -53,6 +53,8 @@ fn settings_are_seen_and_changed_over_http() {
     }
     let refused = change(&cluster.nodes[1], r#"{"read_lease.duration_ms": 5}"#);
     assert_eq!((refused.status, refused.json()["outcome"].as_str()), (422, Some("not_applied")), "{}", refused.text());
+    let short = change(&cluster.nodes[1], r#"{"read_lease.duration_ms": 50}"#);
+    assert_eq!((short.status, short.json()["code"].as_str()), (422, Some("setting_refused")), "{}", short.text());
     let mixed = change(&cluster.nodes[1], r#"{"read_lease.min_holders": 1, "mark.entries": 7}"#);
     assert_eq!(mixed.status, 422, "{}", mixed.text());
 

@@ -6,11 +6,11 @@ use axum::response::Response;
 use raft_core::lease::LeaseSettings;
 
 use crate::http::members::problem as members_problem;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, Problem, WriteOutcome};
 use crate::http::shared::{SERVED_BY, Shared, insert_name, json as json_response, millis, remaining};
 use crate::http::view::{LeaseHolderView, LeaseView, SettingsView, WriteView};
 use crate::http::write::Asked;
-use crate::members::{LeaseWishes, MembersAsk, MembersOptions};
+use crate::members::{LeaseWishes, MembersAsk, MembersError, MembersOptions, MembersProblem};
 use crate::status::NodeStatus;
 
 const DURATION: &str = "read_lease.duration_ms";
@@ -64,12 +64,20 @@ pub(crate) fn take_wishes(wanted: &mut SettingsView) -> Result<Option<LeaseWishe
 /// Has the settings changed.
 pub(crate) async fn change(shared: &Shared, asked: &Asked, wishes: LeaseWishes) -> Result<Response, Problem> {
     let options = MembersOptions { timeout: remaining(asked.deadline), less_tolerance: false, force: false };
-    let done = shared.node.change_members(MembersAsk::Leases(wishes), options).await.map_err(members_problem)?;
+    let done = shared.node.change_members(MembersAsk::Leases(wishes), options).await.map_err(problem)?;
     let term = shared.node.position().term.0;
     let view = WriteView { revision: done.index.0, term, replayed: !done.changed, deleted: None, results: None };
     let mut response = json_response(&view);
     insert_name(response.headers_mut(), SERVED_BY, &done.served_by);
     Ok(response)
+}
+
+/// Why they are not changed.
+fn problem(error: MembersError) -> Problem {
+    match error.problem {
+        MembersProblem::Refused => Problem::new(Code::SettingRefused, error.text).outcome(WriteOutcome::NotApplied),
+        _ => members_problem(error),
+    }
 }
 
 /// What `/v1/node` says of them.
