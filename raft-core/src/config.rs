@@ -77,7 +77,8 @@ pub struct Config {
     /// date; with 0 it campaigns only when nobody else does.
     pub priority: Priority,
     /// The settings of read leases that this node sets as leader of a cluster that has never had another configuration than
-    /// that of its founders; `None` sets none, and leases stay off. What was set is changed by [`Change::Leases`](crate::membership::Change::Leases) only.
+    /// that of its founders; `None` sets none, and leases stay off. What was set is changed by
+    /// [`Change::Leases`](crate::membership::Change::Leases) only.
     pub lease_seed: Option<LeaseSettings>,
 }
 

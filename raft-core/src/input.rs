@@ -78,9 +78,11 @@ pub enum Input<W> {
         /// What it is.
         meta: SnapshotMeta,
     },
-    /// [`Output::Restore`](crate::replica::Output::Restore) is done: the state is that of the snapshot that ends with this entry, durably.
+    /// [`Output::Restore`](crate::replica::Output::Restore) is done: the state is that of the snapshot that ends with this
+    /// entry, durably.
     Restored(LogId),
-    /// How the sending of a snapshot goes that [`Output::SendSnapshot`](crate::replica::Output::SendSnapshot) asked for.
+    /// How the sending of a snapshot goes that [`Output::SendSnapshot`](crate::replica::Output::SendSnapshot) asked
+    /// for.
     Transfer {
         /// Whom it is for.
         to: NodeId,
