@@ -78,7 +78,7 @@ pub(crate) enum Held {
     NotYet,
     /// It is applied here.
     Yes,
-    /// The log's beginning was dropped, and the position lies there: what is applied holds it.
+    /// The log does not hold it, since its beginning was dropped or its end was lost; what is applied holds it.
     Forgotten,
     /// It cannot be in this log, since this entry is.
     Contradicted(LogId),
@@ -87,18 +87,18 @@ pub(crate) enum Held {
 impl Held {
     /// Looks a position up.
     pub(crate) fn look_up(raft: &Raft, seen: LogId) -> Self {
-        let (applied, base) = (raft.applied_index().min(raft.commit_index()), raft.log_base());
-        // A log that lost its end, under a state that has it: the entry is not there to be compared.
-        if seen.index > applied && seen.index <= raft.applied_index() {
-            return Self::Forgotten;
-        }
-        Self::judge(seen, applied, raft.term_at(seen.index).map(|term| LogId::new(seen.index, term)), base)
+        let here = raft.term_at(seen.index).map(|term| LogId::new(seen.index, term));
+        Self::judge(seen, raft.applied_index(), raft.commit_index(), here, raft.log_base())
     }
 
     /// The same, of the entry `here` at that index, if the log has it, and the one before the log's first.
-    fn judge(seen: LogId, applied: Index, here: Option<LogId>, base: LogId) -> Self {
+    fn judge(seen: LogId, applied: Index, committed: Index, here: Option<LogId>, base: LogId) -> Self {
         if seen.index > applied {
             return Self::NotYet;
+        }
+        // A log that lost its end, under a state that has it: the entry is not there to be compared.
+        if seen.index > committed {
+            return Self::Forgotten;
         }
         match here {
             Some(here) if here == seen => Self::Yes,
@@ -199,7 +199,16 @@ mod tests {
             (id(9, 2), None, Held::Forgotten),
             (id(9, 4), None, Held::Contradicted(base)),
         ] {
-            assert_eq!(Held::judge(seen, applied, here, base), held, "{seen:?}");
+            assert_eq!(Held::judge(seen, applied, applied, here, base), held, "{seen:?}");
+        }
+        // The log has lost what came after 15, and may hold anything there; the state has not.
+        for (seen, here, held) in [
+            (id(16, 4), None, Held::Forgotten),
+            (id(16, 4), Some(id(16, 5)), Held::Forgotten),
+            (id(15, 5), Some(id(15, 4)), Held::Contradicted(id(15, 4))),
+            (id(21, 4), None, Held::NotYet),
+        ] {
+            assert_eq!(Held::judge(seen, applied, Index(15), here, base), held, "{seen:?}");
         }
     }
 
