@@ -24,7 +24,7 @@ const RULES_WITHOUT_CODE: &[&str] = &[];
 /// Rules that are not cited in a test or script yet.
 const RULES_WITHOUT_TEST: &[&str] = &[];
 
-/// Which of our crates each one may name, in any kind of dependency. Nothing depends on raft-node but the benches.
+/// Which of our crates each one may name, in any kind of dependency. Nothing depends on raft-node but the benches and the examples.
 const EDGES: &[(&str, &[&str])] = &[
     ("raft-core", &[]),
     ("raft-log-rocks", &["raft-core"]),
@@ -32,6 +32,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("raft-kv", &["raft-core"]),
     ("raft-node", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv"]),
     ("benches", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv", "raft-node"]),
+    ("examples/counter", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-node"]),
+    ("examples/log-redb", &["raft-core", "raft-net-quic", "raft-node"]),
+    ("examples/net-tcp", &["raft-core", "raft-log-rocks", "raft-node"]),
+    ("examples/own-parts", &["raft-core", "raft-node"]),
 ];
 /// All that the core may depend on when it is not being tested: no runtime, no I/O, no serde.
 const CORE_DEPENDENCIES: &[&str] = &["async-trait", "bytes", "crc32c", "thiserror", "tracing"];

@@ -1,0 +1,3 @@
+//! The program of this example.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! A node of nothing but parts of its own: redb, TCP and a counter.
+
+fn main() {}
