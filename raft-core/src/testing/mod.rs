@@ -19,8 +19,8 @@
 //!
 //! A lab is how the suite gets at your code: it makes a fresh one, opens the same one again, lets time pass. Each
 //! module begins with a lab that works. One `#[test]` that calls `run` is enough; when it fails, the message names the
-//! rule that is broken, what was seen, what goes wrong in a cluster because of it, and where the rule is written. To
-//! work on that rule alone, take its case from `cases()` by the name and call its `run`.
+//! rule that is broken, what was seen, what goes wrong in a cluster because of it, what to fix and where the rule is
+//! written. To work on that rule alone, take its case from `cases()` by the name and call its `run`.
 //!
 //! A suite makes many fresh instances and writes a few megabytes.
 //!

@@ -9,12 +9,14 @@ pub struct Rule {
     pub name: &'static str,
     /// What goes wrong in a cluster when it is broken.
     pub why: &'static str,
+    /// What the author of a part that breaks it usually has to do.
+    pub fix: &'static str,
     /// Where the rule comes from: a section of the Raft paper or thesis, an id of `docs/rules.md`, or the port's doc.
     pub source: &'static str,
 }
 
 impl Rule {
-    /// Panics unless `holds`, naming the rule, what was seen, why it matters and where it is written.
+    /// Panics unless `holds`, naming the rule, what was seen, why it matters, what to fix and where it is written.
     pub(super) fn demand(&self, holds: bool, seen: impl FnOnce() -> String) {
         if !holds {
             self.fail(&seen());
@@ -37,7 +39,8 @@ impl Rule {
     }
 
     pub(super) fn fail(&self, seen: &str) -> ! {
-        panic!("rule `{}` is broken: {seen}\n  why it matters: {}\n  see: {}", self.name, self.why, self.source)
+        let Self { name, why, fix, source } = self;
+        panic!("rule `{name}` is broken: {seen}\n  why it matters: {why}\n  what to fix: {fix}\n  see: {source}")
     }
 }
 

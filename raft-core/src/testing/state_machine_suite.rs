@@ -174,8 +174,14 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn case(name: &'static str, why: &'static str, source: &'static str, test: fn(&mut Bench<'_>)) -> Case {
-    Case { rule: Rule { name, why, source }, test }
+fn case(
+    name: &'static str,
+    why: &'static str,
+    fix: &'static str,
+    source: &'static str,
+    test: fn(&mut Bench<'_>),
+) -> Case {
+    Case { rule: Rule { name, why, fix, source }, test }
 }
 
 fn agreement_cases() -> Vec<Case> {
@@ -183,6 +189,7 @@ fn agreement_cases() -> Vec<Case> {
         case(
             "fresh-state-has-applied-nothing",
             "replay begins after the applied entry; a fresh state that claims more would miss entries",
+            "return LogId::ZERO from applied(), of the machine and of its reader, before the first entry",
             "StateMachine::applied; Raft §5.3, lastApplied starts at 0",
             fresh,
         ),
@@ -190,24 +197,30 @@ fn agreement_cases() -> Vec<Case> {
             "same-entries-same-answers-and-state",
             "replicas that answer or end differently from the same entries are no replicas; look for clocks, random \
              numbers, unordered maps, addresses",
+            "take everything from the entry and the state: no clock, random number, HashMap order, address, thread \
+             or node id; time comes in with the command",
             "Raft §2 and §5.4.3, State Machine Safety [F2-APPLY]",
             determinism,
         ),
         case(
             "batches-change-nothing",
             "every replica cuts the log into other batches, so neither answers nor state may depend on the cut",
+            "treat entries one by one: keep nothing per call of apply()",
             "Raft §5.4.3, State Machine Safety [F2-APPLY]",
             batches,
         ),
         case(
             "every-entry-moves-applied-and-has-an-answer",
-            "a no-op without an answer shifts the answers of all who wait; one that does not move applied comes again",
+            "a no-op without an answer shifts the answers of all who wait; one that does not move applied comes \
+             again",
+            "push exactly one answer per entry of every kind, behind those that are there, and set applied to its id",
             "StateMachine::apply; Raft §8, the leader's no-op [TH-NOOP]",
             one_answer_each,
         ),
         case(
             "flushed-state-survives",
             "the log is compacted up to what was flushed; what the state forgets then is gone for good",
+            "write state and applied index to the disk in flush() and read both back at open",
             "StateMachine::flush",
             flushed,
         ),
@@ -215,18 +228,23 @@ fn agreement_cases() -> Vec<Case> {
             "replay-gives-the-same-state",
             "after a crash entries come again from applied() on; an applied index that is not stored with its effects \
              skips some or applies some twice",
+            "store applied() in the same atomic step as the effects that it stands for",
             "StateMachine::applied is stored in the same atomic step as the effects; Raft §5.3 [F2-APPLY]",
             replay,
         ),
         case(
             "queries-reflect-what-was-applied",
             "a linearizable read waits until its index is applied and then trusts the reader",
+            "publish the new state to readers before apply() returns, and let the answer name the applied entry of \
+             the state that was read",
             "StateReader::applied; thesis 6.4 [TH-READINDEX]",
             queries,
         ),
         case(
             "each-query-at-one-applied-index",
             "an answer made of two states is a state that never was",
+            "answer a whole query from one state: hold a read lock or an immutable image, and take the applied \
+             entry from it",
             "StateReader::query: all of it at one applied index",
             concurrent_queries,
         ),
@@ -238,24 +256,32 @@ fn strictness_cases() -> Vec<Case> {
         case(
             "gaps-and-repeats-are-refused",
             "an entry that is skipped or applied twice makes this replica differ from the others",
+            "compare each entry's index with applied().index + 1 and return ApplyError::OutOfOrder before anything \
+             changes",
             "Raft §5.4.3, State Machine Safety; ApplyError::OutOfOrder [F2-APPLY]",
             order,
         ),
         case(
             "damaged-entries-are-not-applied",
             "one flipped bit applied on one replica makes it differ from the others for ever",
+            "call entry.payload.verify() before applying and return ApplyError::Damaged",
             "ApplyError::Damaged [TH-LOG-CHECKSUM]",
             damaged,
         ),
         case(
             "unknown-kinds-stop",
             "a newer member knows what this entry does; who skips it differs from then on",
+            "return ApplyError::UnknownKind for EntryKind::Unknown and for versions of commands that this code does \
+             not know",
             "ApplyError::UnknownKind",
             unknown_kind,
         ),
         case(
             "bad-commands-end-the-same-way-everywhere",
-            "bytes that are no command reach every replica: a panic would stop the whole cluster, a difference split it",
+            "bytes that are no command reach every replica: a panic would stop the whole cluster, a difference \
+             split it",
+            "parse every command with errors as answers; no unwrap, no index out of range, no text that differs \
+             between nodes",
             "a deterministic failure is an answer; Raft §5.4.3 [F2-APPLY]",
             garbage,
         ),

@@ -12,12 +12,14 @@ use crate::types::{GroupId, Index, LogId, Term};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "an-acknowledged-snapshot-survives-a-power-cut",
             "the leader counts the acknowledgement that rides on it, and the state is restored from it: without it the \
              node has neither the entries nor the state",
+            "store LogWrite::snapshot in the same durable batch as the rest of its write, and name it in \
+             Recovered::snapshot",
             "LogWrite::snapshot: durable means installed; Raft §7 [F2-PERSIST]",
             acknowledged,
         ),
@@ -25,6 +27,8 @@ pub(super) fn cases() -> Vec<Case> {
             "a-power-cut-inside-an-install-leaves-the-old-log-or-the-new-one",
             "a log that was emptied and does not name the snapshot has lost what was committed; one that names it and \
              lacks the term that came with it may vote twice",
+            "make the whole write with a snapshot one atomic batch: new beginning, dropped entries, hard state and \
+             commit together",
             "LogWrite is one atomic change; Raft §7, Figure 13 [F2-PERSIST]",
             inside,
         ),
@@ -32,12 +36,16 @@ pub(super) fn cases() -> Vec<Case> {
             "a-power-cut-leaves-no-hole-behind-a-compaction",
             "a log that begins neither where it began nor where it was told to has a hole, and the node that needs what \
              is in it never starts again",
+            "move the beginning in the same atomic step that drops the entries, or before it, and drop what lies \
+             before the beginning at the next start",
             "LogStore::compact: after a crash the log begins where it began before, or where it was told to",
             no_hole,
         ),
         case(
             "a-compaction-is-durable-with-the-next-write",
             "a log whose beginning comes back with every loss of power is never shorter, and its disk fills up",
+            "write the new beginning to the disk in compact(), at the latest with the next batch of the group; it \
+             needs no sync of its own",
             "LogStore::compact; writes are applied in order",
             durable_with_the_next_write,
         ),
@@ -45,6 +53,8 @@ pub(super) fn cases() -> Vec<Case> {
             "an-older-copy-with-an-older-beginning-is-noticed",
             "a node that forgets a snapshot that it acknowledged has forgotten all that it covers; one that forgets no more \
              than a compaction has lost nothing, and must not stop voting for it",
+            "let the evidence of what was acknowledged cover installed snapshots too, and compare only the end of \
+             the log, not its beginning",
             "Recovered::lost; Raft Figure 2, persistent state [F2-PERSIST] [F2-VOTE-ONCE]",
             older_copy,
         ),

@@ -11,30 +11,37 @@ use crate::types::{GroupId, Index};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "compaction-drops-the-beginning-and-nothing-else",
             "what follows may be acknowledged and needed by a follower; a log that does not know the term of what was \
              before its first entry cannot answer whether it matches",
+            "drop the entries up to `upto` and no more; keep index and term of the last dropped one as \
+             Recovered::base",
             "LogStore::compact, Recovered::base; Raft §7",
             drops_the_beginning,
         ),
         case(
             "compaction-beyond-what-is-committed-is-refused",
-            "what is not committed may be truncated, and what is not there cannot be dropped; a bug above must stop here",
+            "what is not committed may be truncated, and what is not there cannot be dropped; a bug above must stop \
+             here",
+            "compare `upto` with the commit index that was written and with the last index, and return \
+             StoreError::Refused before anything changes",
             "LogStore::compact, StoreError::Refused",
             beyond,
         ),
         case(
             "compaction-never-goes-back",
             "an order that comes late, or twice, must neither fail nor bring back what is gone",
+            "do nothing and return Ok when `upto` is at or before the beginning",
             "LogStore::compact: a beginning at or after `upto` stays",
             never_back,
         ),
         case(
             "entries-go-on-after-a-compaction",
             "a log whose every entry was compacted still has an end, and goes on there and nowhere else",
+            "take the end of an empty log from its base, for appends and in Recovered",
             "Recovered::base; Raft §5.3, log matching",
             goes_on,
         ),
@@ -42,6 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
             "reads-before-the-beginning-say-missing",
             "a lane that is told so asks for a snapshot for its follower; with an empty or another answer it would send \
              what the log does not hold, or wait for ever",
+            "return ReadError::Missing with the index asked for when it is at or before the base",
             "LogReader::read, ReadError::Missing; Raft §7",
             missing,
         ),
@@ -49,6 +57,8 @@ pub(super) fn cases() -> Vec<Case> {
             "readers-see-a-log-while-its-beginning-goes",
             "a lane reads for a slow follower while the log is cut: an entry in another's place would pass its check, and \
              a damaged or failed read would stop the lane",
+            "let a reader look at one state of the store (a snapshot or a lock), and turn what was dropped \
+             meanwhile into Missing or a shorter answer",
             "LogReader::read: what was compacted meanwhile is missing",
             read_while_compacting,
         ),

@@ -9,24 +9,30 @@ use crate::types::{Entry, EntryKind, GroupId, Index, LogId, Payload, Term};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "configurations-are-those-of-the-log",
             "a node that does not know a configuration of its log counts other votes than the others; one that keeps a \
              truncated one does too",
+            "decode each entry of EntryKind::Configuration as it is appended, keep it by index, drop those that are \
+             truncated; membership::KeptConfigurations does that",
             "Recovered::configurations; Raft §6, thesis 4.1 [TH-ON-APPEND]",
             of_the_log,
         ),
         case(
             "the-configuration-outlives-its-entry",
-            "who votes is still what the last configuration says when its entry was compacted, or stands in a snapshot",
+            "who votes is still what the last configuration says when its entry was compacted, or stands in a \
+             snapshot",
+            "keep the newest configuration at or before the base, be its entry compacted or covered by a snapshot \
+             (SnapshotMeta::configuration)",
             "Recovered::configurations; Raft §7",
             outlives_its_entry,
         ),
         case(
             "unreadable-configurations-are-refused",
             "what cannot be read cannot be gone by: a log with it would count the wrong votes at the next start",
+            "call Configuration::decode before the write and return StoreError::Refused when it fails",
             "StoreError::Refused; Span::of",
             unreadable,
         ),

@@ -14,12 +14,14 @@ const FIRST: GroupId = GroupId::FIRST;
 const ROUNDS: u64 = 8;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "a-failed-sync-is-final",
             "after a failed sync the system takes for saved what it has dropped: a later sync succeeds over a hole, and \
              what is acknowledged then is not there",
+            "remember the failure in the store, and fail every later call; only a new process that recovers may go \
+             on",
             "LogStore: after an error every later call fails; design 5, fsync errors are final [F2-PERSIST]",
             failed_sync,
         ),
@@ -27,18 +29,21 @@ pub(super) fn cases() -> Vec<Case> {
             "what-is-recovered-is-durable",
             "what a process has written and not synced, the next one may read from the cache of the system; it counts as \
              durable from then on, and is gone with the next loss of power",
+            "sync what was found before recover() returns it, or write it anew with a sync",
             "LogStore::recover; Raft Figure 2, persistent state [F2-PERSIST]",
             recovered_is_durable,
         ),
         case(
             "a-full-disk-is-an-error-and-loses-nothing",
             "a write that is acknowledged without space for it is lost; one that destroys what was there loses more",
+            "return the error of the write (it is final), and never overwrite in place what is still needed",
             "StoreError::Io; design 5: no space left is final like a failed sync [F2-PERSIST]",
             full_disk,
         ),
         case(
             "no-answer-before-the-sync",
             "an acknowledgement that leaves before the sync is a promise that the next power cut breaks",
+            "return from write() only after fsync or fdatasync of everything that the batch changed has returned",
             "LogStore::write returns when all of it is durable [F2-PERSIST]",
             stalled,
         ),
@@ -46,12 +51,17 @@ pub(super) fn cases() -> Vec<Case> {
             "a-read-error-is-named",
             "a panic of a reader takes the node down; a wrong or an empty answer makes a lane send what the log does not \
              hold",
+            "map errors of the disk to ReadError::Io or ReadError::Damaged; never unwrap them, and never call them \
+             Missing",
             "LogReader::read, ReadError",
             read_error,
         ),
         case(
             "an-older-copy-is-noticed",
-            "a voter that forgets what it acknowledged breaks elections and commits: it has to say so and not to vote",
+            "a voter that forgets what it acknowledged breaks elections and commits: it has to say so and not to \
+             vote",
+            "keep durable evidence of the last acknowledged entry, term and vote apart from the log, compare at \
+             open, and say so in Recovered::lost",
             "Recovered::lost; Raft Figure 2, persistent state [F2-PERSIST] [F2-VOTE-ONCE]",
             older_copy,
         ),

@@ -23,6 +23,8 @@ pub(super) fn case() -> Case {
     let rule = Rule {
         name: "equals-the-model",
         why: "whatever the core writes, and however often the node restarts, the log is what was acknowledged",
+        fix: "compare with the contract of LogStore::write, field by field: snapshot, then truncation, then \
+         entries, then hard state and commit",
         source: "LogStore as a whole; Raft Figure 2, persistent state [F2-PERSIST]",
     };
     Case { rule, test: against_model }
@@ -32,6 +34,8 @@ pub(super) fn case_with_power_cuts() -> Case {
     let rule = Rule {
         name: "equals-the-model-through-power-cuts",
         why: "whenever the power goes, a node comes back with all that it acknowledged and with nothing that never was",
+        fix: "find the first difference: what is missing was acknowledged before its sync, what is too much was \
+         written outside of the atomic batch",
         source: "LogStore as a whole; Raft Figure 2, persistent state [F2-PERSIST]",
     };
     Case { rule, test: through_power_cuts }

@@ -10,23 +10,29 @@ use crate::types::{GroupId, Index, WriteId};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "acknowledged-writes-survive-a-power-cut",
-            "a leader counts this node's acknowledgement; when the power of a rack goes, what was counted must be there",
+            "a leader counts this node's acknowledgement; when the power of a rack goes, what was counted must be \
+             there",
+            "sync before write() returns: the file, what it grew by, and the directory when a file was made or \
+             renamed",
             "LogStore contract: on return all of it survives a loss of power; Raft Figure 2 [F2-PERSIST]",
             acknowledged,
         ),
         case(
             "votes-survive-a-power-cut",
             "a node that forgets its vote votes twice in one term, and two leaders are elected",
+            "sync the hard state like entries, also when the write holds nothing else",
             "Raft Figure 2, persistent state; §5.2 [F2-PERSIST] [F2-VOTE-ONCE]",
             votes,
         ),
         case(
             "truncations-survive-a-power-cut",
             "entries that were dropped and come back may stand where the leader has committed others",
+            "make truncations durable in the batch that orders them; a truncation in memory or in a later batch \
+             comes back",
             "Raft §5.3, Figure 7 [F2-APPEND-CONFLICT]",
             truncations,
         ),
@@ -34,6 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
             "a-write-is-whole-or-not-at-all",
             "entries without the term that they came in, or a term without the truncation that it ordered, are a state \
              that no node was ever in",
+            "put all parts of a LogWrite into one atomic batch (one transaction, or one record with one checksum)",
             "LogWrite is one atomic change; Raft Figure 2 [F2-PERSIST] [F2-TERM-ADOPT]",
             whole,
         ),
@@ -41,12 +48,15 @@ pub(super) fn cases() -> Vec<Case> {
             "no-later-write-without-the-earlier",
             "a later write may rest on an earlier one: a term that is kept without the vote before it, entries behind a \
              truncation that is gone",
+            "write the slice in its order to one journal, or commit it as one transaction; separate files need a \
+             sync in between",
             "LogStore contract: writes are applied in order",
             in_order,
         ),
         case(
             "what-follows-a-torn-end-survives",
             "a store that writes on behind a torn record does not find again what it has acknowledged after it",
+            "cut a torn record off (and sync that) when the log is opened, before anything is appended behind it",
             "LogStore contract; Raft Figure 2 [F2-PERSIST]",
             after_a_torn_end,
         ),

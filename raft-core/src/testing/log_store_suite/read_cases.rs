@@ -13,35 +13,46 @@ use crate::types::{Entry, GroupId, Index, Payload};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "reads-are-bounded-by-bytes",
-            "a lane fills a message of bounded size; a single entry above the bound must still be sent, or it never is",
+            "a lane fills a message of bounded size; a single entry above the bound must still be sent, or it never \
+             is",
+            "stop before the entry that would exceed bytes_max by Entry::size, but return the first one whatever \
+             its size",
             "LogReader::read: at least one entry, at most as many as fit",
             bounded_reads,
         ),
         case(
             "missing-entries-are-said-to-be-missing",
-            "a lane that gets nothing without a reason would wait for ever, or send an append that names other entries",
+            "a lane that gets nothing without a reason would wait for ever, or send an append that names other \
+             entries",
+            "return ReadError::Missing when the first entry is not there; an empty Ok is never an answer",
             "LogReader::read, ReadError::Missing",
             missing,
         ),
         case(
             "completed-writes-are-seen-at-once",
             "a leader's lanes and the applier read on other threads as soon as a write is acknowledged",
+            "let readers see a write as soon as write() has returned: no cache or view of their own that lags",
             "LogReader: entries of completed writes are seen",
             seen_by_another_thread,
         ),
         case(
             "readers-see-a-log-while-it-changes",
-            "a lane checks the ids of what it read before it sends; an entry under another's id would pass that check",
+            "a lane checks the ids of what it read before it sends; an entry under another's id would pass that \
+             check",
+            "read the entries of one answer from one state of the store, and give each its own index and term as \
+             stored",
             "LogReader, concurrent truncation; Raft §5.3, log matching",
             read_while_writing,
         ),
         case(
             "damage-is-found",
             "a flipped bit that is applied makes one replica differ from the others for ever",
+            "keep a checksum of index, term, kind and payload with each entry and check it whenever it is read; \
+             return ReadError::Damaged with the index",
             "design 5: the payload's checksum is checked at every disk [TH-LOG-CHECKSUM]",
             damage,
         ),

@@ -10,12 +10,14 @@ use crate::types::{GroupId, Index, LogId, Term};
 const FIRST: GroupId = GroupId::FIRST;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "a-snapshot-takes-the-place-of-what-it-covers",
             "entries that a snapshot covers and that stay are applied on top of the state that holds them; a log that \
              forgets where it begins has a hole",
+            "on LogWrite::snapshot set base to its last entry, drop everything up to it, keep its meta, and raise \
+             commit to it",
             "LogWrite::snapshot; Raft §7, Figure 13, step 7",
             takes_the_place,
         ),
@@ -23,6 +25,8 @@ pub(super) fn cases() -> Vec<Case> {
             "what-follows-a-snapshot-stays-if-its-last-entry-is-held",
             "this node has acknowledged what follows, and the leader counts it; behind an entry of another term nothing \
              is known to be the leader's",
+            "keep the later entries exactly when the log holds the snapshot's last entry with the same term; else \
+             drop all",
             "LogWrite::snapshot; Raft §7, Figure 13, steps 6 and 7",
             suffix,
         ),
@@ -30,6 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
             "an-installed-snapshot-is-known-after-a-reopen",
             "a state machine that was stopped before it had the snapshot is restored from the one that the log names; \
              without its name, or with another configuration, the node goes on without what was committed",
+            "store the whole SnapshotMeta (id, last, configuration) and return it in Recovered::snapshot",
             "Recovered::snapshot; Raft §7",
             known_after_reopen,
         ),
@@ -37,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
             "a-snapshot-is-one-write-with-what-comes-with-it",
             "a write is applied as snapshot, truncation, entries, term and vote; in another order entries that follow \
              the snapshot are dropped with what it covers",
+            "apply the parts of one LogWrite in the order snapshot, truncation, entries, hard state, commit",
             "LogWrite: applied as snapshot, then truncate, then append, then hard state and commit",
             one_write,
         ),
@@ -44,6 +50,7 @@ pub(super) fn cases() -> Vec<Case> {
             "entries-follow-the-beginning",
             "a log that holds no entry still has an end: an entry elsewhere than right behind its beginning, or of an \
              earlier term, is of another log",
+            "check an append to an empty log against the base: the next index, and no earlier term",
             "Recovered::base; Raft §5.3, log matching",
             entries_follow,
         ),
@@ -51,6 +58,8 @@ pub(super) fn cases() -> Vec<Case> {
             "snapshots-of-another-log-are-refused",
             "what is committed never goes: a snapshot that ends before the log's beginning, or with another entry than \
              the committed one, is a bug above that must stop here",
+            "return StoreError::Refused for a snapshot that ends before the base, or whose last entry differs from \
+             a committed one",
             "StoreError::Refused; Raft §5.4.3, State Machine Safety",
             refused,
         ),

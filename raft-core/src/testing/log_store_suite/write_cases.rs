@@ -7,8 +7,14 @@ use crate::types::{Entry, EntryKind, GroupId, Index, LogId, Payload, Term, Write
 
 const FIRST: GroupId = GroupId::FIRST;
 
-fn case(name: &'static str, why: &'static str, source: &'static str, test: fn(&mut Bench<'_>)) -> Case {
-    Case { rule: Rule { name, why, source }, test }
+fn case(
+    name: &'static str,
+    why: &'static str,
+    fix: &'static str,
+    source: &'static str,
+    test: fn(&mut Bench<'_>),
+) -> Case {
+    Case { rule: Rule { name, why, fix, source }, test }
 }
 
 /// What must be there again after the store was opened anew.
@@ -17,42 +23,51 @@ pub(super) fn durable_cases() -> Vec<Case> {
         case(
             "empty-log-recovers-empty",
             "a node with a blank directory must know that it is blank, and not vote or lead with invented state",
+            "return Recovered::default() for a group that was never written",
             "LogStore::recover; Raft Figure 2, initial state",
             empty,
         ),
         case(
             "acknowledged-entries-survive",
             "a leader counts this node's acknowledgement; if the entries go, a committed entry can be lost",
+            "write the entries to the disk and sync before write() returns; look whether reopening finds the same \
+             file",
             "Raft Figure 2, persistent state; §5.3 [F2-PERSIST]",
             entries_survive,
         ),
         case(
             "vote-survives-reopen",
             "a node that forgets its vote votes twice in one term, and two leaders are elected",
+            "store LogWrite::hard_state, term and vote both, also when it comes without entries",
             "Raft Figure 2, persistent state; §5.2 [F2-PERSIST] [F2-VOTE-ONCE]",
             vote_survives,
         ),
         case(
             "hard-state-and-entries-in-one-write",
             "an entry of a term that the node does not remember lets it vote in a term that it has already left",
+            "write hard state and entries of one LogWrite in one atomic batch",
             "LogWrite is atomic; Raft Figure 2 [F2-PERSIST] [F2-TERM-ADOPT]",
             together,
         ),
         case(
             "suffix-is-truncated",
             "entries that conflict with the leader's must go before its entries are appended in their place",
+            "apply truncate_from before entries: drop that index and all after it",
             "Raft §5.3, Figure 2 AppendEntries 3 and 4 [F2-APPEND-CONFLICT] [F2-APPEND-NEW]",
             truncate_then_append,
         ),
         case(
             "no-ghosts-after-truncation",
-            "entries that were truncated and come back after a restart may differ from the committed ones at their place",
+            "entries that were truncated and come back after a restart may differ from the committed ones at their \
+             place",
+            "delete truncated records from the disk, not only from the index in memory",
             "Raft §5.3, Figure 7 [F2-APPEND-CONFLICT]",
             no_ghosts,
         ),
         case(
             "log-can-become-empty",
             "a follower whose every entry conflicts must be able to drop them all",
+            "take truncate_from at the first index after the base for what it is: an empty log",
             "Raft §5.3 [F2-APPEND-CONFLICT]",
             truncate_all,
         ),
@@ -65,42 +80,51 @@ pub(super) fn order_cases() -> Vec<Case> {
         case(
             "writes-in-their-order",
             "a slice is one sync but many writes; in another order a truncation drops what was appended after it",
+            "apply the writes of a slice one after the other; do not group them by kind",
             "LogStore: a slice is applied in order; Raft §5.3 [F2-APPEND-CONFLICT]",
             order_in_a_slice,
         ),
         case(
             "groups-are-apart",
             "groups share one store; what one of them does must never show in another's log",
+            "put the group into every key, and into every range that is scanned or deleted",
             "design: the group is part of every log key",
             groups,
         ),
         case(
             "commit-hint-within-the-log",
             "a restarted node applies up to the hint; beyond its log there is nothing that it may apply",
+            "return the highest commit that was written, at most the log's end and at least its base",
             "Recovered::commit; Raft Figure 2 AppendEntries 5 [F2-APPEND-COMMIT]",
             commit_hint,
         ),
         case(
             "gaps-and-overlaps-are-refused",
             "log matching rests on indexes without gaps and terms that never fall; a bug above must stop here",
+            "check every append against the end of the log (Span::of does) and return StoreError::Refused before \
+             anything is written",
             "Raft §5.3, log matching; LogStore::write, StoreError::Refused",
             refused,
         ),
         case(
             "an-error-is-final",
             "after a failed sync the system may have dropped what it was to save: a later success would cover a hole",
+            "set a flag at the first error, a refusal included, and fail every later write with it",
             "LogStore: after an error every later call fails [F2-PERSIST]",
             error_is_final,
         ),
         case(
             "empty-writes-are-taken",
-            "an empty write keeps the place of the messages that it releases; it must neither fail nor change anything",
+            "an empty write keeps the place of the messages that it releases; it must neither fail nor change \
+             anything",
+            "take a write that changes nothing, and a slice of none, with Ok and no effect",
             "LogWrite::is_empty",
             empty_writes,
         ),
         case(
             "kinds-and-payloads-are-kept",
             "an entry of an unknown kind, an empty or a large payload is replicated like any other",
+            "store the kind's code and the payload's bytes and checksum as they came; do not interpret them",
             "EntryKind::Unknown is stored and passed on; Raft §5.3",
             kinds_and_payloads,
         ),

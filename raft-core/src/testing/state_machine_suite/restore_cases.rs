@@ -13,24 +13,29 @@ pub(super) fn cases() -> Vec<Case> {
             "a-restored-state-goes-on-like-the-log",
             "a replica that comes from a snapshot must answer and end as one that applied every entry: what the snapshot \
              leaves out, such as a window of retries, differs for ever",
+            "put everything into the snapshot that later answers depend on: windows of retries, counters, settings, \
+             the leader's last time",
             "StateMachine::restore; Raft §7 and §5.4.3, State Machine Safety [F2-APPLY]",
             goes_on,
         ),
         case(
             "a-restore-replaces-whatever-was-there",
             "a replica that is rebuilt because it differs keeps its difference, if anything of it stays",
+            "clear the old state whole before, or build the new one beside it and exchange them",
             "StateMachine::restore: puts the state of a snapshot in the place of this one; Raft §7",
             replaces,
         ),
         case(
             "restoring-again-changes-nothing",
             "a node that was stopped in the middle of an install does it once more at the next start",
+            "allow restore() when the state is there already: do it again, or return Ok when applied() is `last`",
             "StateMachine::restore: doing it again is no error",
             again,
         ),
         case(
             "a-restored-state-is-there-after-a-reopen",
             "the entries that the snapshot covers are in no log any more: what is not durable then is gone for good",
+            "write and sync the restored state before restore() returns",
             "StateMachine::restore: durable on return",
             reopened,
         ),
@@ -38,12 +43,16 @@ pub(super) fn cases() -> Vec<Case> {
             "readers-follow-a-restore",
             "a linearizable read waits until its index is applied and then trusts the reader: one that shows the replaced \
              state, or parts of both, tells what never was",
+            "exchange the state behind the handle that readers share, in one step; old readers must see the new \
+             state",
             "StateMachine::reader: it stays good when a snapshot is restored; StateReader::query",
             readers_follow,
         ),
         case(
             "a-snapshot-of-something-else-is-refused",
             "a state that is not what the log was cut for has a hole, and one that is half replaced is no state",
+            "check that the image is whole and that its applied entry is `last` before anything is replaced; else \
+             return ApplyError::Storage",
             "StateMachine::restore fails when the files hold something else",
             refused,
         ),

@@ -10,12 +10,15 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "what-is-said-to-be-durable-survives-a-power-cut",
             "the log is compacted up to it, and what the state forgets then is gone for good",
+            "return from durable() only what a completed sync covers",
             "StateMachine::durable: up to which entry the state would be there after a loss of power",
             durable_survives,
         ),
         case(
             "a-restored-state-survives-a-power-cut",
-            "the entries that the snapshot covers are in no log any more, and its files are removed once the state has them",
+            "the entries that the snapshot covers are in no log any more, and its files are removed once the state \
+             has them",
+            "sync files and directory before restore() returns; the log no longer has these entries",
             "StateMachine::restore: durable on return; Raft §7",
             restored_survives,
         ),
@@ -23,12 +26,15 @@ pub(super) fn cases() -> Vec<Case> {
             "a-power-cut-inside-a-restore-leaves-the-old-state-or-the-new-one",
             "the restore is done again at the next start, or the log goes on from the old state: a mix of two states, or \
              none, allows neither",
+            "write the new state beside the old one, sync, then exchange them by one rename or one transaction",
             "StateMachine::restore: a crash meanwhile leaves the old state or the new one",
             inside,
         ),
         case(
             "a-restore-on-a-failing-disk-fails",
-            "a restore that is acknowledged without being durable lets the node remove the only copy of what it needs",
+            "a restore that is acknowledged without being durable lets the node remove the only copy of what it \
+             needs",
+            "return the error of every write and sync of restore()",
             "StateMachine::restore fails when the storage fails; ApplyError::Storage",
             failing_disk,
         ),

@@ -19,36 +19,46 @@ pub(super) fn cases() -> Vec<Case> {
             "a-snapshot-holds-the-state-that-it-names",
             "whoever restores it goes on after the entry that it names: an image of another moment, or of two, skips \
              entries or applies some twice",
+            "take image and applied entry from one state, under one lock or one view of the storage",
             "Snapshotter::take: a consistent image, and the last entry that it holds; Raft §7 [F2-APPLY]",
             holds_what_it_names,
         ),
         case(
             "a-snapshot-is-plain-files",
-            "its files are listed, checksummed and sent one by one; what is not a file in that directory never arrives",
+            "its files are listed, checksummed and sent one by one; what is not a file in that directory never \
+             arrives",
+            "write plain files into the directory itself: no subdirectories, links or sockets",
             "Snapshotter::take: plain files, not in directories below it",
             plain_files,
         ),
         case(
             "a-snapshots-files-never-change",
-            "the checksums of what is sent were made when it was taken: a file that changes is damaged for every receiver",
+            "the checksums of what is sent were made when it was taken: a file that changes is damaged for every \
+             receiver",
+            "copy, or link only files that your storage never writes to again",
             "Snapshotter::take: files that nobody changes any more; StateMachine::restore: they are not changed",
             files_never_change,
         ),
         case(
             "a-snapshot-that-fails-changes-nothing",
             "a snapshot is taken again later; a state that stops or differs for want of a directory costs a replica",
+            "return SnapshotError and go on; taking a snapshot must not touch the state",
             "SnapshotError: the node goes on without it",
             failed_take,
         ),
         case(
             "a-snapshotter-follows-a-restore",
             "a node asks for it once; a snapshot of the state that was replaced takes those who get it back in time",
+            "let the snapshotter share the handle to the state, not the state of its own making",
             "StateMachine::snapshotter, StateMachine::restore",
             follows_a_restore,
         ),
         case(
             "durable-says-what-was-flushed",
-            "the log is compacted up to it: too much loses entries for good, and too little lets the log grow without end",
+            "the log is compacted up to it: too much loses entries for good, and too little lets the log grow \
+             without end",
+            "return the applied index of the last completed flush, or of what the storage has synced by itself, and \
+             no other",
             "StateMachine::durable, StateMachine::flush",
             durable,
         ),
@@ -56,12 +66,14 @@ pub(super) fn cases() -> Vec<Case> {
             "marks-have-the-same-answer-everywhere",
             "replicas compare these answers, and one that is alone with its own is fenced: a sound replica would stop \
              serving reads, or a false one go on",
+            "answer a mark with a digest of the replicated state alone, or with nothing",
             "StateMachine::apply, EntryKind::Mark; State Machine Safety, Raft §5.4.3 [F2-APPLY]",
             marks_agree,
         ),
         case(
             "a-mark-changes-nothing-else",
             "marks come when time has passed and not when a client asks for something: no answer may depend on them",
+            "let a mark move the applied index and change nothing that a command or query can see",
             "EntryKind::Mark",
             marks_change_nothing,
         ),

@@ -17,11 +17,12 @@ const SHORT: Duration = Duration::from_millis(800);
 const AFTER: u64 = 1_000_000;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "a-stalled-peer-does-not-block",
             "a peer whose process stands still must not stop those who work",
+            "give each peer a queue and a task of its own; never wait for one peer on behalf of another",
             "Transport::send never blocks: a full lane drops and counts",
             stalled_peer as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
@@ -29,12 +30,16 @@ pub(super) fn cases() -> Vec<Case> {
             "a-cut-is-told-and-heals",
             "a leader that is not told of a loss waits for ever with its window used up; a link that does not come back \
              is a node that failed",
+            "call Inbound::unreachable when a connection breaks or falls silent (use keep-alives), and dial again \
+             with a bounded back-off",
             "Inbound::unreachable; Raft §5.3, the leader tries again [F2-LEADER-NEXT]",
             cut_both_ways,
         ),
         case(
             "a-one-way-cut-is-told-and-heals",
             "half of a link is no link: a sender that nobody hears has to learn of it",
+            "expect an answer to keep-alives within a bound, and treat a connection without one as broken at both \
+             ends",
             "Inbound::unreachable; Transport contract",
             cut_one_way,
         ),
@@ -42,12 +47,15 @@ pub(super) fn cases() -> Vec<Case> {
             "bad-links-keep-order-and-bytes",
             "networks lose, double, reorder and damage what they carry; a message that Raft gets twice, late or with \
              another bit is a message that nobody sent",
+            "use an ordered, checksummed stream per lane, check a checksum per frame, and drop a connection on the \
+             first bad one",
             "Transport contract: at most once and intact, appends in the order of their sending [TH-PIPELINE]",
             bad_links,
         ),
         case(
             "a-peer-restarts-behind-a-bad-link",
             "machines restart in bad hours; what was on its way to the old process must not confuse the new one",
+            "bind frames to the connection that they came on; a new process begins with a new handshake",
             "Transport contract: what cannot be delivered is dropped, and Raft sends again",
             restart_behind_a_bad_link,
         ),
@@ -55,6 +63,8 @@ pub(super) fn cases() -> Vec<Case> {
             "requests-on-bad-links-are-honest",
             "a client is told whether its write may have had its effect; a wrong word doubles a write or loses it, and so \
              does a request that is handled twice",
+            "say NotSent only when no byte of the request left; else NoAnswer; never send a request twice by \
+             yourself",
             "RequestError::NotSent, RequestError::NoAnswer",
             honest_requests,
         ),

@@ -13,35 +13,44 @@ const SHORT: Duration = Duration::from_millis(300);
 const PATIENT: Duration = Duration::from_secs(20);
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "the-sender-is-who-it-is",
             "a node that could speak for another one could vote for it",
+            "take the sender from the certificate and handshake of the connection, and drop messages whose envelope \
+             says otherwise",
             "Transport contract: the sender is who its certificate says; Raft §5.2",
             forged_sender as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
         case(
             "blank-nodes-only-ask",
             "a node without a cluster has no term, no vote and no log that could count",
+            "deliver messages only between peers that both have shown a cluster and an id; let blank ones make \
+             requests",
             "design 7, founding: a node with a blank directory neither votes nor campaigns",
             blank,
         ),
         case(
             "another-incarnation-is-refused",
             "a wiped disk under a known name has forgotten its vote and its log, and must not count as the old node",
+            "compare the incarnation in the handshake with Peer::incarnation, refuse with a reason, and tell \
+             Inbound::refused",
             "design 7: a node is (name, incarnation); Raft Figure 2, persistent state [F2-PERSIST]",
             other_incarnation,
         ),
         case(
             "another-cluster-is-refused",
             "two clusters that share addresses would elect and replicate into each other",
+            "compare the cluster id in the handshake, and refuse when both have one and they differ",
             "design 8: the handshake carries the cluster id",
             other_cluster,
         ),
         case(
             "set-peers-replaces",
             "a member that was removed must not be heard any more, and one that was added must",
+            "close connections to those that are no peers any more, and forget what was queued for them; dial the \
+             new ones",
             "Transport::set_peers; thesis 4.2.3",
             replaced,
         ),

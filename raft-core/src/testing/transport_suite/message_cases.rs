@@ -13,53 +13,64 @@ use crate::testing::{Rule, entry, noop};
 use crate::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "messages-arrive-intact",
             "a field that is lost or changed on the way is a lie about a log or a vote",
+            "encode every field of Envelope, Message and Entry, payload checksum and unknown kinds included; test \
+             the codec by round trips",
             "Transport; Raft Figure 2, arguments and results of both calls",
             intact as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
         case(
             "appends-arrive-in-order-and-once",
             "a leader sends appends without waiting for answers; out of order each is rejected and sent again",
+            "send the appends of a peer on one ordered stream, and do not repeat what a broken connection may have \
+             carried",
             "Transport contract; thesis 10.2.1 [TH-PIPELINE]",
             ordered,
         ),
         case(
             "each-peer-gets-its-own",
             "an acknowledgement that reaches another node is counted for entries that nobody holds",
+            "look the connection up by `to`, and drop what arrives for another id",
             "Transport::send; Raft Figure 2",
             own_messages,
         ),
         case(
             "no-loss-without-a-word",
             "a leader that does not know of a loss waits for answers that never come, with its window used up",
+            "whenever a message is dropped (full lane, broken connection) call Inbound::unreachable for its peer",
             "Inbound::unreachable; Raft §5.3, the leader tries again [F2-LEADER-NEXT]",
             told_of_loss,
         ),
         case(
             "send-never-blocks",
             "the thread that sends also answers heartbeats: one dead or stalled peer would stop the whole node",
+            "put into a bounded queue with try_send and return; count what does not fit",
             "Transport::send never blocks: a full lane drops and counts",
             never_blocks,
         ),
         case(
             "heartbeats-pass-appends",
-            "a heartbeat behind megabytes of entries comes too late, and the follower campaigns against a live leader",
+            "a heartbeat behind megabytes of entries comes too late, and the follower campaigns against a live \
+             leader",
+            "send votes, heartbeats and their answers on a stream or connection of their own",
             "Transport contract; Raft §5.2 [F2-LEADER-HEARTBEAT]",
             heartbeat_passes,
         ),
         case(
             "a-restarted-peer-is-found-again",
             "a peer that is cut off by its own restart counts as failed until an operator comes",
+            "notice the broken connection, resolve the name again and dial until it answers",
             "Transport contract: what cannot be delivered is dropped, and Raft sends again",
             restart,
         ),
         case(
             "stop-is-final",
             "a node that has stopped and still speaks promises what it will not remember",
+            "end all tasks and close all connections before stop() returns, and ignore send() afterwards",
             "Transport::stop",
             stopped,
         ),

@@ -18,23 +18,27 @@ const PATIENT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "requests-are-answered",
             "a follower forwards its clients' writes by requests; an answer to another one tells a client a lie",
+            "match answers to requests by a stream or a number of their own",
             "Transport::request",
             answered as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
         case(
             "not-sent-means-no-effect",
             "the client is told `not_applied` and repeats its write; a request that was sent all the same doubles it",
+            "return NotSent only when the request cannot have reached the peer; cancel what is queued when the time \
+             is over",
             "RequestError::NotSent",
             not_sent,
         ),
         case(
             "a-lost-answer-is-not-a-failure",
             "a write that may have had its effect must be told as `unknown`, never as `not_applied`",
+            "return NoAnswer once a byte of the request may have left",
             "RequestError::NoAnswer",
             lost_answer,
         ),

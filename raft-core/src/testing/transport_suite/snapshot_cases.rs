@@ -22,59 +22,88 @@ const PATIENT: Duration = Duration::from_secs(20);
 const TRIES_MAX: u32 = 50;
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, why, source, test| Case { rule: Rule { name, why, source }, test };
+    let mut cases = transfer_cases();
+    cases.extend(beside_cases());
+    cases
+}
+
+/// What becomes of one transfer.
+fn transfer_cases() -> Vec<Case> {
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
     vec![
         case(
             "a-snapshot-arrives-whole",
             "a chunk that is lost or changed makes a replica that differs from all others",
+            "give the sink every chunk of every file with its offset and checksum, and return only when it says \
+             that all is durable",
             "Transport::send_snapshot; Raft §7, Figure 13",
             whole as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
         case(
             "only-missing-chunks-are-sent",
             "a transfer that begins anew after each break never ends where the state is large and the link is bad",
+            "ask the sink what it has before the first chunk, and skip that",
             "Transport::send_snapshot; SnapshotSink::missing",
             only_missing,
         ),
         case(
             "a-damaged-chunk-is-sent-again-alone",
             "one flipped bit must not cost gigabytes, and must never be installed",
+            "check each chunk's checksum where it arrives, and ask for that chunk again",
             "SnapshotSink::put",
             damaged,
         ),
         case(
             "a-refused-offer-says-why",
             "an operator who is not told that a disk is full looks for the fault in the network",
+            "carry the reason of Inbound::snapshot's error to the sender and return it as it is",
             "Inbound::snapshot: the reason travels to the other side",
             refused,
         ),
         case(
             "a-snapshot-goes-on-where-it-was",
-            "links break and leaders change; a transfer that was given up must end at both sides and leave what has come",
+            "links break and leaders change; a transfer that was given up must end at both sides and leave what has \
+             come",
+            "drop the sink and the source when a transfer ends, by a break or by the sender's giving up, and begin \
+             the next one with what the receiver has",
             "Transport::send_snapshot: dropping the future gives up; try again, it goes on where it was",
             goes_on,
         ),
+    ]
+}
+
+/// What it does to others, and others to it.
+fn beside_cases() -> Vec<Case> {
+    let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
+    vec![
         case(
             "messages-pass-snapshots",
             "heartbeats and appends that wait behind gigabytes depose the leader that sends them",
+            "send chunks on a stream of their own with lower priority, or on another connection, a bounded amount \
+             at a time",
             "Transport::send_snapshot: beside and behind everything else; Raft §5.2 [F2-LEADER-HEARTBEAT]",
-            messages_pass,
+            messages_pass as for<'a> fn(&'a mut Bench) -> CaseFuture<'a>,
         ),
         case(
             "a-snapshot-ends-when-nothing-moves-and-not-before",
-            "a transfer that hangs holds back the log for ever; one that is only slow must not be begun again and again",
+            "a transfer that hangs holds back the log for ever; one that is only slow must not be begun again and \
+             again",
+            "measure the time since the last progress, not since the beginning, and end both sides when it exceeds \
+             the limit",
             "Transport::send_snapshot: an error when nothing moves for too long",
             stalled,
         ),
         case(
             "snapshots-of-strangers-are-refused",
             "who can hand a node a snapshot decides what it holds: only a known member of its cluster may",
+            "take offers only from peers by id with the same cluster; guests and blank nodes may not",
             "Inbound::snapshot: a peer that passed the handshake, `offer.from`; Raft §5.2",
             strangers,
         ),
         case(
             "a-snapshot-crosses-bad-links",
             "it is sent to nodes that were long away, and links that are bad or break are why",
+            "let send_snapshot fail on a break, and go on from what the receiver has at the next call",
             "Transport::send_snapshot; SnapshotSink::missing",
             bad_links,
         ),
