@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak verify fmt lint doc deny bench setup setup-test
+.PHONY: help demo test soak verify fmt lint doc deny package semver bench setup setup-test
 
 # rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
 # compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
@@ -15,11 +15,18 @@ PROFILE := --release
 # Cargo resolves features for what it is asked to build: always asking for the same keeps RocksDB from being built twice.
 EVERYTHING := --workspace --features raft-core/testing
 
+# What is published, in the order of the edges.
+PUBLISHED := -p raft-core -p raft-log-rocks -p raft-net-quic -p raft-kv -p raft-node
+# The version that the next one must be compatible with, as a commit or tag of this repository.
+SEMVER_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
+
 help:
 	@echo 'make demo      three nodes on this machine; prints their addresses and what to try; Ctrl-C stops them'
 	@echo 'make test      all tests'
 	@echo 'make soak      the random stages of the safety net, for hours (docs/testing.md)'
 	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
+	@echo 'make package   the crates as they would be published, each built from its package (minutes)'
+	@echo 'make semver    what changed in the public interfaces since SEMVER_BASE (the last tag)'
 	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
 
@@ -63,6 +70,17 @@ doc: setup
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	else echo 'cargo-deny is not installed: licences and advisories were not checked (cargo install cargo-deny)'; fi
+
+# Packages are built with cargo's own profile for them; given the flags of ours, ccache answers for RocksDB.
+package: setup
+	$(CARGO) package $(PUBLISHED) --config profile.dev.opt-level=3 --config profile.dev.debug=false
+
+# The feature that is the kit for authors of ports is part of the promise (raft_core::testing, "What stays as it is").
+semver: setup
+	@$(CARGO) semver-checks --version >/dev/null 2>&1 || \
+		{ echo 'cargo-semver-checks is not installed: cargo install cargo-semver-checks --locked'; exit 1; }
+	@test -n '$(SEMVER_BASE)' || { echo 'there is no tag yet to compare with: make semver SEMVER_BASE=<commit>'; exit 1; }
+	$(CARGO) semver-checks $(PUBLISHED) --baseline-rev $(SEMVER_BASE)
 
 # The second one drives the raft-node that was built beside it.
 bench: setup

@@ -70,6 +70,13 @@
 //! themselves again under a preload library that knows what was synced, and that of `raft-net-quic` puts a [`UdpRelay`]
 //! between its nodes. Each rule has a broken implementation in `raft-core/tests/suites` that it must refuse.
 //!
+//! # What stays as it is
+//! Semantic versioning covers this module like the rest of the crate: a lab that works goes on working, and a method that
+//! labs gain has a default. Three things are not promised. A minor version may bring new **rules**, and a part that breaks one
+//! is then refused where it passed before: that is what you run a suite for; [`Summary::held`] tells you the names. The
+//! **texts** of messages change; names of rules do not. And what exists to test this crate itself, [`harness`] and
+//! [`mutants`], the keys of a [`sim::Plan`] and what a given seed does, changes with the core.
+//!
 //! The ports in memory ([`MemLog`], [`MemState`], [`MemNet`]) pass the same suites. They are for tests of what stands on
 //! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what
 //! no correct core asks for, so a bug above it shows where it happens.
