@@ -124,6 +124,7 @@ mod requests;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod shared;
+pub mod small_state;
 pub mod snapshots;
 pub mod status;
 mod verified;

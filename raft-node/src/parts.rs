@@ -1,6 +1,6 @@
 //! What a node is made of. `main` builds these from RocksDB and QUIC; tests and embedders build others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use raft_core::ports::{LogStore, StateMachine, StoreError, Transport};
 use raft_core::types::{ClusterId, Incarnation, NodeId, NodeName};
 
 use crate::founding::{FOUNDERS_MAX, FoundingRecord};
-use crate::marks::MarkParts;
+use crate::marks::{FileFence, MarkParts};
 use crate::members::check_context;
 use crate::metrics::Metrics;
 use crate::snapshots::SnapshotConfig;
@@ -197,6 +197,33 @@ pub struct Parts {
     pub stamp: Stamp,
     /// When marks are made, and where a fence is kept.
     pub marks: MarkParts,
+}
+
+impl Parts {
+    /// Parts of these, with defaults for the rest: metrics of its own, commands as they come ([`Parts::stamp`] puts no
+    /// time into them), marks by the default policy. Snapshots and the fence are kept in `directory`, which exists, belongs
+    /// to this node alone and lies on the file system of the state machine. Set the fields that are to be otherwise.
+    #[must_use]
+    pub fn new(
+        identity: Box<dyn IdentityStore>,
+        log: LogFactory,
+        state_machine: StateMachineFactory,
+        transport: Arc<dyn Transport>,
+        directory: &Path,
+        config: NodeConfig,
+    ) -> Self {
+        Self {
+            identity,
+            log,
+            state_machine,
+            snapshots: directory.join("snapshots"),
+            transport,
+            config,
+            metrics: Arc::default(),
+            stamp: Arc::new(|command, _milliseconds| command),
+            marks: MarkParts { fence: Arc::new(FileFence::new(directory)), ..MarkParts::default() },
+        }
+    }
 }
 
 impl std::fmt::Debug for Parts {
