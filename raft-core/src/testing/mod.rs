@@ -81,6 +81,7 @@
 //! the ports: a whole cluster of them runs in one process and needs no directory and no socket. [`MemLog`] refuses what
 //! no correct core asks for, so a bug above it shows where it happens.
 mod clock;
+pub mod cluster_suite;
 mod disk_fault;
 pub mod harness;
 pub mod linear;
