@@ -3,6 +3,8 @@
 // A panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+#[path = "suites/cluster.rs"]
+mod cluster;
 #[path = "suites/counters.rs"]
 mod counters;
 #[path = "suites/device.rs"]

@@ -15,7 +15,7 @@ use super::assert_refused;
 
 /// What a broken state machine does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flaw {
+pub(super) enum Flaw {
     None,
     /// The applied index goes to the disk by itself, and the state with the next flush.
     StoresAppliedApart,
@@ -44,6 +44,37 @@ enum Flaw {
     TakesAnyName,
     RestoresInParts,
     RestoresOnAnyDisk,
+    /// The state goes to the disk by itself, and the applied index with the next flush.
+    StoresStateApart,
+    SnapshotsMissACounter,
+    /// Now and then something is counted that depends on how long it has been running.
+    CountsByItsAge,
+    /// The same on this node only, where no answer shows it.
+    CountsByItsNode(u64),
+    /// Answers on this node differ.
+    AnswersByItsNode(u64),
+    /// Some entries have no answer.
+    AnswersCommandsOnly,
+    PanicsAtSomeCommand,
+    FailsAtSomeCommand,
+    NamesALaterState,
+}
+
+impl Flaw {
+    /// Applies a command.
+    fn apply(self, counters: &mut Counters, entry: &Entry, age: u64) -> Result<Bytes, ApplyError> {
+        let rare = entry.payload.bytes().first().is_some_and(|key| *key == 3) && entry.id.index.0 % 7 == 0;
+        let answer = counters.add(entry, 2);
+        match self {
+            Self::CountsByItsAge if age % 50 == 49 => *counters.counts.entry(7).or_default() += 1,
+            Self::CountsByItsNode(1) if rare => *counters.counts.entry(8).or_default() += 1,
+            Self::AnswersByItsNode(1) if rare => return Ok(Bytes::from_static(b"node 1")),
+            Self::PanicsAtSomeCommand if rare => panic!("a command that nobody thought of"),
+            Self::FailsAtSomeCommand if rare => return Err(storage("a command that nobody thought of")),
+            _ => {}
+        }
+        Ok(answer)
+    }
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -120,6 +151,7 @@ impl DiskState {
             Flaw::StoresAppliedApart => {
                 self.durable.applied = unflushed.last().map_or(self.durable.applied, |it| it.id)
             }
+            Flaw::StoresStateApart => unflushed[kept..].iter().for_each(|entry| drop(self.durable.add(entry, 2))),
             Flaw::WritesEntriesInParts => {
                 unflushed.get(kept).map(|entry| self.durable.add(entry, 1));
             }
@@ -177,9 +209,12 @@ impl StateMachine for Machine {
                     Bytes::from(current.encode())
                 }
                 (EntryKind::Mark, _) => Bytes::from(current.encode()),
+                (EntryKind::Command, flaw) => flaw.apply(&mut current, entry, self.age)?,
                 _ => current.add(entry, 2),
             };
-            answers.push(answer);
+            if self.flaw != Flaw::AnswersCommandsOnly || entry.kind == EntryKind::Command {
+                answers.push(answer);
+            }
             current.applied = id;
         }
         let mut disk = self.disk.state();
@@ -291,7 +326,10 @@ struct Taker {
 
 impl Snapshotter for Taker {
     fn take(&self, directory: &Path) -> Result<LogId, SnapshotError> {
-        let counters = self.current.lock().unwrap().clone();
+        let mut counters = self.current.lock().unwrap().clone();
+        if self.flaw == Flaw::SnapshotsMissACounter {
+            counters.counts.remove(&3);
+        }
         let file = directory.join("counters");
         let made = std::fs::create_dir(directory).and_then(|()| std::fs::write(&file, counters.encode()));
         *self.taken.lock().unwrap() = (Some(file), made.is_err());
@@ -321,18 +359,20 @@ impl StateReader for Reader {
             return Err(QueryError::Storage("the disk is busy".into()));
         }
         let current = self.current.lock().unwrap();
-        let counts: Vec<_> = (0..8).map(|key| current.counts.get(&key).copied().unwrap_or(0)).collect();
-        Ok(QueryAnswer { bytes: Bytes::from(format!("{counts:?}")), applied: current.applied })
+        let counts: Vec<_> = (0..9).map(|key| current.counts.get(&key).copied().unwrap_or(0)).collect();
+        let later = u64::from(self.flaw == Flaw::NamesALaterState && current.applied.index.0 > 0);
+        let applied = LogId::new(current.applied.index.plus(later), current.applied.term);
+        Ok(QueryAnswer { bytes: Bytes::from(format!("{counts:?}")), applied })
     }
 }
 
-struct Lab {
+pub(super) struct Lab {
     flaw: Flaw,
     disk: Arc<Disk>,
 }
 
 impl Lab {
-    fn new(flaw: Flaw) -> Self {
+    pub(super) fn new(flaw: Flaw) -> Self {
         Self { flaw, disk: Arc::default() }
     }
 }

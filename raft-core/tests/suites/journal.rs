@@ -19,7 +19,7 @@ use super::records::{Step, parse, record};
 
 /// What a broken store does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flaw {
+pub(super) enum Flaw {
     None,
     NeverSyncs,
     SyncsEntriesOnly,
@@ -40,6 +40,10 @@ enum Flaw {
     /// A compaction is two records: first the entries go, then the beginning moves.
     CompactsInTwoSteps,
     KeepsCompactionsInMemory,
+    /// A slice is written last write first where that can be read again.
+    ReordersSlices,
+    CompactsOneTooMany,
+    ReadsOneTooFar,
 }
 
 /// Records one after the other, each with its length and checksum; all of it is read at open.
@@ -183,6 +187,11 @@ impl Journal {
         if self.flaw == Flaw::SyncsEntriesOnly {
             sync = writes.iter().any(|write| !write.entries.is_empty());
         }
+        if self.flaw == Flaw::ReordersSlices && writes.len() == 2 && writes[1].hard_state.is_none() {
+            self.append(&LogWrite { hard_state: writes[0].hard_state, ..writes[1].clone() })?;
+            self.append(&writes[0])?;
+            return self.device.sync_if(sync);
+        }
         for write in writes {
             if self.flaw == Flaw::DefersTruncations && write.truncate_from.is_some() && write.entries.is_empty() {
                 self.deferred.push(write.clone());
@@ -257,6 +266,7 @@ impl LogStore for Journal {
             return Err(StoreError::Refused { reason: "failed before".into() });
         }
         let mut logs = self.logs.lock().unwrap().clone();
+        let upto = if self.flaw == Flaw::CompactsOneTooMany { logs[&group].commit.min(upto.next()) } else { upto };
         let before = logs.get(&group).map_or(LogId::ZERO, |log| log.base);
         let compacted = logs.entry(group).or_default().compact(upto);
         compacted.map_err(|reason| {
@@ -297,6 +307,7 @@ impl LogReader for JournalReader {
             true => return Err(ReadError::Io { reason: errno(EIO).to_string() }),
             false => {}
         }
+        let last = if self.flaw == Flaw::ReadsOneTooFar { last.next() } else { last };
         let logs = self.logs.lock().unwrap();
         let mut bytes = 0;
         let mut read = Vec::new();
@@ -314,13 +325,13 @@ impl LogReader for JournalReader {
     }
 }
 
-struct JournalLab {
+pub(super) struct JournalLab {
     flaw: Flaw,
     device: Arc<Device>,
 }
 
 impl JournalLab {
-    fn new(flaw: Flaw) -> Self {
+    pub(super) fn new(flaw: Flaw) -> Self {
         Self { flaw, device: Arc::default() }
     }
 }

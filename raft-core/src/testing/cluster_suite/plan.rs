@@ -48,7 +48,7 @@ impl Plan {
         let (sync, apply) = (one_of(&[300, 2_000, 6_000]), one_of(&[100, 2_000]));
         let weights = std::array::from_fn(|_| one_of(&[0, 1, 2, 4]));
         let flush_one_in = one_of(&[2, 8, 40]);
-        let (retain, cache) = (one_of(&[16, 40, 160]), one_of(&[0, 500, 1 << 20]));
+        let (retain, cache) = (one_of(&[8, 24, 80]), one_of(&[0, 500, 1 << 20]));
         let (entries_in_an_append, applying) = (one_of(&[2, 8, 4096]), one_of(&[300, 16 << 20]));
         Self {
             seed,

@@ -175,7 +175,9 @@ impl World<'_> {
         let node = self.node(id);
         node.process = None;
         (node.cut_inside, node.slow_sync) = (again.then_some(Inside::Restore), 0);
-        let wait = self.about(60_000);
+        // Some are away for so long that the log goes on without them.
+        let away = if self.healed_at.is_none() && self.random.below(4) == 0 { 600_000 } else { 60_000 };
+        let wait = self.about(away);
         self.after(wait, What::Start { node: id });
     }
 
