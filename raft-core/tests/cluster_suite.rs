@@ -33,7 +33,7 @@ impl ClusterLab for InMemory {
 #[test]
 fn clusters_in_memory_keep_every_rule() {
     let (first, count) = (number("RAFT_CLUSTER_SEED", 0), number("RAFT_CLUSTER_SEEDS", 150));
-    let effort = Effort { seeds: first..first + count, steps: number("RAFT_CLUSTER_CALLS", 300), rounds: 30 };
+    let effort = Effort { seeds: first..first + count, steps: number("RAFT_CLUSTER_CALLS", 400), rounds: 20 };
     let summary = cluster_suite::run(&mut InMemory { effort }).demand_all();
     println!("{summary}");
     let mut report = Report::new("cluster-suite");
@@ -62,7 +62,7 @@ fn rules_that_the_core_breaks_are_found() {
 
 fn look_for(mutant: Mutant, rule: &str) -> Result<(), String> {
     let _broken = mutant.switch_on();
-    let mut lab = InMemory { effort: Effort { seeds: 0..0, steps: 300, rounds: 30 } };
+    let mut lab = InMemory { effort: Effort { seeds: 0..0, steps: 400, rounds: 20 } };
     let mut others = BTreeSet::new();
     for seed in 0..MUTANT_SEEDS {
         let ran = catch_unwind(AssertUnwindSafe(|| cluster_suite::replay(&mut lab, seed)));

@@ -141,7 +141,7 @@ pub trait ClusterLab {
 
     /// Which seeds are run, and for each how many calls (`steps`) and about how many faults (`rounds`) there are.
     fn effort(&self) -> Effort {
-        Effort { seeds: 0..20, steps: 300, rounds: 30 }
+        Effort { seeds: 0..20, steps: 400, rounds: 20 }
     }
 
     /// Whether each log is compared, at every start, with what was written to it. Without that a broken log is found later,

@@ -24,6 +24,8 @@ pub(super) enum Flaw {
     NeverSyncs,
     SyncsEntriesOnly,
     DefersTruncations,
+    /// They are done in memory only.
+    LosesTruncations,
     WritesTermsApart,
     TakesTornRecords,
     SkipsTornRecords,
@@ -200,7 +202,9 @@ impl Journal {
             for deferred in std::mem::take(&mut self.deferred) {
                 self.append(&deferred)?;
             }
-            if self.flaw == Flaw::WritesTermsApart && !write.entries.is_empty() {
+            if self.flaw == Flaw::LosesTruncations {
+                self.append(&LogWrite { truncate_from: None, ..write.clone() })?;
+            } else if self.flaw == Flaw::WritesTermsApart && !write.entries.is_empty() {
                 self.append(&LogWrite { entries: Vec::new(), commit: None, truncate_from: None, ..write.clone() })?;
                 self.append(&LogWrite { hard_state: None, ..write.clone() })?;
             } else if self.flaw == Flaw::WritesSnapshotsApart && write.snapshot.is_some() {

@@ -43,6 +43,8 @@ impl World<'_> {
                 let deadline = self.clock().monotonic + PATIENCE;
                 self.step(node, Input::Read { mode: ReadMode::Round, deadline, waiter });
             }
+            // Several that come at once are one slice of the log.
+            8..=11 => (0..6).for_each(|_| self.propose(node, 1)),
             number => self.propose(node, if number % 4 == 0 { 3 } else { 1 }),
         }
     }

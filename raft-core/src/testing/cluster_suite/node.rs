@@ -33,6 +33,8 @@ pub(super) enum ApplyJob {
 pub(super) enum Inside {
     /// The next write or compaction of the log.
     Log,
+    /// The next write that puts a snapshot in the log's place.
+    Install,
     /// The next batch of entries.
     Apply,
     /// The next flush.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::faults::CUT_INSIDE;
 use crate::config::Config;
 use crate::membership::Configuration;
 use crate::random::Random;
@@ -46,7 +47,9 @@ impl Plan {
         let (latency, spread) = (one_of(&[200, 1_000]), one_of(&[100, 2_000, 12_000]));
         let (loss, duplicate) = (one_of(&[0, 10, 80]), one_of(&[0, 50]));
         let (sync, apply) = (one_of(&[300, 2_000, 6_000]), one_of(&[100, 2_000]));
-        let weights = std::array::from_fn(|_| one_of(&[0, 1, 2, 4]));
+        let mut weights = std::array::from_fn(|_| one_of(&[0, 1, 2, 4]));
+        // What is nowhere else to be had.
+        weights[CUT_INSIDE] = one_of(&[2, 4, 8]);
         let flush_one_in = one_of(&[2, 8, 40]);
         let (retain, cache) = (one_of(&[8, 24, 80]), one_of(&[0, 500, 1 << 20]));
         let (entries_in_an_append, applying) = (one_of(&[2, 8, 4096]), one_of(&[300, 16 << 20]));

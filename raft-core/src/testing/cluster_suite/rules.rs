@@ -75,8 +75,9 @@ rules! {
         "Raft §2, replicated state machines; §5.4.3 [F2-APPLY]";
     NODE_STARTS: "a-node-starts-again",
         "a node that cannot start from its own disk is lost until somebody replaces it",
-        "after a kill or a power cut `recover` and `open` must take what they find; a log must not end before what its \
-         state has applied, nor begin after it",
+        "after a kill or a power cut `recover` and opening must take what they find; a log must not end before what its \
+         state has applied, nor begin after it; one that is damaged though nothing damaged it kept what was truncated or \
+         lost something in its middle",
         "LogStore::recover; StateMachine::applied; Raft §5.1";
     NOTHING_PANICS: "nothing-panics",
         "a panic ends the process; when its cause is on the disk, every start ends so",

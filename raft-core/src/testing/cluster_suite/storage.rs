@@ -60,7 +60,8 @@ impl World<'_> {
             batch.into_iter().map(|persist| (persist.write, persist.release)).unzip();
         let last = writes.last().map_or(WriteId(0), |write| write.id);
         if writes.iter().any(|write| !write.is_empty()) {
-            let inside = self.cuts_inside(id, Inside::Log);
+            let installs = writes.iter().any(|write| write.snapshot.is_some());
+            let inside = self.cuts_inside(id, if installs { Inside::Install } else { Inside::Log });
             let node = self.node(id);
             let Some(process) = &mut node.process else { return };
             let result = process.store.write(&writes);
@@ -164,7 +165,9 @@ impl World<'_> {
             return false;
         }
         let (cut, part) = match inside {
-            Inside::Log => (node.log_lab.cut_power(PowerCut::InsideTheNextCall, &mut random), "power cuts of a log"),
+            Inside::Log | Inside::Install => {
+                (node.log_lab.cut_power(PowerCut::InsideTheNextCall, &mut random), "power cuts of a log")
+            }
             _ => {
                 let cut = node.machine_lab.cut_power(PowerCut::InsideTheNextCall, &mut random);
                 (cut, "power cuts of a state machine")
