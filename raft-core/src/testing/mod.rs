@@ -24,6 +24,31 @@
 //!
 //! A suite makes many fresh instances and writes a few megabytes.
 //!
+//! # Whole clusters over your parts
+//!
+//! A part that passes alone goes into a cluster next: [`cluster_suite::run`] makes one of simulated nodes, each with a lab of
+//! your log and your state machine (or with what there is in memory), and with the real core and the real ordering glue. On
+//! one thread and from one seed it loses messages, kills processes, cuts the power, compacts, sends snapshots and changes
+//! members, and demands that no acknowledged write is lost and that every replica is the same. The labs are those of the
+//! suites above:
+//!
+//! ```
+//! use raft_core::testing::cluster_suite::{self, ClusterLab};
+//! use raft_core::testing::Effort;
+//!
+//! struct YourCluster;
+//!
+//! // `fn log` and `fn state_machine` give the labs of a node: both are in memory here.
+//! impl ClusterLab for YourCluster {
+//!     fn effort(&self) -> Effort {
+//!         Effort { seeds: 0..2, steps: 100, rounds: 8 }
+//!     }
+//! }
+//!
+//! let summary = cluster_suite::run(&mut YourCluster).demand_all();
+//! assert!(summary.tally().acknowledged > 20, "{summary}");
+//! ```
+//!
 //! # Faults
 //!
 //! What a port promises shows when the power goes, a disk fails or a link is cut; only your lab can bring that about,

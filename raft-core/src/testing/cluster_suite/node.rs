@@ -33,6 +33,8 @@ pub(super) enum ApplyJob {
 pub(super) enum Inside {
     /// The next write or compaction of the log.
     Log,
+    /// The next slice with a write that has several parts.
+    Parts,
     /// The next write that puts a snapshot in the log's place.
     Install,
     /// The next batch of entries.
@@ -119,9 +121,9 @@ impl Node {
         }
     }
 
-    /// Whether the power goes inside this call. The lab is asked just before it.
-    pub(super) fn takes_cut(&mut self, inside: Inside) -> bool {
-        let now = self.cut_inside == Some(inside);
+    /// Whether the power goes inside this call, which is one of these. The lab is asked just before it.
+    pub(super) fn takes_cut(&mut self, inside: &[Inside]) -> bool {
+        let now = self.cut_inside.is_some_and(|wanted| inside.contains(&wanted));
         if now {
             self.cut_inside = None;
         }
