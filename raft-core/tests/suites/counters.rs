@@ -63,7 +63,7 @@ pub(super) enum Flaw {
 impl Flaw {
     /// Applies a command.
     fn apply(self, counters: &mut Counters, entry: &Entry, age: u64) -> Result<Bytes, ApplyError> {
-        let rare = entry.payload.bytes().first().is_some_and(|key| *key == 3) && entry.id.index.0 % 7 == 0;
+        let rare = entry.payload.bytes().first().is_some_and(|key| *key == 3) && entry.id.index.0.is_multiple_of(7);
         let answer = counters.add(entry, 2);
         match self {
             Self::CountsByItsAge if age % 50 == 49 => *counters.counts.entry(7).or_default() += 1,

@@ -11,7 +11,7 @@ use raft_core::runs::Span;
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::testing::log_store_suite::{self, LogStoreLab};
 use raft_core::testing::{DiskFault, Effort, PowerCut, Random};
-use raft_core::types::{Entry, GroupId, HardState, Index, LogId};
+use raft_core::types::{Entry, GroupId, HardState, Index, LogId, Term};
 
 use super::assert_refused;
 use super::device::{Device, EIO, ENOSPC, errno};
@@ -39,6 +39,11 @@ pub(super) enum Flaw {
     GivesNothingForReadErrors,
     /// A snapshot is a record, and what came with it another.
     WritesSnapshotsApart,
+    /// First the entries go, then the snapshot comes.
+    InstallsInTwoSteps,
+    RefusesTruncations,
+    /// It takes every start after a first one for the end of a loss.
+    ReportsALoss,
     /// A compaction is two records: first the entries go, then the beginning moves.
     CompactsInTwoSteps,
     KeepsCompactionsInMemory,
@@ -207,6 +212,9 @@ impl Journal {
             } else if self.flaw == Flaw::WritesTermsApart && !write.entries.is_empty() {
                 self.append(&LogWrite { entries: Vec::new(), commit: None, truncate_from: None, ..write.clone() })?;
                 self.append(&LogWrite { hard_state: None, ..write.clone() })?;
+            } else if self.flaw == Flaw::InstallsInTwoSteps && write.snapshot.is_some() {
+                self.append_step(&Step::Drop(write.group, Index(u64::MAX)))?;
+                self.append(write)?;
             } else if self.flaw == Flaw::WritesSnapshotsApart && write.snapshot.is_some() {
                 self.append(&LogWrite { hard_state: None, entries: Vec::new(), truncate_from: None, ..write.clone() })?;
                 self.append(&LogWrite { snapshot: None, ..write.clone() })?;
@@ -238,7 +246,8 @@ impl LogStore for Journal {
         let batches = log.entries.iter().map(|entry| (entry.id.index, entry.size())).collect();
         let configurations = log.configurations.all().to_vec();
         let JournalLog { hard_state, commit, base, snapshot, .. } = log;
-        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost: None })
+        let lost = (self.flaw == Flaw::ReportsALoss && hard_state.term > Term(1)).then_some(span.last());
+        Ok(Recovered { hard_state, commit, base, snapshot, runs: span.runs, batches, configurations, lost })
     }
 
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
@@ -252,7 +261,9 @@ impl LogStore for Journal {
                 return Err(StoreError::Refused { reason });
             }
         }
-        let result = self.persist(writes);
+        let truncates = writes.iter().any(|write| write.truncate_from.is_some());
+        let refused = truncates && self.flaw == Flaw::RefusesTruncations;
+        let result = if refused { Err(errno(EIO)) } else { self.persist(writes) };
         if let Err(error) = result {
             self.failed = self.flaw != Flaw::GoesOnAfterAFailedSync;
             return Err(store_error("writing", &error));

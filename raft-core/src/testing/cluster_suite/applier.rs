@@ -96,7 +96,7 @@ impl World<'_> {
 
     /// `None` when the node ended over it.
     fn apply_entries(&mut self, id: NodeId, entries: &[Entry]) -> Option<Vec<Bytes>> {
-        let inside = self.cuts_inside(id, Inside::Apply);
+        let inside = self.cuts_inside(id, &[Inside::Apply]);
         let machine = &mut self.node(id).process.as_mut()?.machine;
         let mut answers = Vec::new();
         let result = machine.apply(entries, &mut answers);
@@ -108,9 +108,7 @@ impl World<'_> {
             return None;
         }
         let last = entries.last().map_or(LogId::ZERO, |entry| entry.id);
-        if self.machine_failed(id, &format!("applying entries up to {last}"), result).is_none() {
-            return None;
-        }
+        self.machine_failed(id, &format!("applying entries up to {last}"), result)?;
         APPLIED_MOVES.demand(answers.len() == entries.len() && applied == last, || {
             let (given, count) = (answers.len(), entries.len());
             format!(
@@ -142,9 +140,9 @@ impl World<'_> {
         let process = self.node(id).process.as_mut()?;
         let held = process.replica.raft().last_index().since(process.replica.raft().log_base().index);
         let pressed = held > retain + retain / 4;
-        if draw % one_in == 0 || pressed || self.nodes[&id].cut_inside == Some(Inside::Flush) {
+        if draw.is_multiple_of(one_in) || pressed || self.nodes[&id].cut_inside == Some(Inside::Flush) {
             self.flush(id)?;
-        } else if draw % 3 == 0 {
+        } else if draw.is_multiple_of(3) {
             let process = self.node(id).process.as_mut()?;
             let result = process.machine.durable();
             let durable = self.machine_failed(id, "asking what is durable", result)?;
@@ -159,7 +157,7 @@ impl World<'_> {
 
     /// Makes the state durable; `None` when the node ended over it.
     pub(super) fn flush(&mut self, id: NodeId) -> Option<()> {
-        let inside = self.cuts_inside(id, Inside::Flush);
+        let inside = self.cuts_inside(id, &[Inside::Flush]);
         let result = self.node(id).process.as_mut()?.machine.flush();
         self.tally.flushes += 1;
         if inside {
@@ -194,7 +192,7 @@ impl World<'_> {
 
     /// `None` when the node ended over it.
     pub(super) fn put_in_place(&mut self, id: NodeId, meta: &SnapshotMeta) -> Option<()> {
-        let inside = self.cuts_inside(id, Inside::Restore);
+        let inside = self.cuts_inside(id, &[Inside::Restore]);
         let node = self.node(id);
         let kept = node.snapshots.iter().find(|kept| kept.meta.id == meta.id);
         let directory = kept.expect("what the log names was received, and stays").directory.clone();

@@ -29,7 +29,7 @@ impl World<'_> {
         self.tally.calls += 1;
         let running = self.running();
         let candidates = match self.leaders() {
-            leaders if !leaders.is_empty() && draw % 8 != 0 => leaders,
+            leaders if !leaders.is_empty() && !draw.is_multiple_of(8) => leaders,
             _ => running,
         };
         if candidates.is_empty() {

@@ -17,7 +17,7 @@ use crate::types::{Index, NodeId, SnapshotId};
 /// What waits for the log's thread.
 #[derive(Debug)]
 pub(super) enum LogJob {
-    Persist(Persist),
+    Persist(Box<Persist>),
     Compact(Index),
 }
 

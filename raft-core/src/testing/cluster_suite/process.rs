@@ -146,7 +146,7 @@ impl World<'_> {
     /// The power went inside a call of one part: it goes for the other one too.
     pub(super) fn power_is_gone(&mut self, id: NodeId, inside: Inside) {
         match inside {
-            Inside::Log | Inside::Install => self.cut_machine(id),
+            Inside::Log | Inside::Parts | Inside::Install => self.cut_machine(id),
             Inside::Apply | Inside::Flush | Inside::Restore => self.cut_log(id),
         }
         self.end(id);
@@ -174,8 +174,9 @@ impl World<'_> {
         let again = self.healed_at.is_none() && self.plan.weights[CUT_INSIDE] > 0 && self.random.below(4) == 0;
         let node = self.node(id);
         node.process = None;
-        let stays = node.cut_inside.filter(|inside| matches!(inside, Inside::Install | Inside::Restore));
-        (node.cut_inside, node.slow_sync) = (stays.or(again.then_some(Inside::Restore)), 0);
+        let stays =
+            node.cut_inside.filter(|inside| matches!(inside, Inside::Parts | Inside::Install | Inside::Restore));
+        (node.cut_inside, node.slow_sync) = (stays.or_else(|| again.then_some(Inside::Restore)), 0);
         // Some are away for so long that the log goes on without them.
         let away = if self.healed_at.is_none() && self.random.below(4) == 0 { 600_000 } else { 60_000 };
         let wait = self.about(away);

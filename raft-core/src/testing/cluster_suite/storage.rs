@@ -10,6 +10,18 @@ use crate::replica::{Fill, Input, Persist};
 use crate::testing::PowerCut;
 use crate::types::{Index, NodeId, WriteId};
 
+/// What a power cut may have waited for that comes inside this slice.
+fn kinds_of(writes: &[LogWrite]) -> Vec<Inside> {
+    let parts = |write: &LogWrite| {
+        let cuts = write.truncate_from.is_some() || write.snapshot.is_some();
+        u64::from(write.hard_state.is_some()) + u64::from(cuts) + u64::from(!write.entries.is_empty())
+    };
+    let mut kinds = vec![Inside::Log];
+    kinds.extend(writes.iter().any(|write| parts(write) > 1).then_some(Inside::Parts));
+    kinds.extend(writes.iter().any(|write| write.snapshot.is_some()).then_some(Inside::Install));
+    kinds
+}
+
 impl World<'_> {
     /// The log's thread takes what waits: a run of writes, all of it or a part, or one compaction.
     pub(super) fn start_writing(&mut self, id: NodeId) {
@@ -22,7 +34,7 @@ impl World<'_> {
             return;
         }
         let run = process.log_jobs.iter().take_while(|job| matches!(job, LogJob::Persist(_))).count();
-        let part = if draw % 4 == 0 { 1 + (draw >> 8) as usize % run.max(1) } else { run };
+        let part = if draw.is_multiple_of(4) { 1 + (draw >> 8) as usize % run.max(1) } else { run };
         process.writing = part.max(1);
         let changes = process.log_jobs.iter().take(process.writing).any(|job| match job {
             LogJob::Persist(persist) => !persist.write.is_empty(),
@@ -47,7 +59,7 @@ impl World<'_> {
         let mut batch = Vec::new();
         for job in taken {
             match job {
-                LogJob::Persist(persist) => batch.push(persist),
+                LogJob::Persist(persist) => batch.push(*persist),
                 LogJob::Compact(upto) => return self.compact(id, upto),
             }
         }
@@ -60,8 +72,7 @@ impl World<'_> {
             batch.into_iter().map(|persist| (persist.write, persist.release)).unzip();
         let last = writes.last().map_or(WriteId(0), |write| write.id);
         if writes.iter().any(|write| !write.is_empty()) {
-            let installs = writes.iter().any(|write| write.snapshot.is_some());
-            let inside = self.cuts_inside(id, if installs { Inside::Install } else { Inside::Log });
+            let inside = self.cuts_inside(id, &kinds_of(&writes));
             let node = self.node(id);
             let Some(process) = &mut node.process else { return };
             let result = process.store.write(&writes);
@@ -93,7 +104,7 @@ impl World<'_> {
     }
 
     fn compact(&mut self, id: NodeId, upto: Index) {
-        let inside = self.cuts_inside(id, Inside::Log);
+        let inside = self.cuts_inside(id, &[Inside::Log]);
         let node = self.node(id);
         let Some(process) = &mut node.process else { return };
         let result = process.store.compact(Self::GROUP, upto);
@@ -158,14 +169,14 @@ impl World<'_> {
     }
 
     /// Whether the power goes inside the call that comes now: asks the lab for it.
-    pub(super) fn cuts_inside(&mut self, id: NodeId, inside: Inside) -> bool {
+    pub(super) fn cuts_inside(&mut self, id: NodeId, inside: &[Inside]) -> bool {
         let mut random = Random::new(self.random.next_u64());
         let node = self.node(id);
         if !node.takes_cut(inside) {
             return false;
         }
-        let (cut, part) = match inside {
-            Inside::Log | Inside::Install => {
+        let (cut, part) = match inside[0] {
+            Inside::Log | Inside::Parts | Inside::Install => {
                 (node.log_lab.cut_power(PowerCut::InsideTheNextCall, &mut random), "power cuts of a log")
             }
             _ => {

@@ -311,7 +311,7 @@ impl<'a> World<'a> {
 
     fn carry_out(&mut self, id: NodeId, output: Output<Waiter>) {
         match output {
-            Output::Persist(persist) => self.queue_log(id, LogJob::Persist(persist)),
+            Output::Persist(persist) => self.queue_log(id, LogJob::Persist(Box::new(persist))),
             Output::Compact { upto } => self.queue_log(id, LogJob::Compact(upto)),
             Output::Send(message) => self.send(message),
             Output::Fill(fill) => self.fill(id, fill),
