@@ -124,6 +124,10 @@ impl Ledger {
             let (found, wanted) = (found.hard_state, self.hard_state);
             return Some((VOTE_SURVIVES, format!("it holds {found:?}, and {wanted:?} was acknowledged")));
         }
+        if found.last().index < wanted.index {
+            let said = format!("it ends with {}, and entries up to {wanted} were acknowledged", found.last());
+            return Some((LOG_SURVIVES, said));
+        }
         if found.base != self.base && !self.bases.contains(&found.base) {
             let others = if self.bases.is_empty() { String::new() } else { format!(" (or {:?})", self.bases) };
             let said = format!("it begins after {}, and was told to begin after {}{others}", found.base, self.base);
@@ -146,10 +150,6 @@ impl Ledger {
                 }
                 Some(_) => {}
             }
-        }
-        if found.last().index < wanted.index {
-            let said = format!("it ends with {}, and entries up to {wanted} were acknowledged", found.last());
-            return Some((LOG_SURVIVES, said));
         }
         if found.commit > self.commit {
             let said = format!("it knows {} committed, and was told {} at most", found.commit, self.commit);

@@ -33,7 +33,7 @@ pub(super) enum ApplyJob {
 pub(super) enum Inside {
     /// The next write or compaction of the log.
     Log,
-    /// The next slice with a write that has several parts.
+    /// The next slice with a write that has term and vote beside another part.
     Parts,
     /// The next write that puts a snapshot in the log's place.
     Install,

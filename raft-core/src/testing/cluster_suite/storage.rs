@@ -12,12 +12,11 @@ use crate::types::{Index, NodeId, WriteId};
 
 /// What a power cut may have waited for that comes inside this slice.
 fn kinds_of(writes: &[LogWrite]) -> Vec<Inside> {
-    let parts = |write: &LogWrite| {
-        let cuts = write.truncate_from.is_some() || write.snapshot.is_some();
-        u64::from(write.hard_state.is_some()) + u64::from(cuts) + u64::from(!write.entries.is_empty())
-    };
+    let other_parts =
+        |write: &LogWrite| write.truncate_from.is_some() || write.snapshot.is_some() || !write.entries.is_empty();
     let mut kinds = vec![Inside::Log];
-    kinds.extend(writes.iter().any(|write| parts(write) > 1).then_some(Inside::Parts));
+    let parts = writes.iter().any(|write| write.hard_state.is_some() && other_parts(write));
+    kinds.extend(parts.then_some(Inside::Parts));
     kinds.extend(writes.iter().any(|write| write.snapshot.is_some()).then_some(Inside::Install));
     kinds
 }
