@@ -82,6 +82,7 @@
 //! no correct core asks for, so a bug above it shows where it happens.
 mod clock;
 mod disk_fault;
+mod faulty_file;
 pub mod harness;
 pub mod linear;
 pub mod log_store_suite;
@@ -99,6 +100,7 @@ pub mod transport_suite;
 mod udp_relay;
 
 pub use disk_fault::{DiskFault, Effort, PowerCut};
+pub use faulty_file::FaultyFile;
 pub use mem_log::{MemDisk, MemDiskCopy, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};
