@@ -162,3 +162,46 @@ pub(crate) fn decode_beginning(group: GroupId, value: &[u8]) -> Result<LogBeginn
     fields.end()?;
     Ok(beginning)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beginning() -> LogBeginning {
+        let base = LogId::new(Index(5), Term(2));
+        let configuration = Configuration::new([NodeId(1), NodeId(2)]);
+        let snapshot = SnapshotMeta { id: SnapshotId(9), last: base, configuration: configuration.clone() };
+        LogBeginning { base, snapshot: Some(snapshot), configuration: Some(Arc::new(configuration)) }
+    }
+
+    #[test]
+    fn every_flipped_bit_every_cut_and_every_other_key_is_found() {
+        let (group, index) = (GroupId(3), Index(7));
+        let payload = Payload::new(Bytes::from_static(b"a command"));
+        let entry = Entry { id: LogId::new(index, Term(2)), kind: EntryKind::Command, payload };
+        let hard_state = HardState { term: Term(4), vote: Some(NodeId(2)) };
+        let values: [(Vec<u8>, &dyn Fn(u64, &[u8]) -> bool); 3] = [
+            (encode_entry(group, &entry), &|key, value| {
+                decode_entry(GroupId(key), index, value).as_ref() == Ok(&entry)
+            }),
+            (encode_hard_state(group, hard_state, index), &|key, value| {
+                decode_hard_state(GroupId(key), value) == Ok((hard_state, index))
+            }),
+            (encode_beginning(group, &beginning()), &|key, value| {
+                decode_beginning(GroupId(key), value).as_ref() == Ok(&beginning())
+            }),
+        ];
+        for (value, comes_back) in values {
+            assert!(comes_back(3, &value));
+            assert!(!comes_back(4, &value), "another key");
+            for bit in 0..value.len() * 8 {
+                let mut flipped = value.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(!comes_back(3, &flipped), "bit {bit}");
+            }
+            for length in 0..value.len() {
+                assert!(!comes_back(3, &value[..length]), "cut to {length}");
+            }
+        }
+    }
+}

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use raft_core::ports::StoreError;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
 
 /// Entries by group and index.
 pub(crate) const ENTRIES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("entries");
@@ -74,7 +77,8 @@ impl DataFile {
         if found == FORMAT {
             return Ok(());
         }
-        let reason = format!("the file has format {found} and this version knows format {FORMAT}; run the one that made it");
+        let reason =
+            format!("the file has format {found} and this version knows format {FORMAT}; run the one that made it");
         Err(StoreError::Refused { reason })
     }
 
@@ -97,7 +101,10 @@ impl DataFile {
     }
 
     /// Reads at one moment: whatever is written meanwhile is not seen.
-    pub(crate) fn read<T>(&self, body: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    pub(crate) fn read<T>(
+        &self,
+        body: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
         body(&self.0.begin_read()?)
     }
 }

@@ -7,19 +7,28 @@ use raft_node::parts::{AcceptedFounding, IdentityStore};
 use redb::Durability;
 use uuid::Uuid;
 
-use crate::codec::{Fields, seal, unseal};
+use crate::codec::{seal, unseal};
 use crate::file::{DataFile, IDENTITY, failed};
 
 const NODE: &str = "node";
 const FOUNDING: &str = "founding";
+/// How many starts are remembered; a transport shows no more (`raft_net_quic::EARLIER_STARTS_MAX`, and this one).
+const STARTS_MAX: usize = 65;
 
-/// Name, incarnation, count of starts and the founding of the cluster.
+/// Name, incarnation, starts and the founding of the cluster.
 #[derive(Debug)]
 pub struct RedbIdentity {
     file: DataFile,
+    node: Node,
+}
+
+#[derive(Debug)]
+struct Node {
     name: NodeName,
     incarnation: Incarnation,
     start_count: u64,
+    /// A random number for each of the last starts, the newest first.
+    starts: Vec<u128>,
 }
 
 impl RedbIdentity {
@@ -30,19 +39,29 @@ impl RedbIdentity {
     /// When the file is another node's, damaged, or cannot be written.
     pub fn open(file: &DataFile, name: NodeName) -> Result<Self, StoreError> {
         let incarnation = Incarnation(Uuid::new_v4().as_u128());
-        let mut identity = Self { file: file.clone(), name, incarnation, start_count: 0 };
+        let blank = Node { name: name.clone(), incarnation, start_count: 0, starts: Vec::new() };
+        let mut identity = Self { file: file.clone(), node: blank };
         if let Some(kept) = identity.get(NODE)? {
-            let (kept_name, incarnation, start_count) = decode_node(&kept).map_err(|reason| damaged(NODE, reason))?;
-            if kept_name != identity.name {
-                let reason = format!("the file is that of node {kept_name}; name this node so, or give it another file");
-                return Err(StoreError::Refused { reason });
-            }
-            (identity.incarnation, identity.start_count) = (incarnation, start_count);
+            identity.node = Node::decode(&kept).map_err(|reason| damaged(NODE, reason))?;
         }
-        identity.start_count += 1;
-        let value = encode_node(&identity.name, identity.incarnation, identity.start_count);
+        let node = &mut identity.node;
+        if node.name != name {
+            let reason = format!("the file is that of node {}; name this node so, or give it another file", node.name);
+            return Err(StoreError::Refused { reason });
+        }
+        node.start_count += 1;
+        node.starts.insert(0, Uuid::new_v4().as_u128());
+        node.starts.truncate(STARTS_MAX);
+        let value = node.encode();
         identity.put(NODE, &value)?;
         Ok(identity)
+    }
+
+    /// A random number for each of the last starts, that of this one first. By these a peer tells the file from a copy of
+    /// it, if the transport carries them.
+    #[must_use]
+    pub fn starts(&self) -> &[u128] {
+        &self.node.starts
     }
 
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -63,15 +82,15 @@ impl RedbIdentity {
 
 impl IdentityStore for RedbIdentity {
     fn name(&self) -> NodeName {
-        self.name.clone()
+        self.node.name.clone()
     }
 
     fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.node.incarnation
     }
 
     fn start_count(&self) -> u64 {
-        self.start_count
+        self.node.start_count
     }
 
     fn founding(&self) -> Result<Option<AcceptedFounding>, StoreError> {
@@ -91,18 +110,23 @@ impl IdentityStore for RedbIdentity {
     }
 }
 
-fn encode_node(name: &NodeName, incarnation: Incarnation, start_count: u64) -> Vec<u8> {
-    let mut bytes = incarnation.0.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&start_count.to_be_bytes());
-    bytes.extend_from_slice(name.as_str().as_bytes());
-    seal(&[], bytes)
-}
+impl Node {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.incarnation.0.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&self.start_count.to_be_bytes());
+        bytes.extend_from_slice(&(self.starts.len() as u64).to_be_bytes());
+        self.starts.iter().for_each(|start| bytes.extend_from_slice(&start.to_be_bytes()));
+        bytes.extend_from_slice(self.name.as_str().as_bytes());
+        seal(&[], bytes)
+    }
 
-fn decode_node(value: &[u8]) -> Result<(NodeName, Incarnation, u64), String> {
-    let mut fields = unseal(&[], value)?;
-    let (incarnation, start_count) = (Incarnation(fields.u128()?), fields.u64()?);
-    let name = std::str::from_utf8(fields.rest()).map_err(|error| error.to_string())?;
-    Ok((NodeName::new(name), incarnation, start_count))
+    fn decode(value: &[u8]) -> Result<Self, String> {
+        let mut fields = unseal(&[], value)?;
+        let (incarnation, start_count) = (Incarnation(fields.u128()?), fields.u64()?);
+        let starts = (0..fields.u64()?).map(|_| fields.u128()).collect::<Result<_, _>>()?;
+        let name = std::str::from_utf8(fields.rest()).map_err(|error| error.to_string())?;
+        Ok(Self { name: NodeName::new(name), incarnation, start_count, starts })
+    }
 }
 
 fn encode_founding(founding: &AcceptedFounding) -> Vec<u8> {
@@ -113,7 +137,7 @@ fn encode_founding(founding: &AcceptedFounding) -> Vec<u8> {
 }
 
 fn decode_founding(value: &[u8]) -> Result<AcceptedFounding, String> {
-    let mut fields: Fields<'_> = unseal(&[], value)?;
+    let mut fields = unseal(&[], value)?;
     let (cluster, id) = (ClusterId(fields.u128()?), NodeId(fields.u64()?));
     Ok(AcceptedFounding { cluster, id, record: Bytes::copy_from_slice(fields.rest()) })
 }

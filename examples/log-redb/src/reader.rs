@@ -46,8 +46,11 @@ fn take(
         let entry = match record {
             Err(error) => Err(ReadError::Io { reason: error.to_string() }),
             Ok((key, _)) if key.value().1 != next.0 => Err(ReadError::Missing { group, index: next }),
-            Ok((_, value)) => decode_entry(group, next, value.value())
-                .map_err(|reason| ReadError::Damaged { group, index: next, reason }),
+            Ok((_, value)) => decode_entry(group, next, value.value()).map_err(|reason| ReadError::Damaged {
+                group,
+                index: next,
+                reason,
+            }),
         };
         let entry = match entry {
             Ok(entry) => entry,

@@ -8,7 +8,9 @@ use raft_core::ports::{LogReader, LogStore, LogWrite, Recovered, StoreError};
 use raft_core::types::{GroupId, HardState, Index};
 use redb::{Durability, Table};
 
-use crate::codec::{decode_beginning, decode_entry, decode_hard_state, encode_beginning, encode_entry, encode_hard_state};
+use crate::codec::{
+    decode_beginning, decode_entry, decode_hard_state, encode_beginning, encode_entry, encode_hard_state,
+};
 use crate::file::{BEGINNINGS, DataFile, ENTRIES, HARD_STATES, failed};
 use crate::reader::RedbReader;
 
@@ -148,8 +150,10 @@ fn reading(
     beginning: Option<Result<LogBeginning, String>>,
 ) -> Result<LogReading, StoreError> {
     // A group that was never written has none of them.
-    let (hard_state, commit) =
-        hard_state.transpose().map_err(|reason| damaged(format!("the hard state of {group}"), reason))?.unwrap_or_default();
+    let (hard_state, commit) = hard_state
+        .transpose()
+        .map_err(|reason| damaged(format!("the hard state of {group}"), reason))?
+        .unwrap_or_default();
     let beginning = beginning.transpose().map_err(|reason| damaged(format!("the beginning of {group}"), reason))?;
     Ok(LogReading::new(hard_state, commit, beginning.unwrap_or_default()))
 }

@@ -10,7 +10,7 @@ use redb::StorageBackend;
 
 /// The seam between redb and its file.
 #[derive(Debug)]
-pub struct Backend(pub FaultyFile);
+pub(crate) struct Backend(pub(crate) FaultyFile);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
@@ -34,13 +34,21 @@ impl StorageBackend for Backend {
     }
 }
 
-pub struct RedbLab {
+/// How the store is opened on the file.
+pub(crate) type Open = fn(FaultyFile) -> Box<dyn LogStore>;
+
+pub(crate) fn sound(file: FaultyFile) -> Box<dyn LogStore> {
+    Box::new(RedbStore::new(&DataFile::open_with(Backend(file)).unwrap()))
+}
+
+pub(crate) struct RedbLab {
     file: FaultyFile,
+    open: Open,
 }
 
 impl RedbLab {
-    pub fn new() -> Self {
-        Self { file: FaultyFile::new() }
+    pub(crate) fn new(open: Open) -> Self {
+        Self { file: FaultyFile::new(), open }
     }
 }
 
@@ -52,7 +60,7 @@ impl LogStoreLab for RedbLab {
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
         self.file = self.file.reopen();
-        Box::new(RedbStore::new(&DataFile::open_with(Backend(self.file.clone())).unwrap()))
+        (self.open)(self.file.clone())
     }
 
     fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
