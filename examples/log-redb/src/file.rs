@@ -56,7 +56,8 @@ impl DataFile {
         make_durable(&backend).map_err(|error| failed("making durable what the file holds", error))?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let database = builder.create_with_backend(backend).map_err(|error| failed("opening the file", error))?;
+        let database =
+            builder.create_with_backend(DurableLength(backend)).map_err(|error| failed("opening the file", error))?;
         let file = Self(Arc::new(database));
         file.check_format()?;
         Ok(file)
@@ -135,6 +136,39 @@ fn create(path: &Path) -> Result<(), StoreError> {
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
     };
     name().map_err(|error: io::Error| failed(&doing, error))
+}
+
+/// A backend whose file is as long after a loss of power as redb believes. redb lets the file grow and notes its length with
+/// the next commit, in one sync; when the length is lost and the note is not, it panics at every start from then on. A file
+/// grows by doubling, so the sync is rare.
+#[derive(Debug)]
+struct DurableLength<B>(B);
+
+impl<B: StorageBackend> StorageBackend for DurableLength<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)?;
+        self.0.sync_data()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
 }
 
 /// Writes the file once more as it is read, and syncs it. After a sync that failed, the system may show bytes that are not

@@ -113,7 +113,10 @@ fn a_store_that_loses_truncations_is_refused() {
         Box::new(Between { store: sound(file), write, kept_back: Vec::new() }) as Box<dyn LogStore>
     };
     let message = refusal("truncations-survive-a-power-cut", open);
-    assert!(message.contains("end of the log after a truncation from 12 and a power cut: found 12"), "{message}");
+    assert!(
+        message.contains("end of the log after a truncation from 12 and a power cut: found Index(12)"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod lab;
 use std::time::Instant;
 
 use lab::{RedbLab, sound};
-use raft_core::ports::{LogStore, LogWrite};
+use raft_core::ports::LogWrite;
 use raft_core::testing::{FaultyFile, PowerCut, Random, entry, log_store_suite};
 use raft_core::types::{Entry, GroupId, HardState, Index, LogId, Term};
 

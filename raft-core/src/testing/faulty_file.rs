@@ -11,7 +11,8 @@ use crate::random::Random;
 ///
 /// What is written may be read at once, and is safe when [`FaultyFile::sync`] has returned. A power cut keeps any part of
 /// what was not synced: each write wholly, its first bytes, or nothing of it, independently of the others, and so with
-/// each change of the length. Every call may be the one inside which the power goes.
+/// each change of the length. Where a write takes the place of bytes that are safe, it tears between two sectors of 512
+/// bytes, as a disk writes them. Every call may be the one inside which the power goes.
 ///
 /// Clones are handles to the same file, as a process has them. Those from before a power cut fail for ever, so what a
 /// store that was left behind still writes is lost; [`FaultyFile::reopen`] gives the power back, and a new handle.
@@ -82,6 +83,8 @@ enum Change {
     Length(usize),
 }
 
+/// Bytes that a disk writes all at once or not at all.
+const SECTOR: usize = 512;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -265,7 +268,10 @@ impl State {
             match (random.below(3), change.length()) {
                 (0, _) => {}
                 // The first bytes of it; a length is changed or not.
-                (1, length @ 2..) => change.apply(&mut self.durable, random.below(length as u64) as usize),
+                (1, length @ 2..) => {
+                    let kept = change.torn(random.below(length as u64) as usize, self.durable.len());
+                    change.apply(&mut self.durable, kept);
+                }
                 (_, length) => change.apply(&mut self.durable, length),
             }
         }
@@ -280,6 +286,14 @@ impl Change {
         match self {
             Self::Bytes { bytes, .. } => bytes.len(),
             Self::Length(_) => 0,
+        }
+    }
+
+    /// How many of its first bytes are kept when it tears at `kept`, in a file of `length` bytes.
+    fn torn(&self, kept: usize, length: usize) -> usize {
+        match self {
+            Self::Bytes { at, .. } if at + kept < length => ((at + kept) / SECTOR * SECTOR).saturating_sub(*at),
+            _ => kept,
         }
     }
 
@@ -328,6 +342,20 @@ mod tests {
         let texts: Vec<&[u8]> =
             vec![b"ab", b"ab\0\0e", b"ab\0\0ef", b"abc", b"abc\0e", b"abc\0ef", b"abcd", b"abcde", b"abcdef"];
         assert_eq!(outcomes.iter().map(Vec::as_slice).collect::<Vec<_>>(), texts);
+    }
+
+    #[test]
+    fn bytes_that_were_safe_are_replaced_by_whole_sectors() {
+        let mut outcomes = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let file = FaultyFile::new();
+            file.write_at(0, &[b'a'; 1500]).unwrap();
+            file.sync().unwrap();
+            file.write_at(100, &[b'b'; 1300]).unwrap();
+            file.cut_power(PowerCut::Now, &mut Random::new(seed));
+            outcomes.insert(read(&file.reopen()).iter().filter(|byte| **byte == b'b').count());
+        }
+        assert_eq!(outcomes, [0, 412, 924, 1300].into());
     }
 
     #[test]
