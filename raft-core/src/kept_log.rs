@@ -1,12 +1,12 @@
 //! The log of one group as a store keeps it, but for the entries' bytes: for authors of a
 //! [`LogStore`](crate::ports::LogStore).
 //!
-//! Every store has to know where its log begins and ends, has to refuse what no log allows, and has to say at a start what
-//! it holds. That is the same for all of them, and easy to get wrong; what differs is where the bytes go. So the rules
-//! are here, and a store keeps the bytes:
+//! Every store has to know where its log begins and ends, has to refuse what no log allows, and has to say at a start
+//! what it holds. That is the same for all of them, and easy to get wrong; what differs is where the bytes go. So the
+//! rules are here, and a store keeps the bytes:
 //!
 //! 1. At a start, read what you keep of the group ([`HardState`], commit index, [`LogBeginning`]), then every entry in
-//!    order, and give them to a [`LogReading`]. It refuses what is no log, and ends in a [`Recovered`] and a [`KeptLog`].
+//!    order, and give them to a [`LogReading`]. It refuses what is no log, and gives a [`Recovered`] and a [`KeptLog`].
 //! 2. For each write, [`KeptLog::write`] says whether it may be and which entries go ([`Change`]). Drop those, put the
 //!    new ones, put what else has changed, and make it durable.
 //! 3. [`KeptLog::compact`] says the same for a compaction.
@@ -54,8 +54,8 @@ use crate::types::{Entry, HardState, Index, LogId, Term};
 /// How many bytes ([`Entry::size`]) one stretch of [`Recovered::batches`] has at most, if it is more than one entry.
 pub const STRETCH_BYTES_MAX: u64 = 1 << 20;
 
-/// Where a log begins. A store keeps it as it keeps term and vote, and changes it in the same atomic step as the entries
-/// that go.
+/// Where a log begins. A store keeps it as it keeps term and vote, and changes it in the same atomic step as the
+/// entries that go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogBeginning {
     /// The entry before the first one.

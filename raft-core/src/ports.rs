@@ -54,12 +54,12 @@ pub struct LogWrite {
     /// The new term and vote, when they change.
     pub hard_state: Option<HardState>,
     /// The commit index known by now, when it has moved. A hint that saves a restarted node from waiting for a leader
-    /// before it replays; it never causes a write of its own. It may lie beyond the log's end, and then counts up to that;
-    /// a lower one than before changes nothing.
+    /// before it replays; it never causes a write of its own. It may lie beyond the log's end, and then counts up to
+    /// that; a lower one than before changes nothing.
     pub commit: Option<Index>,
-    /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log holds
-    /// that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the snapshot
-    /// counts as installed: [`Recovered::snapshot`] names it from now on.
+    /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log
+    /// holds that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the
+    /// snapshot counts as installed: [`Recovered::snapshot`] names it from now on.
     pub snapshot: Option<SnapshotMeta>,
     /// Drop this index and all after it.
     pub truncate_from: Option<Index>,
@@ -92,12 +92,12 @@ pub struct Recovered {
     /// Bytes ([`Entry::size`]) in stretches of the log, each as (last index, bytes), in order and without gaps from
     /// the index after `base` on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
     pub batches: Vec<(Index, u64)>,
-    /// The configurations that the log sets: the newest one at or before `base`, if an entry or the installed snapshot set
-    /// one, and all after it, in order.
+    /// The configurations that the log sets: the newest one at or before `base`, if an entry or the installed snapshot
+    /// set one, and all after it, in order.
     pub configurations: Vec<Arc<Configuration>>,
     /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
-    /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote above are then at least those
-    /// of the evidence.
+    /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote
+    /// above are then at least those of the evidence.
     pub lost: Option<LogId>,
 }
 
@@ -159,13 +159,13 @@ impl Recovered {
 /// The log on a disk: what makes a node's votes and acknowledgements true.
 ///
 /// # Contract
-/// A slice of writes is applied in order, each write atomically; when [`LogStore::write`] returns `Ok`, all of it survives
-/// a loss of power. After an error nothing more is acknowledged: every later call fails too. The logs of all groups lie in
-/// one store, and know nothing of each other.
+/// A slice of writes is applied in order, each write atomically; when [`LogStore::write`] returns `Ok`, all of it
+/// survives a loss of power. After an error nothing more is acknowledged: every later call fails too. The logs of all
+/// groups lie in one store, and know nothing of each other.
 ///
-/// What a store has to refuse, what it has to keep beside the entries and what [`Recovered`] has to say is the same for
-/// all stores: [`KeptLog`](crate::kept_log::KeptLog) knows it, so that a store only moves bytes. The suite that defines all
-/// of this is `raft_core::testing::log_store_suite`; the guide is `docs/guides/storage.md`, its example
+/// What a store has to refuse, what it has to keep beside the entries and what [`Recovered`] has to say is the same
+/// for all stores: [`KeptLog`](crate::kept_log::KeptLog) knows it, so that a store only moves bytes. The suite that
+/// defines all of this is `raft_core::testing::log_store_suite`; the guide is `docs/guides/storage.md`, its example
 /// `examples/log-redb`.
 ///
 /// # Threads
@@ -174,16 +174,16 @@ impl Recovered {
 /// other threads meanwhile, and are dropped before the store is opened again.
 ///
 /// # Errors
-/// Which one is for people; the node does the same for each: it stops acknowledging, gives up leadership and comes back
-/// only through a restart. [`StoreError::Io`] is for what the system refuses (a sync that failed, a full disk),
-/// [`StoreError::Damaged`] for bytes that are not those that were written, [`StoreError::Refused`] for what no log allows
-/// and for every call after an error. Do not try again: a sync that failed may have dropped what it was to save, and the
-/// next one succeeds without it.
+/// Which one is for people; the node does the same for each: it stops acknowledging, gives up leadership and comes
+/// back only through a restart. [`StoreError::Io`] is for what the system refuses (a sync that failed, a full disk),
+/// [`StoreError::Damaged`] for bytes that are not those that were written, [`StoreError::Refused`] for what no log
+/// allows and for every call after an error. Do not try again: a sync that failed may have dropped what it was to
+/// save, and the next one succeeds without it.
 ///
 /// # What it may cost
-/// Nothing is acknowledged while `write` runs, and what arrives meanwhile is in the next slice; so a store is as fast as
-/// **one** sync for a slice, however many writes are in it. `compact` and `recover` may take long: the first should give
-/// way to writes (a range that is forgotten, not entries deleted one by one), the second delays the start only.
+/// Nothing is acknowledged while `write` runs, and what arrives meanwhile is in the next slice; so a store is as fast
+/// as **one** sync for a slice, however many writes are in it. `compact` and `recover` may take long: the first should
+/// give way to writes (a range that is forgotten, not entries deleted one by one), the second delays the start only.
 ///
 /// # Example
 /// A store in memory, which is none, since nothing survives: what is missing is where the bytes go.
@@ -299,9 +299,9 @@ impl Recovered {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait LogStore: Send {
-    /// Reads back what the log of `group` holds; a group that was never written has an empty log. Checks every record. What
-    /// is returned is **durable**: after a sync that failed, the system may show bytes that a loss of power takes away, so
-    /// a store writes and syncs them once more before it believes them, or reads past the system's cache.
+    /// Reads back what the log of `group` holds; a group that was never written has an empty log. Checks every record.
+    /// What is returned is **durable**: after a sync that failed, the system may show bytes that a loss of power takes
+    /// away, so a store writes and syncs them once more before it believes them, or reads past the system's cache.
     ///
     /// A record that a power cut tore off was never acknowledged and is no damage; damage is a record in the middle.
     ///
@@ -309,19 +309,20 @@ pub trait LogStore: Send {
     /// When the disk cannot be read or holds what was never written.
     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError>;
 
-    /// Applies `writes` in order and makes them durable, with one sync for all of them. A power cut meanwhile may keep a
-    /// first part of the slice, of whole writes. Writes that are [empty](LogWrite::is_empty) need no sync.
+    /// Applies `writes` in order and makes them durable, with one sync for all of them. A power cut meanwhile may keep
+    /// a first part of the slice, of whole writes. Writes that are [empty](LogWrite::is_empty) need no sync.
     ///
     /// # Errors
-    /// Final; see [`StoreError`]. Refused is what [`KeptLog::write`](crate::kept_log::KeptLog::write) refuses: gaps, terms
-    /// that fall, a second vote in a term, entries of a later term than the log's own, a truncation of what is committed or
-    /// not held, a snapshot of another log, bytes that do not fit their checksum, configurations that cannot be read.
+    /// Final; see [`StoreError`]. What no log allows is refused, as [`KeptLog::write`](crate::kept_log::KeptLog::write)
+    /// does it: gaps, terms that fall, a second vote in a term, entries of a later term than the log's own, a truncation of what is
+    /// committed or not held, a snapshot of another log, bytes that do not fit their checksum, configurations that
+    /// cannot be read.
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError>;
 
-    /// Drops the entries of `group` up to `upto`, which are committed and applied durably, and gives their space back: to
-    /// the system, or for the store's own use. Need not be durable on return: after a crash the log begins where it began
-    /// before, or where it was told to, and nowhere between; it is durable with the next write of the group. A beginning
-    /// at or after `upto` stays.
+    /// Drops the entries of `group` up to `upto`, which are committed and applied durably, and gives their space back:
+    /// to the system, or for the store's own use. Need not be durable on return: after a crash the log begins where it
+    /// began before, or where it was told to, and nowhere between; it is durable with the next write of the group. A
+    /// beginning at or after `upto` stays.
     ///
     /// # Errors
     /// When `upto` lies beyond the commit index or the log's end, or the disk fails; final, see [`StoreError`].
@@ -364,12 +365,12 @@ pub enum ReadError {
 ///
 /// # Threads
 /// Called from several threads at once, beside the thread that writes; a read waits for no sync, or a follower that is
-/// behind slows the leader down. What is new comes from a cache of the core, so reads are of what is older, many entries at
-/// a time and in order.
+/// behind slows the leader down. What is new comes from a cache of the core, so reads are of what is older, many
+/// entries at a time and in order.
 ///
 /// # Errors
-/// Told to the caller, which leaves the entry alone: it is never applied and never sent. A read that failed may leave the
-/// store unusable (then its calls say so), and need not.
+/// Told to the caller, which leaves the entry alone: it is never applied and never sent. A read that failed may leave
+/// the store unusable (then its calls say so), and need not.
 ///
 /// # Example
 /// All of a stretch, in as many calls as it takes:
@@ -403,9 +404,9 @@ pub enum ReadError {
 /// ```
 pub trait LogReader: Send + Sync {
     /// Entries from `first` to `last` inclusive: at least one, at most as many as fit in `bytes_max` by
-    /// [`Entry::size`]. Each is checked as it is read. Only entries of completed writes are seen, and those at once, also
-    /// by readers that were made before; a concurrent truncation may shorten the answer, so callers check the terms. What
-    /// is wrong with a later entry than the first need not be told before that one is asked for.
+    /// [`Entry::size`]. Each is checked as it is read. Only entries of completed writes are seen, and those at once,
+    /// also by readers that were made before; a concurrent truncation may shorten the answer, so callers check the
+    /// terms. What is wrong with a later entry than the first need not be told before that one is asked for.
     ///
     /// # Errors
     /// When the first entry is not there, a record is damaged or the disk fails.

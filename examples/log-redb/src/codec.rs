@@ -1,5 +1,5 @@
-//! The bytes of what is stored. Numbers are big-endian; every value ends with a CRC-32C that covers its key too, so that a
-//! value that stands under another key is found as well as a flipped bit.
+//! The bytes of what is stored. Numbers are big-endian; every value ends with a CRC-32C that covers its key too, so
+//! that a value that stands under another key is found as well as a flipped bit.
 
 use std::sync::Arc;
 
@@ -89,8 +89,8 @@ fn put_configuration(bytes: &mut Vec<u8>, configuration: &Configuration) {
     bytes.extend_from_slice(&encoded);
 }
 
-/// Term, kind and the payload's checksum, their own checksum, then the payload. The payload is not summed again: that was
-/// done where the request entered the system.
+/// Term, kind and the payload's checksum, their own checksum, then the payload. The payload is not summed again: that
+/// was done where the request entered the system.
 pub(crate) fn encode_entry(group: GroupId, entry: &Entry) -> Vec<u8> {
     let payload = entry.payload.bytes();
     let mut fields = Vec::with_capacity(ENTRY_HEAD + payload.len());

@@ -118,8 +118,8 @@ pub(crate) fn failed(doing: &str, error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// Makes a file that is whole or not there. redb makes one in several steps, and refuses one whose making was cut off. So
-/// it is made under another name; and the name itself is durable only when its directory is.
+/// Makes a file that is whole or not there. redb makes one in several steps, and refuses one whose making was cut off.
+/// So it is made under another name; and the name itself is durable only when its directory is.
 fn create(path: &Path) -> Result<(), StoreError> {
     let unfinished = path.with_extension("unfinished");
     let make = || {
@@ -138,9 +138,9 @@ fn create(path: &Path) -> Result<(), StoreError> {
     name().map_err(|error: io::Error| failed(&doing, error))
 }
 
-/// A backend whose file is as long after a loss of power as redb believes. redb lets the file grow and notes its length with
-/// the next commit, in one sync; when the length is lost and the note is not, it panics at every start from then on. A file
-/// grows by doubling, so the sync is rare.
+/// A backend whose file is as long after a loss of power as redb believes. redb lets the file grow and notes its
+/// length with the next commit, in one sync; when the length is lost and the note is not, it panics at every start
+/// from then on. A file grows by doubling, so the sync is rare.
 #[derive(Debug)]
 struct DurableLength<B>(B);
 
@@ -171,9 +171,9 @@ impl<B: StorageBackend> StorageBackend for DurableLength<B> {
     }
 }
 
-/// Writes the file once more as it is read, and syncs it. After a sync that failed, the system may show bytes that are not
-/// on the disk and never will be; what a store recovers has to be durable, or a node acknowledges what is gone after the
-/// next loss of power. It costs one pass over the file at each start.
+/// Writes the file once more as it is read, and syncs it. After a sync that failed, the system may show bytes that are
+/// not on the disk and never will be; what a store recovers has to be durable, or a node acknowledges what is gone
+/// after the next loss of power. It costs one pass over the file at each start.
 fn make_durable(backend: &impl StorageBackend) -> io::Result<()> {
     let length = backend.len()?;
     let mut piece = Vec::new();

@@ -57,8 +57,8 @@ impl RedbIdentity {
         Ok(identity)
     }
 
-    /// A random number for each of the last starts, that of this one first. By these a peer tells the file from a copy of
-    /// it, if the transport carries them.
+    /// A random number for each of the last starts, that of this one first. By these a peer tells the file from a copy
+    /// of it, if the transport carries them.
     #[must_use]
     pub fn starts(&self) -> &[u128] {
         &self.node.starts

@@ -1,5 +1,5 @@
-//! Counters whose log is on redb: the state machine and the shell are those of `examples/counter`, the peers are reached
-//! over QUIC.
+//! Counters whose log is on redb: the state machine and the shell are those of `examples/counter`, the peers are
+//! reached over QUIC.
 
 use std::process::ExitCode;
 use std::sync::Arc;

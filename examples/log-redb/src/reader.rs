@@ -6,8 +6,8 @@ use raft_core::types::{Entry, GroupId, Index};
 use crate::codec::decode_entry;
 use crate::file::{DataFile, ENTRIES};
 
-/// Reads entries from any thread. redb gives each read a view of its own, so that only writes that are complete are seen,
-/// and nobody waits for a writer.
+/// Reads entries from any thread. redb gives each read a view of its own, so that only writes that are complete are
+/// seen, and nobody waits for a writer.
 #[derive(Clone, Debug)]
 pub struct RedbReader {
     file: DataFile,

@@ -20,8 +20,8 @@ pub struct RedbStore {
     file: DataFile,
     /// What is known of each group that was touched since the file was opened.
     logs: BTreeMap<GroupId, KeptLog>,
-    /// What went wrong. Nothing is written after that: a sync that failed may have dropped what it was to save, and only
-    /// what is read after a restart is known to be there.
+    /// What went wrong. Nothing is written after that: a sync that failed may have dropped what it was to save, and
+    /// only what is read after a restart is known to be there.
     failed: Option<String>,
 }
 

@@ -9,10 +9,10 @@ use crate::random::Random;
 /// A file in memory, and the disk that it lies on: for the lab of a store or state machine whose engine lets you put an
 /// implementation of your own under its files (redb's `StorageBackend`, SQLite's VFS, an interface of your own).
 ///
-/// What is written may be read at once, and is safe when [`FaultyFile::sync`] has returned. A power cut keeps any part of
-/// what was not synced: each write wholly, its first bytes, or nothing of it, independently of the others, and so with
-/// each change of the length. Where a write takes the place of bytes that are safe, it tears between two sectors of 512
-/// bytes, as a disk writes them. Every call may be the one inside which the power goes.
+/// What is written may be read at once, and is safe when [`FaultyFile::sync`] has returned. A power cut keeps any part
+/// of what was not synced: each write wholly, its first bytes, or nothing of it, independently of the others, and so
+/// with each change of the length. Where a write takes the place of bytes that are safe, it tears between two sectors
+/// of 512 bytes, as a disk writes them. Every call may be the one inside which the power goes.
 ///
 /// Clones are handles to the same file, as a process has them. Those from before a power cut fail for ever, so what a
 /// store that was left behind still writes is lost; [`FaultyFile::reopen`] gives the power back, and a new handle.
@@ -99,8 +99,8 @@ impl FaultyFile {
         Self::default()
     }
 
-    /// The file after a restart of the process: a new handle. Gives the power back if it was gone; a cut that was to come
-    /// inside the next call and has not yet comes now.
+    /// The file after a restart of the process: a new handle. Gives the power back if it was gone; a cut that was to
+    /// come inside the next call and has not yet comes now.
     #[must_use]
     pub fn reopen(&self) -> Self {
         let mut state = self.disk.lock();
@@ -179,12 +179,12 @@ impl FaultyFile {
         Ok(())
     }
 
-    /// Makes all that was changed before safe: `fsync`. Does not return while [`DiskFault::SyncStalls`] lasts and there is
-    /// power.
+    /// Makes all that was changed before safe: `fsync`. Does not return while [`DiskFault::SyncStalls`] lasts and
+    /// there is power.
     ///
     /// # Errors
-    /// `EIO` while [`DiskFault::SyncFails`] lasts, and then what it was to save is never saved, though it can be read and
-    /// later syncs succeed; `EIO` when the power goes or is gone.
+    /// `EIO` while [`DiskFault::SyncFails`] lasts, and then what it was to save is never saved, though it can be read
+    /// and later syncs succeed; `EIO` when the power goes or is gone.
     pub fn sync(&self) -> io::Result<()> {
         let mut state = self.begin_change()?;
         while state.fault == Some(DiskFault::SyncStalls) && state.life == self.life {
