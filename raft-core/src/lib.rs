@@ -98,6 +98,7 @@ mod follower;
 pub mod handover;
 mod input;
 mod invariants;
+pub mod kept_log;
 mod leader;
 pub mod lease;
 mod log;

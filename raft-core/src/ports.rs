@@ -54,11 +54,12 @@ pub struct LogWrite {
     /// The new term and vote, when they change.
     pub hard_state: Option<HardState>,
     /// The commit index known by now, when it has moved. A hint that saves a restarted node from waiting for a leader
-    /// before it replays; it never causes a write of its own.
+    /// before it replays; it never causes a write of its own. It may lie beyond the log's end, and then counts up to
+    /// that; a lower one than before changes nothing.
     pub commit: Option<Index>,
-    /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log holds
-    /// that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the snapshot
-    /// counts as installed: [`Recovered::snapshot`] names it from now on.
+    /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log
+    /// holds that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the
+    /// snapshot counts as installed: [`Recovered::snapshot`] names it from now on.
     pub snapshot: Option<SnapshotMeta>,
     /// Drop this index and all after it.
     pub truncate_from: Option<Index>,
@@ -91,12 +92,12 @@ pub struct Recovered {
     /// Bytes ([`Entry::size`]) in stretches of the log, each as (last index, bytes), in order and without gaps from
     /// the index after `base` on. How fine is the store's choice; at most 1 MiB or one entry per stretch.
     pub batches: Vec<(Index, u64)>,
-    /// The configurations that the log sets: the newest one at or before `base`, if an entry or the installed snapshot set
-    /// one, and all after it, in order.
+    /// The configurations that the log sets: the newest one at or before `base`, if an entry or the installed snapshot
+    /// set one, and all after it, in order.
     pub configurations: Vec<Arc<Configuration>>,
     /// Set when the store has evidence that it once acknowledged more than it now holds. The node then neither votes
-    /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote above are then at least those
-    /// of the evidence.
+    /// nor campaigns until its log is at least as up to date as this entry (by term, then by index). Term and vote
+    /// above are then at least those of the evidence.
     pub lost: Option<LogId>,
 }
 
@@ -155,32 +156,179 @@ impl Recovered {
     }
 }
 
-/// The log on a disk. Owned by one thread.
+/// The log on a disk: what makes a node's votes and acknowledgements true.
 ///
-/// Contract: a slice of writes is applied in order, each write atomically; when [`LogStore::write`] returns `Ok`, all
-/// of it survives a loss of power. After an error nothing more is acknowledged: every later call fails too.
+/// # Contract
+/// A slice of writes is applied in order, each write atomically; when [`LogStore::write`] returns `Ok`, all of it
+/// survives a loss of power. After an error nothing more is acknowledged: every later call fails too. The logs of all
+/// groups lie in one store, and know nothing of each other.
+///
+/// What a store has to refuse, what it has to keep beside the entries and what [`Recovered`] has to say is the same
+/// for all stores: [`KeptLog`](crate::kept_log::KeptLog) knows it, so that a store only moves bytes. The suite that
+/// defines all of this is `raft_core::testing::log_store_suite`; the guide is `docs/guides/storage.md`, its example
+/// `examples/log-redb`.
+///
+/// # Threads
+/// One thread of its own makes all calls, one at a time. [`LogStore::recover`] comes first for each group (and may come
+/// again, which the suite does), then writes and compactions in any order. Readers ([`LogStore::reader`]) are used by
+/// other threads meanwhile, and are dropped before the store is opened again.
+///
+/// # Errors
+/// Which one is for people; the node does the same for each: it stops acknowledging, gives up leadership and comes
+/// back only through a restart. [`StoreError::Io`] is for what the system refuses (a sync that failed, a full disk),
+/// [`StoreError::Damaged`] for bytes that are not those that were written, [`StoreError::Refused`] for what no log
+/// allows and for every call after an error. Do not try again: a sync that failed may have dropped what it was to
+/// save, and the next one succeeds without it.
+///
+/// # What it may cost
+/// Nothing is acknowledged while `write` runs, and what arrives meanwhile is in the next slice; so a store is as fast
+/// as **one** sync for a slice, however many writes are in it. `compact` and `recover` may take long: the first should
+/// give way to writes (a range that is forgotten, not entries deleted one by one), the second delays the start only.
+///
+/// # Example
+/// A store in memory, which is none, since nothing survives: what is missing is where the bytes go.
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::sync::{Arc, Mutex};
+///
+/// use raft_core::kept_log::{Change, KeptLog, LogReading};
+/// use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, StoreError};
+/// use raft_core::types::{Entry, EntryKind, GroupId, HardState, Index, LogId, Payload, Term};
+///
+/// type Entries = BTreeMap<(GroupId, Index), Entry>;
+///
+/// #[derive(Default)]
+/// struct Forgetful {
+///     logs: BTreeMap<GroupId, KeptLog>,
+///     entries: Arc<Mutex<Entries>>,
+///     failed: bool,
+/// }
+///
+/// impl Forgetful {
+///     fn carry_out(&self, group: GroupId, change: Change, new: &[Entry]) {
+///         let mut entries = self.entries.lock().expect("no thread panics");
+///         entries.retain(|(of, index), _| {
+///             let goes = change.drop_upto.is_some_and(|upto| *index <= upto)
+///                 || change.drop_from.is_some_and(|from| *index >= from);
+///             *of != group || !goes
+///         });
+///         entries.extend(new.iter().map(|entry| ((group, entry.id.index), entry.clone())));
+///     }
+///
+///     /// The first error is final.
+///     fn unless_failed<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+///         if self.failed {
+///             return Err(StoreError::Refused { reason: "an earlier call failed; restart the node".into() });
+///         }
+///         let result = call(self);
+///         self.failed = result.is_err();
+///         result
+///     }
+/// }
+///
+/// impl LogStore for Forgetful {
+///     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError> {
+///         self.unless_failed(|store| {
+///             // On a disk: term, vote, commit index and beginning are read, and each entry is checked.
+///             let log = store.logs.entry(group).or_default();
+///             let mut reading = LogReading::new(log.hard_state(), log.commit(), log.beginning());
+///             let entries = store.entries.lock().expect("no thread panics");
+///             for (_, entry) in entries.range((group, Index::ZERO)..=(group, Index::LIMIT)) {
+///                 reading.push(entry)?;
+///             }
+///             Ok(reading.finish()?.0)
+///         })
+///     }
+///
+///     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
+///         self.unless_failed(|store| {
+///             for write in writes {
+///                 let change = store.logs.entry(write.group).or_default().write(write)?;
+///                 store.carry_out(write.group, change, &write.entries);
+///             }
+///             // On a disk: term, vote, commit index and beginning too, and one sync for all of it.
+///             Ok(())
+///         })
+///     }
+///
+///     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
+///         self.unless_failed(|store| {
+///             if let Some(change) = store.logs.entry(group).or_default().compact(upto)? {
+///                 store.carry_out(group, change, &[]);
+///             }
+///             Ok(())
+///         })
+///     }
+///
+///     fn reader(&self) -> Arc<dyn LogReader> {
+///         Arc::new(Reader(Arc::clone(&self.entries)))
+///     }
+/// }
+///
+/// struct Reader(Arc<Mutex<Entries>>);
+///
+/// impl LogReader for Reader {
+///     fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
+///         let entries = self.0.lock().expect("no thread panics");
+///         let (mut read, mut bytes, mut next) = (Vec::new(), 0, first);
+///         while let Some(entry) = entries.get(&(group, next)).filter(|_| next <= last) {
+///             bytes += entry.size();
+///             if bytes > bytes_max && !read.is_empty() {
+///                 break;
+///             }
+///             read.push(entry.clone());
+///             next = next.next();
+///         }
+///         if read.is_empty() { Err(ReadError::Missing { group, index: first }) } else { Ok(read) }
+///     }
+/// }
+///
+/// let mut store = Forgetful::default();
+/// assert_eq!(store.recover(GroupId::FIRST)?, Recovered::default());
+/// let id = LogId::new(Index(1), Term(1));
+/// let entry = Entry { id, kind: EntryKind::Command, payload: Payload::new("a command".into()) };
+/// let write = LogWrite {
+///     group: GroupId::FIRST,
+///     hard_state: Some(HardState { term: Term(1), vote: None }),
+///     entries: vec![entry.clone()],
+///     ..LogWrite::default()
+/// };
+/// store.write(&[write])?;
+/// assert_eq!(store.recover(GroupId::FIRST)?.last(), id);
+/// assert_eq!(store.reader().read(GroupId::FIRST, Index(1), Index(1), u64::MAX)?, [entry]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait LogStore: Send {
-    /// Reads back what the log of `group` holds. Checks every record.
+    /// Reads back what the log of `group` holds; a group that was never written has an empty log. Checks every record.
+    /// What is returned is **durable**: after a sync that failed, the system may show bytes that a loss of power takes
+    /// away, so a store writes and syncs them once more before it believes them, or reads past the system's cache.
+    ///
+    /// A record that a power cut tore off was never acknowledged and is no damage; damage is a record in the middle.
     ///
     /// # Errors
     /// When the disk cannot be read or holds what was never written.
     fn recover(&mut self, group: GroupId) -> Result<Recovered, StoreError>;
 
-    /// Applies `writes` in order and makes them durable, with one sync for all of them.
+    /// Applies `writes` in order and makes them durable, with one sync for all of them. A power cut meanwhile may keep
+    /// a first part of the slice, of whole writes. Writes that are [empty](LogWrite::is_empty) need no sync.
     ///
     /// # Errors
-    /// Final; see [`StoreError`].
+    /// Final; see [`StoreError`]. What no log allows is refused, as [`KeptLog::write`](crate::kept_log::KeptLog::write)
+    /// does it: gaps, terms that fall, a second vote in a term, entries of a later term than the log's own, a truncation of what is
+    /// committed or not held, a snapshot of another log, bytes that do not fit their checksum, configurations that
+    /// cannot be read.
     fn write(&mut self, writes: &[LogWrite]) -> Result<(), StoreError>;
 
-    /// Drops the entries of `group` up to `upto`, which are committed and applied durably, and gives their space back.
-    /// Need not be durable on return: after a crash the log begins where it began before, or where it was told to. A
+    /// Drops the entries of `group` up to `upto`, which are committed and applied durably, and gives their space back:
+    /// to the system, or for the store's own use. Need not be durable on return: after a crash the log begins where it
+    /// began before, or where it was told to, and nowhere between; it is durable with the next write of the group. A
     /// beginning at or after `upto` stays.
     ///
     /// # Errors
     /// When `upto` lies beyond the commit index or the log's end, or the disk fails; final, see [`StoreError`].
     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError>;
 
-    /// A handle to read entries from other threads.
+    /// A handle to read entries from other threads. All of them read the same log.
     fn reader(&self) -> Arc<dyn LogReader>;
 }
 
@@ -214,10 +362,51 @@ pub enum ReadError {
 }
 
 /// The shared read side of a log, for lanes and the applier.
+///
+/// # Threads
+/// Called from several threads at once, beside the thread that writes; a read waits for no sync, or a follower that is
+/// behind slows the leader down. What is new comes from a cache of the core, so reads are of what is older, many
+/// entries at a time and in order.
+///
+/// # Errors
+/// Told to the caller, which leaves the entry alone: it is never applied and never sent. A read that failed may leave
+/// the store unusable (then its calls say so), and need not.
+///
+/// # Example
+/// All of a stretch, in as many calls as it takes:
+/// ```
+/// use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError};
+/// use raft_core::testing::{MemLog, entry};
+/// use raft_core::types::{Entry, GroupId, HardState, Index, Term};
+///
+/// fn read_all(reader: &dyn LogReader, first: Index, last: Index) -> Result<Vec<Entry>, ReadError> {
+///     let mut all: Vec<Entry> = Vec::new();
+///     let mut next = first;
+///     while next <= last {
+///         // At least one, whatever the bound says.
+///         all.extend(reader.read(GroupId::FIRST, next, last, 64 * 1024)?);
+///         next = all.last().map_or(last, |entry| entry.id.index).next();
+///     }
+///     Ok(all)
+/// }
+///
+/// let mut log = MemLog::new();
+/// log.write(&[LogWrite {
+///     group: GroupId::FIRST,
+///     hard_state: Some(HardState { term: Term(1), vote: None }),
+///     entries: (1..=9).map(|index| entry(index, 1, 40_000)).collect(),
+///     ..LogWrite::default()
+/// }])?;
+/// assert_eq!(read_all(log.reader().as_ref(), Index(1), Index(9))?.len(), 9);
+/// let missing = ReadError::Missing { group: GroupId::FIRST, index: Index(10) };
+/// assert_eq!(read_all(log.reader().as_ref(), Index(10), Index(10)), Err(missing));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait LogReader: Send + Sync {
     /// Entries from `first` to `last` inclusive: at least one, at most as many as fit in `bytes_max` by
-    /// [`Entry::size`]. Each is checked as it is read. Only entries of completed writes are seen; a concurrent
-    /// truncation may shorten the answer, so callers check the terms.
+    /// [`Entry::size`]. Each is checked as it is read. Only entries of completed writes are seen, and those at once,
+    /// also by readers that were made before; a concurrent truncation may shorten the answer, so callers check the
+    /// terms. What is wrong with a later entry than the first need not be told before that one is asked for.
     ///
     /// # Errors
     /// When the first entry is not there, a record is damaged or the disk fails.

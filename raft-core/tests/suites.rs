@@ -7,8 +7,6 @@
 mod cluster;
 #[path = "suites/counters.rs"]
 mod counters;
-#[path = "suites/device.rs"]
-mod device;
 #[path = "suites/journal.rs"]
 mod journal;
 #[path = "suites/log_store.rs"]

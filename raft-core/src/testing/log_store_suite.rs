@@ -75,11 +75,12 @@
 //! let summary = log_store_suite::run(&mut Lab::default()).demand_all();
 //! assert!(summary.work().cuts > 100);
 //! ```
-//! Three ways to such a lab for a store on a real disk, from strong to weak:
+//! Three ways to such a lab for a store on a real disk, from strong to weak (the guide is `docs/guides/storage.md`):
 //! - a library that is preloaded into the test (`LD_PRELOAD`), keeps what was synced apart from what was only written,
 //!   and builds the directory anew at a power cut; so does `raft-log-rocks` in this repository;
 //! - a file system or block device that can drop what was not synced and fail on command;
-//! - an interface of your own between the store and its files, with a second implementation for tests.
+//! - an interface between the store and its file, of your own or of your engine, and
+//!   [`FaultyFile`](crate::testing::FaultyFile) behind it; so does `examples/log-redb`.
 
 use std::sync::Arc;
 

@@ -63,6 +63,8 @@
 //! | transport | links that are cut, one way or both, or bad ([`Disturbance`](transport_suite::Disturbance)) | `cut`, `disturb`, `heal` |
 //! | transport | a peer whose process stands still | `stall` |
 //!
+//! [`FaultyFile`] does the first two for an engine that lets you put an implementation of your own under its file.
+//!
 //! The default is to offer nothing: the cases that need it are not run, and the [`Summary`] that `run` returns names each
 //! with what the lab lacks. Start so, and when the rest holds add one method after the other; [`Summary::demand_all`] in
 //! your test keeps it that way. [`Summary::work`] says how much was done, for a [`Report`] that fails when it was too
@@ -108,6 +110,7 @@
 mod clock;
 pub mod cluster_suite;
 mod disk_fault;
+mod faulty_file;
 pub mod harness;
 pub mod linear;
 pub mod log_store_suite;
@@ -125,6 +128,7 @@ pub mod transport_suite;
 mod udp_relay;
 
 pub use disk_fault::{DiskFault, Effort, PowerCut};
+pub use faulty_file::FaultyFile;
 pub use mem_log::{MemDisk, MemDiskCopy, MemLog, entry};
 pub use mem_net::{MemNet, MemTransport};
 pub use mem_state::{MemState, MemStateDisk, entry_of, noop};

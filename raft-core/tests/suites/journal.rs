@@ -2,7 +2,7 @@
 //! each of its flaws, which the fault cases of the suite must find.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
 
 use raft_core::membership::KeptConfigurations;
@@ -10,11 +10,10 @@ use raft_core::ports::{LogReader, LogStore, LogWrite, ReadError, Recovered, Stor
 use raft_core::runs::Span;
 use raft_core::snapshot::SnapshotMeta;
 use raft_core::testing::log_store_suite::{self, LogStoreLab};
-use raft_core::testing::{DiskFault, Effort, PowerCut, Random};
+use raft_core::testing::{DiskFault, Effort, FaultyFile, PowerCut, Random};
 use raft_core::types::{Entry, GroupId, HardState, Index, LogId, Term};
 
 use super::assert_refused;
-use super::device::{Device, EIO, ENOSPC, errno};
 use super::records::{Step, parse, record};
 
 /// What a broken store does wrong.
@@ -56,7 +55,7 @@ pub(super) enum Flaw {
 /// Records one after the other, each with its length and checksum; all of it is read at open.
 struct Journal {
     flaw: Flaw,
-    device: Arc<Device>,
+    file: FaultyFile,
     logs: Arc<Mutex<Logs>>,
     end: usize,
     failed: bool,
@@ -149,30 +148,30 @@ fn apply(logs: &mut Logs, step: &Step) -> Result<(), String> {
 }
 
 impl Journal {
-    fn open(flaw: Flaw, device: &Arc<Device>) -> io::Result<Self> {
-        device.switch_on();
-        let file = device.read()?;
+    fn open(flaw: Flaw, file: &FaultyFile) -> io::Result<Self> {
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_at(0, &mut bytes)?;
         let mut logs = Logs::new();
         let mut end = 0;
-        while end < file.len() {
-            match parse(flaw == Flaw::TakesTornRecords, &file[end..]) {
+        while end < bytes.len() {
+            match parse(flaw == Flaw::TakesTornRecords, &bytes[end..]) {
                 Some((step, length)) if apply(&mut logs, &step).is_ok() => end += length,
                 _ if flaw == Flaw::SkipsTornRecords => end += 1,
                 _ => break,
             }
         }
         if flaw == Flaw::WritesBehindATornEnd {
-            end = file.len();
+            end = bytes.len();
         } else {
-            device.truncate(end)?;
+            file.set_len(end as u64)?;
         }
         if flaw != Flaw::TrustsTheCache {
             // After a sync that failed, the system may hold for saved what it is not: write it once more.
-            device.write(0, &file[..end])?;
-            device.sync()?;
+            file.write_at(0, &bytes[..end])?;
+            file.sync()?;
         }
-        let (device, logs) = (Arc::clone(device), Arc::new(Mutex::new(logs)));
-        Ok(Self { flaw, device, logs, end, failed: false, deferred: Vec::new() })
+        let logs = Arc::new(Mutex::new(logs));
+        Ok(Self { flaw, file: file.clone(), logs, end, failed: false, deferred: Vec::new() })
     }
 
     fn append(&mut self, write: &LogWrite) -> io::Result<()> {
@@ -181,8 +180,10 @@ impl Journal {
 
     fn append_step(&mut self, step: &Step) -> io::Result<()> {
         let record = record(step);
-        match self.device.write(self.end, &record) {
-            Err(error) if self.flaw == Flaw::IgnoresAFullDisk && error.raw_os_error() == Some(ENOSPC) => return Ok(()),
+        match self.file.write_at(self.end as u64, &record) {
+            Err(error) if self.flaw == Flaw::IgnoresAFullDisk && error.kind() == ErrorKind::StorageFull => {
+                return Ok(());
+            }
             result => result?,
         }
         self.end += record.len();
@@ -223,11 +224,12 @@ impl Journal {
             }
         }
         if self.flaw == Flaw::AnswersBeforeTheSync {
-            let device = Arc::clone(&self.device);
-            std::thread::Builder::new().spawn(move || device.sync()).unwrap();
+            let file = self.file.clone();
+            std::thread::Builder::new().spawn(move || file.sync()).unwrap();
             sync = false;
         }
-        match self.device.sync_if(sync) {
+        let synced = if sync { self.file.sync() } else { Ok(()) };
+        match synced {
             Err(_) if self.flaw == Flaw::IgnoresFailedSyncs => Ok(()),
             result => result,
         }
@@ -273,7 +275,7 @@ impl LogStore for Journal {
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
-        Arc::new(JournalReader { flaw: self.flaw, device: Arc::clone(&self.device), logs: Arc::clone(&self.logs) })
+        Arc::new(JournalReader { flaw: self.flaw, file: self.file.clone(), logs: Arc::clone(&self.logs) })
     }
 
     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
@@ -308,19 +310,18 @@ impl LogStore for Journal {
 
 struct JournalReader {
     flaw: Flaw,
-    device: Arc<Device>,
+    file: FaultyFile,
     logs: Arc<Mutex<Logs>>,
 }
 
 impl LogReader for JournalReader {
     fn read(&self, group: GroupId, first: Index, last: Index, bytes_max: u64) -> Result<Vec<Entry>, ReadError> {
         // It keeps all in memory, and goes to its file only to know whether that may still be read.
-        let fails = self.device.file().fault == Some(DiskFault::ReadFails);
-        match fails {
-            true if self.flaw == Flaw::PanicsAtReads => panic!("unwrapped a read"),
-            true if self.flaw == Flaw::GivesNothingForReadErrors => return Ok(Vec::new()),
-            true => return Err(ReadError::Io { reason: errno(EIO).to_string() }),
-            false => {}
+        match self.file.read_at(0, &mut []) {
+            Err(_) if self.flaw == Flaw::PanicsAtReads => panic!("unwrapped a read"),
+            Err(_) if self.flaw == Flaw::GivesNothingForReadErrors => return Ok(Vec::new()),
+            Err(error) => return Err(ReadError::Io { reason: error.to_string() }),
+            Ok(()) => {}
         }
         let last = if self.flaw == Flaw::ReadsOneTooFar { last.next() } else { last };
         let logs = self.logs.lock().unwrap();
@@ -342,42 +343,38 @@ impl LogReader for JournalReader {
 
 pub(super) struct JournalLab {
     flaw: Flaw,
-    device: Arc<Device>,
+    file: FaultyFile,
 }
 
 impl JournalLab {
     pub(super) fn new(flaw: Flaw) -> Self {
-        Self { flaw, device: Arc::default() }
+        Self { flaw, file: FaultyFile::new() }
     }
 }
 
 impl LogStoreLab for JournalLab {
     fn fresh(&mut self) -> Box<dyn LogStore> {
-        self.device = Arc::default();
+        self.file = FaultyFile::new();
         self.reopen()
     }
 
     fn reopen(&mut self) -> Box<dyn LogStore> {
-        Box::new(Journal::open(self.flaw, &self.device).unwrap())
+        self.file = self.file.reopen();
+        Box::new(Journal::open(self.flaw, &self.file).unwrap())
     }
 
     fn cut_power(&mut self, when: PowerCut, random: &mut Random) -> bool {
-        let mut file = self.device.file();
-        match when {
-            PowerCut::Now => file.cut_power(random),
-            PowerCut::InsideTheNextCall => file.cut_at = Some((random.below(5), Random::new(random.next_u64()))),
-        }
+        self.file.cut_power(when, random);
         true
     }
 
     fn inject(&mut self, fault: DiskFault) -> bool {
-        self.device.file().fault = Some(fault);
+        self.file.inject(fault);
         true
     }
 
     fn mend(&mut self) {
-        self.device.file().fault = None;
-        self.device.changed.notify_all();
+        self.file.mend();
     }
 
     fn effort(&self) -> Effort {
