@@ -89,6 +89,7 @@
 mod cache;
 mod candidate;
 mod changes;
+pub mod codec;
 pub mod config;
 mod configurations;
 pub mod effect;
