@@ -95,6 +95,7 @@ mod rule;
 pub mod sim;
 pub mod state_machine_suite;
 mod summary;
+mod tcp_relay;
 pub mod transport_suite;
 mod udp_relay;
 
@@ -106,6 +107,7 @@ pub use random::random_bytes;
 pub use report::Report;
 pub use rule::Rule;
 pub use summary::{Outcome, Summary, Work};
+pub use tcp_relay::{TcpCounts, TcpFaults, TcpRelay};
 pub use udp_relay::{UdpCounts, UdpFaults, UdpRelay};
 
 pub use crate::random::Random;

@@ -178,9 +178,7 @@ impl TcpRelay {
     pub fn break_all(&self) -> usize {
         let mut state = self.shared.lock();
         let connections = std::mem::take(&mut state.connections);
-        for ends in connections.values() {
-            close(ends);
-        }
+        connections.values().for_each(close);
         connections.len()
     }
 
@@ -206,9 +204,7 @@ impl Drop for TcpRelay {
         while state.threads > 0 {
             let waited = self.shared.ended.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            for ends in std::mem::take(&mut state.connections).values() {
-                close(ends);
-            }
+            std::mem::take(&mut state.connections).values().for_each(close);
         }
     }
 }
@@ -241,14 +237,20 @@ impl Gates {
 
 type Address = Arc<dyn Fn() -> Option<SocketAddr> + Send + Sync>;
 
+/// Both ends, and how many directions have come to their end.
+struct Connection {
+    ends: [TcpStream; 2],
+    ended: u32,
+}
+
 #[derive(Default)]
 struct State {
     nodes: BTreeMap<NodeName, Address>,
     ways: BTreeMap<Way, SocketAddr>,
     faults: TcpFaults,
     counts: TcpCounts,
-    /// Both ends of those that are up.
-    connections: BTreeMap<u64, [TcpStream; 2]>,
+    /// Those that are up.
+    connections: BTreeMap<u64, Connection>,
     /// That carry connections.
     threads: usize,
 }
@@ -274,8 +276,8 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn close(ends: &[TcpStream; 2]) {
-    for end in ends {
+fn close(connection: &Connection) {
+    for end in &connection.ends {
         // One that is closed already is no error.
         let _ = end.shutdown(Shutdown::Both);
     }
@@ -363,7 +365,7 @@ impl Shared {
         {
             let mut state = self.lock();
             state.counts.connections += 1;
-            state.connections.insert(number, [kept_dialer, kept_listener]);
+            state.connections.insert(number, Connection { ends: [kept_dialer, kept_listener], ended: 0 });
         }
         let shared = Arc::clone(self);
         self.spawn(move || shared.pump(number, &back, listener_back, &dialer_back));
@@ -381,7 +383,7 @@ impl Shared {
                 Ok(0) => {
                     self.wait_open(&[way]);
                     let _ = sink.shutdown(Shutdown::Write);
-                    return;
+                    return self.end(number, 1);
                 }
                 Ok(length) if self.pass(way, &mut random, &mut chunk[..length], sink) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -389,8 +391,18 @@ impl Shared {
             }
         }
         self.wait_open(&[way]);
-        if let Some(ends) = self.lock().connections.remove(&number) {
-            close(&ends);
+        self.end(number, 2);
+    }
+
+    /// So many directions of a connection have ended; the last one closes it.
+    fn end(&self, number: u64, directions: u32) {
+        let mut state = self.lock();
+        if let Some(connection) = state.connections.get_mut(&number) {
+            connection.ended += directions;
+            if connection.ended >= 2 {
+                close(connection);
+                state.connections.remove(&number);
+            }
         }
     }
 

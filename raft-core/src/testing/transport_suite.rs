@@ -124,6 +124,13 @@ pub trait TransportLab: Send {
     /// Where others reach the node of this name; asked for before it is made, too. Nobody else listens there.
     fn address(&mut self, name: &NodeName) -> String;
 
+    /// Where `from` reaches the node `to`, if not everybody reaches it at [`TransportLab::address`]: a relay of streams
+    /// tells by the address who dials.
+    fn address_for(&mut self, from: &NodeName, to: &NodeName) -> String {
+        let _ = from;
+        self.address(to)
+    }
+
     /// Lets time pass without holding up the executor.
     async fn pause(&self, time: Duration);
 
@@ -166,7 +173,7 @@ pub trait TransportLab: Send {
 
 /// What a bad link does to the datagrams below the transport, in percent of them. A lab whose network has no such thing
 /// below it does what comes nearest: it loses whole messages and says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disturbance {
     /// Lost.
     pub loss_percent: u32,
@@ -287,11 +294,11 @@ impl Bench {
         Member { name, id, incarnation, cluster: Some(CLUSTER), transport, inbound }
     }
 
-    /// A member as the others know it.
-    fn peer(&mut self, member: &Member) -> Peer {
+    /// A member as `other` knows it.
+    fn peer(&mut self, member: &Member, other: &Member) -> Peer {
         Peer {
             name: member.name.clone(),
-            address: self.lab.address(&member.name),
+            address: self.lab.address_for(&other.name, &member.name),
             id: member.cluster.map(|_| member.id),
             incarnation: member.cluster.map(|_| member.incarnation),
         }
@@ -304,7 +311,7 @@ impl Bench {
     }
 
     fn set_peers(&mut self, member: &Member, peers: &[&Member]) {
-        let peers = peers.iter().map(|peer| self.peer(peer)).collect();
+        let peers = peers.iter().map(|peer| self.peer(peer, member)).collect();
         member.transport.set_peers(member.local(), peers);
     }
 
