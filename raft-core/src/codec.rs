@@ -3,8 +3,8 @@
 //! Nothing in this crate calls it: a transport may use it, or have bytes of its own, as `raft-net-quic` does. Three
 //! things travel that are not opaque to a transport: messages ([`encode`], [`decode`]), who is at the other end of a
 //! connection ([`encode_identity`], [`decode_identity`]), and the offer of a snapshot ([`encode_offer`],
-//! [`decode_offer`]). Frames, lengths, the checksum of a frame and the bound on its size are the transport's
-//! ([`checksum`] computes one).
+//! [`decode_offer`]). A transport over streams finds frames here, too ([`frame`], [`Frames`]); over anything else lengths
+//! and checksums are the transport's ([`checksum`] computes one).
 //!
 //! ```
 //! use raft_core::codec;
@@ -43,11 +43,13 @@ use crate::runs::Span;
 use crate::types::{ClusterId, Entry, EntryKind, GroupId, Incarnation, Index, LogId, NodeId, NodeName, Payload, Term};
 
 mod fields;
+mod frames;
 #[cfg(test)]
 mod tests;
 
 pub use fields::CodecError;
 use fields::{Reader, Writer};
+pub use frames::{FrameError, Frames, frame};
 
 /// The version of all three layouts.
 pub const VERSION: u8 = 1;

@@ -1,8 +1,9 @@
 //! Mutual TLS 1.3. A certificate names its node by the URI `raft://<cluster name>/<node name>`, as `raft-node init-certs`
 //! makes them; both sides check it, before anything that the other one says is believed.
 
+use std::fmt::Display;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use raft_core::types::NodeName;
@@ -19,22 +20,6 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 const PROTOCOL: &[u8] = b"raft-tcp/1";
 
-/// Why the files of a node's identity cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read, or holds no such thing.
-    #[error("{path} cannot be read as PEM: {reason}; name the files that `raft-node init-certs` has made")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Key, certificate and authority do not fit.
-    #[error("the certificate cannot be used: {0}")]
-    Unusable(String),
-}
-
 /// A node's certificate and key, and whom it trusts.
 pub struct Tls {
     acceptor: TlsAcceptor,
@@ -47,36 +32,33 @@ impl Tls {
     /// certificates.
     ///
     /// # Errors
-    /// Names the file that cannot be used.
-    pub fn load(cluster: &str, authority: &Path, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+    /// Names the file that cannot be read, or says why its contents cannot be used.
+    pub fn load(cluster: &str, authority: &Path, certificate: &Path, key: &Path) -> Result<Self, String> {
+        let unusable = |error: &dyn Display| format!("{} cannot be used: {error}", certificate.display());
         let mut roots = RootCertStore::empty();
         for root in certificates(authority)? {
-            roots.add(root).map_err(unusable)?;
+            roots.add(root).map_err(|error| unreadable(authority, &error))?;
         }
         let (roots, chain) = (Arc::new(roots), certificates(certificate)?);
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, &error))?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
 
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
-        let mut server = builder
-            .map_err(unusable)?
-            .with_client_cert_verifier(verifier.build().map_err(unusable)?)
-            .with_single_cert(chain.clone(), key.clone_key())
-            .map_err(unusable)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build();
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
+        let server = server.map_err(|error| unusable(&error))?;
+        let server = server.with_client_cert_verifier(clients.map_err(|error| unusable(&error))?);
+        let server = server.with_single_cert(chain.clone(), key.clone_key());
+        let mut server = server.map_err(|error| unusable(&error))?;
         server.send_tls13_tickets = 0;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
 
-        let signatures = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
-        let signatures = signatures.build().map_err(unusable)?;
-        let any_name = Arc::new(AnyName { roots, provider: Arc::clone(&provider), signatures });
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]);
-        let mut client = builder
-            .map_err(unusable)?
-            .dangerous()
-            .with_custom_certificate_verifier(any_name)
-            .with_client_auth_cert(chain, key)
-            .map_err(unusable)?;
+        let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build();
+        let signatures = servers.map_err(|error| unusable(&error))?;
+        let any_name = AnyName { roots, provider: Arc::clone(&provider), signatures };
+        let client = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]);
+        let client = client.map_err(|error| unusable(&error))?.dangerous();
+        let client = client.with_custom_certificate_verifier(Arc::new(any_name)).with_client_auth_cert(chain, key);
+        let mut client = client.map_err(|error| unusable(&error))?;
         client.resumption = Resumption::disabled();
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
         Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into(), cluster: cluster.to_owned() })
@@ -97,24 +79,18 @@ impl Tls {
         let wanted = format!("raft://{}/{name}", self.cluster);
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let leaf = chain.first().and_then(|leaf| webpki::EndEntityCert::try_from(leaf).ok());
-        if leaf.is_some_and(|leaf| leaf.valid_uri_names().any(|uri| uri == wanted)) {
-            return Ok(());
-        }
-        Err(io::Error::other(format!("the certificate does not name {wanted}")))
+        let fits = leaf.is_some_and(|leaf| leaf.valid_uri_names().any(|uri| uri == wanted));
+        if fits { Ok(()) } else { Err(io::Error::other(format!("the certificate does not name {wanted}"))) }
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    read.map_err(|error| file(path, &error))
+    read.map_err(|error| unreadable(path, &error))
 }
 
-fn file(path: &Path, error: &dyn std::fmt::Display) -> TlsError {
-    TlsError::File { path: path.to_owned(), reason: error.to_string() }
-}
-
-fn unusable(error: impl std::fmt::Display) -> TlsError {
-    TlsError::Unusable(error.to_string())
+fn unreadable(path: &Path, error: &dyn Display) -> String {
+    format!("{} cannot be read as PEM: {error}; name the files that `raft-node init-certs` has made", path.display())
 }
 
 /// Verifies all of a certificate but its name, which is no DNS name: [`Tls::demand_name`] looks at it.

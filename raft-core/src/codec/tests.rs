@@ -186,3 +186,39 @@ fn what_no_correct_peer_sends_is_refused_by_name() {
     let refused = decode_identity(encode_identity(&nameless).into());
     assert_eq!(refused, Err(CodecError::Value { field: "name", found: 0 }));
 }
+
+#[test]
+fn frames_come_out_as_they_went_in_however_they_arrive() {
+    let bodies: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number; usize::from(number) * 7]).collect();
+    let sent: Vec<u8> = bodies.iter().flat_map(|body| frame(body.len() as u8, body, 400).unwrap()).collect();
+    for step in [1, 7, 1000, sent.len()] {
+        let (mut frames, mut read) = (Frames::new(400), Vec::new());
+        for piece in sent.chunks(step) {
+            frames.buffer().extend_from_slice(piece);
+            while let Some((kind, body)) = frames.next().unwrap() {
+                assert_eq!(kind, body.len() as u8);
+                read.push(body.to_vec());
+            }
+        }
+        assert_eq!(read, bodies);
+    }
+}
+
+#[test]
+fn what_is_no_frame_ends_the_stream() {
+    let read = |bytes: &[u8]| {
+        let mut frames = Frames::new(10);
+        frames.buffer().extend_from_slice(bytes);
+        frames.next().map(|read| read.is_some())
+    };
+    assert_eq!(frame(1, &[0; 10], 10), Err(FrameError::Length { length: 11, most: 10 }));
+    assert_eq!(read(&[0, 0, 0, 11, 0, 0, 0, 0]), Err(FrameError::Length { length: 11, most: 10 }));
+    assert_eq!(read(&[0; 8]), Err(FrameError::Length { length: 0, most: 10 }));
+    let mut damaged = frame(1, b"bytes", 10).unwrap();
+    for at in 4..damaged.len() {
+        damaged[at] ^= 4;
+        assert_eq!(read(&damaged), Err(FrameError::Checksum), "byte {at}");
+        damaged[at] ^= 4;
+    }
+    assert_eq!(read(&damaged), Ok(true));
+}
