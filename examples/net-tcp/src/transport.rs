@@ -112,6 +112,17 @@ impl Shared {
         while !self.state.lock().stopped && changes.changed().await.is_ok() {}
     }
 
+    /// Dials the peers of the roster and no others; before the start, nobody.
+    fn dial_peers(self: &Arc<Self>, state: &mut State) {
+        let Some((runtime, _, _)) = self.running.get() else { return };
+        let mut before = std::mem::take(&mut state.links);
+        for peer in state.roster.peers() {
+            let kept = before.remove(&peer.name).filter(|dialed| dialed.link.peer == *peer);
+            let dialed = kept.unwrap_or_else(|| Dialed::new(self, runtime, peer.clone()));
+            state.links.insert(peer.name.clone(), dialed);
+        }
+    }
+
     fn link_to(&self, wanted: impl Fn(&Peer) -> bool) -> Option<Arc<Link>> {
         let state = self.state.lock();
         let found = state.links.values().find(|dialed| wanted(&dialed.link.peer));
@@ -139,25 +150,19 @@ impl Transport for TcpTransport {
         let running = shared.running.set((Handle::current(), inbound, address));
         running.map_err(|_| "the transport was started before; make another one".to_owned())?;
         *shared.listening.lock() = Some(tokio::spawn(accept::listen(Arc::clone(shared), listener)));
+        shared.dial_peers(&mut shared.state.lock());
         Ok(())
     }
 
     fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>) {
-        let Some((runtime, _, _)) = self.0.running.get() else { return };
         let mut state = self.0.state.lock();
         if state.stopped {
             return;
         }
-        let mut before = std::mem::take(&mut state.links);
         if state.roster.set(local, peers) {
-            before.clear();
+            state.links.clear();
         }
-        let State { roster, links, .. } = &mut *state;
-        for peer in roster.peers() {
-            let kept = before.remove(&peer.name).filter(|dialed| dialed.link.peer == *peer);
-            let dialed = kept.unwrap_or_else(|| Dialed::new(&self.0, runtime, peer.clone()));
-            links.insert(peer.name.clone(), dialed);
-        }
+        self.0.dial_peers(&mut state);
         drop(state);
         self.0.changes.send_replace(());
     }

@@ -29,7 +29,7 @@ async fn the_transport_over_tcp_passes() {
     let work = summary.work();
     let sum = |of: fn(&TcpCounts) -> u64| counts.iter().map(of).sum::<u64>();
     let mut report = Report::new("suite-transport-tcp");
-    report.at_least("cases", summary.held().len() as u64, 31).at_least("messages", work.operations, 2_000);
+    report.at_least("cases", summary.held().len() as u64, 33).at_least("messages", work.operations, 2_000);
     report.at_least("cuts", work.cuts, 9).at_least("other-faults", work.faults, 6);
     report.at_least("connections", sum(|counts| counts.connections), 100);
     report.at_least("broken-connections", sum(|counts| counts.resets), 10);

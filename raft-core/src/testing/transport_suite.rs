@@ -305,9 +305,13 @@ impl Bench {
     }
 
     async fn start(&mut self, member: &Member, peers: &[&Member]) {
+        self.start_alone(member).await;
+        self.set_peers(member, peers);
+    }
+
+    async fn start_alone(&self, member: &Member) {
         let result = member.transport.start(Arc::clone(&member.inbound) as _).await;
         self.rule.expect(result, "starting a transport");
-        self.set_peers(member, peers);
     }
 
     fn set_peers(&mut self, member: &Member, peers: &[&Member]) {
