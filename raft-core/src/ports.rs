@@ -773,8 +773,8 @@ pub trait Inbound: Send + Sync {
     /// at `cloned_disk` and `rolled_back_disk`, which a transport may find out about the starts of a peer's disk.
     fn refused(&self, _peer: &NodeName, _reason: &str, _text: &str) {}
 
-    /// A request from a peer. Blank nodes may ask too, and guests ([`Transport::admit_guests`]): look at `from`. It runs to
-    /// its end though the asker has gone.
+    /// A request from a peer. Blank nodes may ask too, and guests ([`Transport::admit_guests`]): look at `from`. The
+    /// future may be dropped before its end, when the asker has gone or the transport stops.
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes;
 
     /// A peer that passed the handshake, `offer.from`, offers a snapshot. Called on a thread that may block.

@@ -85,8 +85,8 @@ impl From<Disturbance> for TcpFaults {
         let Disturbance { loss_percent, duplicate_percent, reorder_percent, corrupt_percent, replay_percent } =
             disturbance;
         Self {
-            reset: loss_percent * 2,
-            corrupt: corrupt_percent * 2,
+            reset: loss_percent * 3,
+            corrupt: corrupt_percent * 4,
             fragment: (duplicate_percent + reorder_percent + replay_percent) * 2,
             delay_max: Duration::from_millis(if disturbance == Disturbance::default() { 0 } else { 2 }),
         }

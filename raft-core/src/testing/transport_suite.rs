@@ -35,7 +35,9 @@
 //! default. The cases that need one that the lab lacks are not run, and the [`Summary`] names them;
 //! [`Summary::demand_all`] makes that a failure. In memory [`MemNet`](crate::testing::MemNet) offers them all. For a
 //! transport over UDP put a [`UdpRelay`](crate::testing::UdpRelay) between its nodes, as `raft-net-quic` does in its
-//! `tests/conformance.rs`: `address` gives the relay's address of a node, `cut` and `disturb` go to the relay.
+//! `tests/conformance.rs`: `address` gives the relay's address of a node, `cut` and `disturb` go to the relay. For one over
+//! TCP a [`TcpRelay`](crate::testing::TcpRelay), as `examples/net-tcp` does: `address_for` gives the relay's address of a
+//! node for another one.
 //! ```
 //! # use std::sync::Arc;
 //! # use std::time::Duration;

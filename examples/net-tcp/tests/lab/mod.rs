@@ -15,7 +15,7 @@ use raft_core::types::NodeName;
 mod support;
 
 const CLUSTER: &str = "suite";
-const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Certificates for the nodes of the suite, made once.
 fn certificates() -> PathBuf {
@@ -49,7 +49,7 @@ impl Lab {
 impl TransportLab for Lab {
     fn make(&mut self, name: &NodeName) -> Arc<dyn Transport> {
         let mut settings = Settings::new("127.0.0.1:0", tls_of(name));
-        settings.silence = Duration::from_secs(1);
+        settings.silence = Duration::from_secs(2);
         settings.snapshot_stall_timeout = STALL_TIMEOUT;
         let transport = Arc::new(TcpTransport::new(settings));
         let made = Arc::downgrade(&transport);
