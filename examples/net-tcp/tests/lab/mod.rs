@@ -30,7 +30,7 @@ fn certificates() -> PathBuf {
 }
 
 /// What a node proves itself by.
-fn tls_of(name: &NodeName) -> Tls {
+pub(crate) fn tls_of(name: &NodeName) -> Tls {
     let file = |name: String| certificates().join(name);
     let (certificate, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
     Tls::load(CLUSTER, &file("ca.pem".into()), &certificate, &key).unwrap()
