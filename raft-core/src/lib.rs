@@ -81,7 +81,8 @@
 //!
 //! # What is absent
 //! No wire or disk format: they belong to the edges, and so does serde. One exception: the bytes of a configuration
-//! ([`membership`]), which is an entry that the core itself has to read. No panic on what a peer, a disk or a client
+//! ([`membership`]), which is an entry that the core itself has to read. What the core does not use and transport authors
+//! would each write again is offered to them: [`codec`] and [`roster`]. No panic on what a peer, a disk or a client
 //! says: those are named errors and [`Refused`](replica::Output::Refused). A panic here is a bug of ours: the
 //! invariants (`invariants.rs`) are asserted after every step, in release builds too.
 #![forbid(unsafe_code)]
@@ -89,6 +90,7 @@
 mod cache;
 mod candidate;
 mod changes;
+pub mod codec;
 pub mod config;
 mod configurations;
 pub mod effect;
@@ -114,6 +116,7 @@ pub mod raft;
 pub mod random;
 mod reads;
 pub mod replica;
+pub mod roster;
 pub mod runs;
 pub mod snapshot;
 pub mod status;

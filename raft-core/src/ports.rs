@@ -548,28 +548,94 @@ pub struct SnapshotOffer {
     pub chunks: u32,
 }
 
-/// Where chunks come from. Reading blocks, and waits for its share of the byte rate.
+/// Where chunks come from.
+///
+/// Contract: a chunk has the same bytes each time, and may be asked for in any order and more than once.
+///
+/// Threads: a transport calls it on threads that may block, never on its runtime: reading blocks, and waits for its share
+/// of the byte rate, which may be long. That is no stall of the transfer: say to the receiver meanwhile that you are there.
+/// One chunk is at most 4 MiB, and 1 MiB in what `raft-node` sends.
+///
+/// ```
+/// use bytes::Bytes;
+/// use raft_core::ports::{SnapshotError, SnapshotSource};
+///
+/// struct InMemory(Vec<Bytes>);
+///
+/// impl SnapshotSource for InMemory {
+///     fn chunk(&self, number: u32) -> Result<Bytes, SnapshotError> {
+///         let chunk = self.0.get(number as usize).cloned();
+///         chunk.ok_or_else(|| SnapshotError::Refused(format!("there is no chunk {number}")))
+///     }
+/// }
+///
+/// let source = InMemory(vec!["first".into(), "second".into()]);
+/// assert_eq!(source.chunk(1).unwrap(), "second");
+/// assert!(source.chunk(2).is_err());
+/// ```
 pub trait SnapshotSource: Send + Sync {
     /// Reads chunk `number` and checks it.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or the transfer is given up.
+    /// When it cannot be read, is damaged, or the transfer is given up. The transfer ends with this error.
     fn chunk(&self, number: u32) -> Result<Bytes, SnapshotError>;
 }
 
-/// Where chunks go. Writing blocks.
+/// Where chunks go.
+///
+/// Contract: chunks come in any order, and one that came before may come again. What was put stays when the sink is
+/// dropped, so that the next transfer of the same snapshot asks for less. Nothing is installed before
+/// [`SnapshotSink::finish`].
+///
+/// Threads: owned by one transfer, which calls it on threads that may block, one call at a time: writing and finishing
+/// block. A transport that is told to stop, or hears nothing more, drops the sink once its last call has returned.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::ops::Range;
+///
+/// use bytes::Bytes;
+/// use raft_core::ports::{SnapshotError, SnapshotSink};
+///
+/// struct InMemory {
+///     chunks: u32,
+///     here: BTreeMap<u32, Bytes>,
+/// }
+///
+/// impl SnapshotSink for InMemory {
+///     fn missing(&self) -> Vec<Range<u32>> {
+///         (0..self.chunks).filter(|number| !self.here.contains_key(number)).map(|number| number..number + 1).collect()
+///     }
+///     fn put(&mut self, number: u32, bytes: Bytes) -> Result<(), SnapshotError> {
+///         self.here.insert(number, bytes); // a real one compares with the checksum in the manifest first
+///         Ok(())
+///     }
+///     fn finish(&mut self) -> Result<(), SnapshotError> {
+///         if self.missing().is_empty() { Ok(()) } else { Err(SnapshotError::Refused("it is not whole".into())) }
+///     }
+/// }
+///
+/// let mut sink = InMemory { chunks: 2, here: BTreeMap::new() };
+/// sink.put(1, "second".into()).unwrap();
+/// assert_eq!(sink.missing(), [0..1]);
+/// assert!(sink.finish().is_err());
+/// sink.put(0, "first".into()).unwrap();
+/// assert!(sink.finish().is_ok());
+/// ```
 pub trait SnapshotSink: Send {
     /// The chunks that are not here yet, as ranges of numbers in rising order; a broken transfer goes on with these.
     fn missing(&self) -> Vec<std::ops::Range<u32>>;
 
-    /// Takes a chunk, in any order.
+    /// Takes a chunk, in any order. A transport checks before that the offer has so many. While this stands still nothing
+    /// moves, and the sender may end the transfer.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] when its bytes are not those that the manifest names: it is asked for again, alone.
-    /// Others end the transfer.
+    /// Others end the transfer; to its sender that is [`SnapshotError::Interrupted`].
     fn put(&mut self, number: u32, bytes: Bytes) -> Result<(), SnapshotError>;
 
-    /// All chunks are here: makes the snapshot durable and hands it to the node, which installs it.
+    /// All chunks are here: makes the snapshot durable and hands it to the node, which installs it. It may take long, and
+    /// that is no stall: say to the sender meanwhile that you are at work.
     ///
     /// # Errors
     /// When something is missing or damaged, or the disk fails.
@@ -690,42 +756,136 @@ pub type RefusalCounts = Vec<(&'static str, u64)>;
 
 /// The network between members.
 ///
-/// Contract: messages to one peer arrive at most once and intact; appends to one peer in the order of their sending;
-/// votes and heartbeats never wait behind appends. What cannot be delivered is dropped, and Raft sends again. The
-/// sender is who its certificate says.
+/// # Contract
+/// Messages to one peer arrive at most once and intact; appends to one peer in the order of their sending, across
+/// connections too; votes and heartbeats never wait behind appends. What cannot be delivered is dropped, and Raft sends
+/// again, once [`Inbound::unreachable`] has told it. The sender is who its certificate says. What a message means is
+/// nothing to a transport: it never answers one, delays one by its content, or keeps a term.
+///
+/// Bytes from a peer are checked before they become values, for the core takes some things for granted: see
+/// [`codec`](crate::codec), which does it for you. [`roster`](crate::roster) has the rules of who may say what.
+///
+/// # Threads
+/// `start`, `request`, `send_snapshot` and `stop` are awaited on the runtime of whoever drives the node. All others are
+/// called from any thread, also from one without a runtime (the log thread sends acknowledgements itself), and never
+/// block: keep a handle of the runtime from `start` to spawn on. [`Inbound`] is called from whatever thread the
+/// transport has. It is not called from within `send`: the caller may hold what the call would need.
+///
+/// # Sizes
+/// An append holds up to `append_bytes_max` of entries ([`Config`](crate::config::Config)), or one larger entry: 4 MiB with
+/// the default settings of `raft-node`, plus some bytes for each of at most `append_entries_max` entries. A request of
+/// `raft-node` holds one command. A chunk of a snapshot has at most 4 MiB; the manifest of a large state may have
+/// several, and at most 64 MiB.
+///
+/// # Example
+/// Two nodes, on the network in memory; yours is used in the same way.
+/// ```
+/// use std::future::Future;
+/// use std::pin::pin;
+/// use std::sync::{Arc, mpsc};
+/// use std::task::{Context, Poll, Waker};
+/// use std::time::Duration;
+///
+/// use bytes::Bytes;
+/// use raft_core::message::{Envelope, Message, PeerMessage};
+/// use raft_core::ports::*;
+/// use raft_core::testing::MemNet;
+/// use raft_core::types::{ClusterId, GroupId, Incarnation, Index, NodeId, NodeName, Term};
+///
+/// struct Node(mpsc::Sender<PeerMessage>);
+///
+/// #[async_trait::async_trait]
+/// impl Inbound for Node {
+///     fn receive(&self, message: PeerMessage) {
+///         let _ = self.0.send(message);
+///     }
+///     fn unreachable(&self, _peer: NodeId) {}
+///     async fn request(&self, _from: RemoteIdentity, request: Bytes) -> Bytes {
+///         request
+///     }
+///     fn snapshot(&self, _offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+///         Err(SnapshotError::Refused("not here".into()))
+///     }
+/// }
+///
+/// // A runtime does this; nothing in memory has to be waited for.
+/// fn at_once<T>(future: impl Future<Output = T>) -> T {
+///     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+///         Poll::Ready(value) => value,
+///         Poll::Pending => panic!("it waits"),
+///     }
+/// }
+///
+/// let (net, cluster) = (MemNet::new(), Some(ClusterId(9)));
+/// let name = |number: u64| NodeName::new(format!("n{number}"));
+/// let incarnation = |number: u64| Incarnation(number.into());
+/// let local = |number| {
+///     LocalIdentity { name: name(number), incarnation: incarnation(number), cluster, id: Some(NodeId(number)) }
+/// };
+/// let peer = |number| {
+///     let (id, incarnation) = (Some(NodeId(number)), Some(incarnation(number)));
+///     Peer { name: name(number), address: format!("n{number}:7082"), id, incarnation }
+/// };
+/// let (inbox, received) = mpsc::channel();
+/// let [one, two] = [(1, 2), (2, 1)].map(|(here, there)| {
+///     let transport = net.transport(&name(here));
+///     transport.set_peers(local(here), vec![peer(there)]);
+///     at_once(transport.start(Arc::new(Node(inbox.clone())))).unwrap();
+///     transport
+/// });
+///
+/// let message = Message::Heartbeat { commit: Index(0), round: 1, wants_holder: false };
+/// let envelope = Envelope { from: NodeId(1), to: NodeId(2), term: Term(1), message };
+/// let message = PeerMessage { group: GroupId::FIRST, envelope, entries: Vec::new() };
+/// loop {
+///     one.send(NodeId(2), message.clone()); // it may be lost until a connection is up
+///     if let Ok(arrived) = received.recv_timeout(Duration::from_millis(10)) {
+///         assert_eq!(arrived, message);
+///         break;
+///     }
+/// }
+/// at_once(one.stop());
+/// at_once(two.stop());
+/// ```
 #[async_trait]
 pub trait Transport: Send + Sync {
-    /// Starts to accept and to connect. `inbound` gets everything that arrives. Called once.
+    /// Starts to accept and to connect. `inbound` gets everything that arrives. Called once, before or after the first
+    /// [`Transport::set_peers`] and [`Transport::admit_guests`]: what those said before counts from now on.
     ///
     /// # Errors
     /// When the address cannot be bound, with the setting to change.
     async fn start(&self, inbound: Arc<dyn Inbound>) -> Result<(), String>;
 
-    /// Says who we are and replaces the set of peers. Connections to others are closed; a change of our own cluster or
-    /// id closes all, so that they are made again with it.
+    /// Says who we are and replaces the set of peers, of which we are none. Connections to others are closed; a change of
+    /// our own cluster or id closes all, so that they are made again with it; a peer that is there unchanged keeps its
+    /// connections. May be called before `start`, and often.
     fn set_peers(&self, local: LocalIdentity, peers: Vec<Peer>);
 
     /// Whether nodes that are no peers, or peers with another disk than they are known by, may connect as guests: their
     /// certificate names them, and they may ask ([`Inbound::request`]) and nothing else. That is how a node joins, and how
     /// one that was removed learns of it. Nobody may before this is called, nor with a transport that does not implement
-    /// it.
+    /// it: then nodes cannot join by themselves. May be called before `start`.
     fn admit_guests(&self, _admit: bool) {}
 
-    /// Puts a message in the lane to `to`. Never blocks: a full lane drops and counts. An unknown peer drops too.
+    /// Puts a message in the lane to `to`. Never blocks: a full lane drops and counts, and so does one without a
+    /// connection; each time [`Inbound::unreachable`] is told soon after, once for many. An unknown peer drops too.
     fn send(&self, to: NodeId, message: PeerMessage);
 
-    /// Asks a peer and waits for its answer, over streams that never wait behind appends.
+    /// Asks a peer and waits for its answer, over streams that never wait behind appends. Peers without an id are asked
+    /// too. An answer that comes after `timeout` is dropped.
     ///
     /// # Errors
-    /// Says whether the request can have had an effect.
+    /// Says whether the request can have had an effect. In doubt that is [`RequestError::NoAnswer`]: it is sent to nobody
+    /// twice.
     async fn request(&self, to: &NodeName, request: Bytes, timeout: Duration) -> Result<Bytes, RequestError>;
 
     /// Sends a snapshot, beside and behind everything else, and returns once the receiver has it whole and durable. The
     /// receiver says first which chunks it has from an earlier try; those are not sent. Dropping the future gives up.
     ///
     /// # Errors
-    /// When the receiver refuses, the connection breaks, or nothing moves for too long. Try again: it goes on where it
-    /// was.
+    /// [`SnapshotError::Refused`] with the receiver's reason when it does not want it, the error of `source` when that
+    /// fails, and [`SnapshotError::Interrupted`] when the connection breaks, the receiver fails, or nothing moves for too
+    /// long: try again, it goes on where it was.
     async fn send_snapshot(
         &self,
         offer: SnapshotOffer,
@@ -735,23 +895,75 @@ pub trait Transport: Send + Sync {
     /// Every peer's state, and what was refused.
     fn status(&self) -> (Vec<(NodeName, PeerStatus)>, RefusalCounts);
 
-    /// Closes everything. What is queued is dropped.
+    /// Closes everything. What is queued is dropped; transfers and requests end with an error. Once it returns
+    /// [`Inbound::receive`] is not called any more, and the address may be bound again.
     async fn stop(&self);
 }
 
 /// What a transport calls.
+///
+/// # Threads
+/// Any thread of the transport's choice, and many at once; only messages of one lane come one after the other. `receive`,
+/// `unreachable` and `refused` must not block: they put things into a queue with a bound, and drop what does not fit.
+/// `request` is awaited on the transport's runtime. `snapshot` is called on a thread that may block.
+///
+/// # Example
+/// A node whose queue has a bound, as that of `raft-node`. See [`Transport`] for one that talks.
+/// ```
+/// use std::collections::BTreeSet;
+/// use std::sync::Mutex;
+/// use std::sync::mpsc::{SyncSender, sync_channel};
+///
+/// use bytes::Bytes;
+/// use raft_core::message::PeerMessage;
+/// use raft_core::ports::{Inbound, RemoteIdentity, SnapshotError, SnapshotOffer, SnapshotSink};
+/// use raft_core::types::NodeId;
+///
+/// struct Node {
+///     messages: SyncSender<PeerMessage>,
+///     /// A set, since a transport may say so for each message that it drops.
+///     unreachable: Mutex<BTreeSet<NodeId>>,
+/// }
+///
+/// #[async_trait::async_trait]
+/// impl Inbound for Node {
+///     fn receive(&self, message: PeerMessage) {
+///         let _ = self.messages.try_send(message); // a full queue drops, and Raft sends again
+///     }
+///     fn unreachable(&self, peer: NodeId) {
+///         self.unreachable.lock().unwrap().insert(peer);
+///     }
+///     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
+///         // Whoever may connect may ask: what it may have depends on `from`.
+///         if from.id.is_some() { request } else { "members only".into() }
+///     }
+///     fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+///         Err(SnapshotError::Refused(format!("no room for {} chunks", offer.chunks)))
+///     }
+/// }
+///
+/// let (messages, _received) = sync_channel(1024);
+/// let node = Node { messages, unreachable: Mutex::default() };
+/// node.unreachable(NodeId(2));
+/// assert!(node.unreachable.lock().unwrap().contains(&NodeId(2)));
+/// ```
 #[async_trait]
 pub trait Inbound: Send + Sync {
-    /// A message from a peer that passed the handshake; `message.envelope.from` is its id. Must not block.
+    /// A message from a peer that passed the handshake; `message.envelope.from` is its id, and `to` is this node's. Must
+    /// not block.
     fn receive(&self, message: PeerMessage);
 
-    /// What was sent to this peer may be lost: its connection broke or its lane dropped. Must not block.
+    /// What was sent to this peer may be lost: its connection broke or its lane dropped. Must not block. May be said too
+    /// often, and never too seldom: whoever hears it sends again what is not acknowledged.
     fn unreachable(&self, peer: NodeId);
 
     /// This peer refused a connection: a short reason that programs may go by, and a text for people. Must not block.
+    /// `raft-node` asks whether it has been removed when it hears [`UNKNOWN_NAME`](crate::roster::UNKNOWN_NAME), and stops
+    /// at `cloned_disk` and `rolled_back_disk`, which a transport may find out about the starts of a peer's disk.
     fn refused(&self, _peer: &NodeName, _reason: &str, _text: &str) {}
 
-    /// A request from a peer. Blank nodes may ask too, and guests ([`Transport::admit_guests`]): look at `from`.
+    /// A request from a peer. Blank nodes may ask too, and guests ([`Transport::admit_guests`]): look at `from`. The
+    /// future may be dropped before its end, when the asker has gone or the transport stops.
     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes;
 
     /// A peer that passed the handshake, `offer.from`, offers a snapshot. Called on a thread that may block.

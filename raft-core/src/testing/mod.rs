@@ -95,7 +95,7 @@
 //!
 //! The same rules hold for the labs of this repository: `tests/conformance.rs` of `raft-log-rocks` and `raft-kv` run
 //! themselves again under a preload library that knows what was synced, and that of `raft-net-quic` puts a [`UdpRelay`]
-//! between its nodes. Each rule has a broken implementation in `raft-core/tests/suites` that it must refuse.
+//! between its nodes, as that of `examples/net-tcp` does with a [`TcpRelay`]. Each rule has a broken implementation in `raft-core/tests/suites` that it must refuse.
 //!
 //! # What stays as it is
 //! Semantic versioning covers this module like the rest of the crate: a lab that works goes on working, and a method that
@@ -124,6 +124,7 @@ mod rule;
 pub mod sim;
 pub mod state_machine_suite;
 mod summary;
+mod tcp_relay;
 pub mod transport_suite;
 mod udp_relay;
 
@@ -136,6 +137,7 @@ pub use random::random_bytes;
 pub use report::Report;
 pub use rule::Rule;
 pub use summary::{Outcome, Summary, Work};
+pub use tcp_relay::{TcpCounts, TcpFaults, TcpRelay};
 pub use udp_relay::{UdpCounts, UdpFaults, UdpRelay};
 
 pub use crate::random::Random;

@@ -35,7 +35,9 @@
 //! default. The cases that need one that the lab lacks are not run, and the [`Summary`] names them;
 //! [`Summary::demand_all`] makes that a failure. In memory [`MemNet`](crate::testing::MemNet) offers them all. For a
 //! transport over UDP put a [`UdpRelay`](crate::testing::UdpRelay) between its nodes, as `raft-net-quic` does in its
-//! `tests/conformance.rs`: `address` gives the relay's address of a node, `cut` and `disturb` go to the relay.
+//! `tests/conformance.rs`: `address` gives the relay's address of a node, `cut` and `disturb` go to the relay. For one over
+//! TCP a [`TcpRelay`](crate::testing::TcpRelay), as `examples/net-tcp` does: `address_for` gives the relay's address of a
+//! node for another one.
 //! ```
 //! # use std::sync::Arc;
 //! # use std::time::Duration;
@@ -124,6 +126,13 @@ pub trait TransportLab: Send {
     /// Where others reach the node of this name; asked for before it is made, too. Nobody else listens there.
     fn address(&mut self, name: &NodeName) -> String;
 
+    /// Where `from` reaches the node `to`, if not everybody reaches it at [`TransportLab::address`]: a relay of streams
+    /// tells by the address who dials.
+    fn address_for(&mut self, from: &NodeName, to: &NodeName) -> String {
+        let _ = from;
+        self.address(to)
+    }
+
     /// Lets time pass without holding up the executor.
     async fn pause(&self, time: Duration);
 
@@ -166,7 +175,7 @@ pub trait TransportLab: Send {
 
 /// What a bad link does to the datagrams below the transport, in percent of them. A lab whose network has no such thing
 /// below it does what comes nearest: it loses whole messages and says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disturbance {
     /// Lost.
     pub loss_percent: u32,
@@ -287,24 +296,28 @@ impl Bench {
         Member { name, id, incarnation, cluster: Some(CLUSTER), transport, inbound }
     }
 
-    /// A member as the others know it.
-    fn peer(&mut self, member: &Member) -> Peer {
+    /// A member as `other` knows it.
+    fn peer(&mut self, member: &Member, other: &Member) -> Peer {
         Peer {
             name: member.name.clone(),
-            address: self.lab.address(&member.name),
+            address: self.lab.address_for(&other.name, &member.name),
             id: member.cluster.map(|_| member.id),
             incarnation: member.cluster.map(|_| member.incarnation),
         }
     }
 
     async fn start(&mut self, member: &Member, peers: &[&Member]) {
-        let result = member.transport.start(Arc::clone(&member.inbound) as _).await;
-        self.rule.expect(result, "starting a transport");
+        self.start_alone(member).await;
         self.set_peers(member, peers);
     }
 
+    async fn start_alone(&self, member: &Member) {
+        let result = member.transport.start(Arc::clone(&member.inbound) as _).await;
+        self.rule.expect(result, "starting a transport");
+    }
+
     fn set_peers(&mut self, member: &Member, peers: &[&Member]) {
-        let peers = peers.iter().map(|peer| self.peer(peer)).collect();
+        let peers = peers.iter().map(|peer| self.peer(peer, member)).collect();
         member.transport.set_peers(member.local(), peers);
     }
 

@@ -125,7 +125,7 @@ fn the_transport_in_memory_passes() {
     let summary = block_on(transport_suite::run(&mut || Box::new(MemLab::default()))).demand_all();
     let work = summary.work();
     let mut report = Report::new("suite-transport-memory");
-    report.at_least("cases", summary.held().len() as u64, 31).at_least("messages", work.operations, 2_000);
+    report.at_least("cases", summary.held().len() as u64, 33).at_least("messages", work.operations, 2_000);
     report.at_least("cuts", work.cuts, 9).at_least("other-faults", work.faults, 6);
     report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
 }
@@ -161,6 +161,8 @@ fn cases_that_a_lab_cannot_run_are_named() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     LosesPayload,
+    /// Of the entries of appends, by one bit; the checksum stays.
+    DamagesEntries,
     SwapsAppends,
     SendsTwice,
     MixesPeers,
@@ -179,6 +181,7 @@ enum Fault {
     AnyIncarnation,
     AnyCluster,
     KeepsRemovedPeers,
+    ForgetsEarlyPeers,
     SwapsChunks,
     SendsAllChunks,
     /// When a chunk is damaged.
@@ -314,6 +317,9 @@ impl Transport for Broken {
     }
 
     fn set_peers(&self, mut local: LocalIdentity, mut peers: Vec<Peer>) {
+        if self.fault == Fault::ForgetsEarlyPeers && self.inbound_of(&self.name).is_none() {
+            return;
+        }
         let mut known = self.known.lock().unwrap();
         match (self.fault, &*known) {
             (Fault::AnyIncarnation, _) => peers.iter_mut().for_each(|peer| peer.incarnation = None),
@@ -337,6 +343,13 @@ impl Transport for Broken {
             Fault::LosesPayload => {
                 let unknown = message.entries.iter_mut().find(|entry| matches!(entry.kind, EntryKind::Unknown(_)));
                 unknown.into_iter().for_each(|entry| entry.payload = Payload::default());
+            }
+            Fault::DamagesEntries => {
+                for entry in message.entries.iter_mut().filter(|entry| entry.payload.bytes().len() > 1000) {
+                    let mut bytes = entry.payload.bytes().to_vec();
+                    bytes[999] ^= 1;
+                    entry.payload = Payload::with_checksum(bytes.into(), entry.payload.checksum());
+                }
             }
             Fault::SwapsAppends if is_append && number.is_multiple_of(50) => {
                 self.held.lock().unwrap().insert(to, message);
@@ -381,6 +394,10 @@ impl Transport for Broken {
         }
     }
 
+    fn admit_guests(&self, admit: bool) {
+        self.inner.admit_guests(admit);
+    }
+
     fn status(&self) -> (Vec<(NodeName, PeerStatus)>, RefusalCounts) {
         self.inner.status()
     }
@@ -415,6 +432,7 @@ impl Transport for Broken {
 fn each_broken_transport_is_refused_by_the_rule_that_it_breaks() {
     for (fault, rule) in [
         (Fault::LosesPayload, "messages-arrive-intact"),
+        (Fault::DamagesEntries, "messages-arrive-intact"),
         (Fault::SwapsAppends, "appends-arrive-in-order-and-once"),
         (Fault::SendsTwice, "appends-arrive-in-order-and-once"),
         (Fault::MixesPeers, "each-peer-gets-its-own"),
@@ -431,6 +449,8 @@ fn each_broken_transport_is_refused_by_the_rule_that_it_breaks() {
         (Fault::AnyIncarnation, "another-incarnation-is-refused"),
         (Fault::AnyCluster, "another-cluster-is-refused"),
         (Fault::KeepsRemovedPeers, "set-peers-replaces"),
+        (Fault::ForgetsEarlyPeers, "peers-may-come-before-the-start"),
+        (Fault::HandsOverRegardless, "guests-ask-and-do-nothing-else"),
         (Fault::SwapsChunks, "a-snapshot-arrives-whole"),
         (Fault::SendsAllChunks, "only-missing-chunks-are-sent"),
         (Fault::StartsAgain, "a-damaged-chunk-is-sent-again-alone"),

@@ -54,6 +54,20 @@ pub(super) fn cases() -> Vec<Case> {
             "Transport::set_peers; thesis 4.2.3",
             replaced,
         ),
+        case(
+            "peers-may-come-before-the-start",
+            "a node says whom it knows before it lets its transport listen; one that forgets it is alone for ever",
+            "keep what set_peers said before start, and dial those peers in start",
+            "Transport::start, Transport::set_peers",
+            early_peers,
+        ),
+        case(
+            "guests-ask-and-do-nothing-else",
+            "a node that joins, or that was removed, has to ask; one that is no member must not be counted as one",
+            "after admit_guests let strangers make requests, by their certificates, and drop their messages",
+            "Transport::admit_guests; thesis 4.2.3",
+            guests,
+        ),
     ]
 }
 
@@ -223,5 +237,57 @@ fn replaced(bench: &mut Bench) -> CaseFuture<'_> {
         bench.rule.demand_eq(&one.inbound.times_unreachable(other.id), &told, || {
             "times that a peer was called unreachable, before and after the same set of peers was given again".into()
         });
+    })
+}
+
+fn early_peers(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let members = [bench.member(1), bench.member(2)];
+        bench.set_peers(&members[0], &[&members[1]]);
+        bench.set_peers(&members[1], &[&members[0]]);
+        for member in &members {
+            bench.start_alone(member).await;
+        }
+        bench.connected(&[&members[0], &members[1]]).await;
+    })
+}
+
+fn guests(bench: &mut Bench) -> CaseFuture<'_> {
+    Box::pin(async move {
+        let members = bench.cluster(2).await;
+        let host = &members[0];
+        let mut guest = bench.member(3);
+        guest.cluster = None;
+        bench.start(&guest, &[host]).await;
+        let ask = || guest.transport.request(&host.name, Bytes::from_static(b"let me in"), SHORT);
+        for _ in 0..3 {
+            let answer = ask().await;
+            bench.rule.demand(answer.is_err(), || "a stranger was answered before guests were admitted".into());
+        }
+        bench.rule.demand_eq(&host.inbound.requests().len(), &0, || "requests of strangers that were let in".into());
+
+        host.transport.admit_guests(true);
+        let mut tries = 0;
+        while ask().await.is_err() {
+            tries += 1;
+            if tries > 100 {
+                bench.lacks = Some("guests (`Transport::admit_guests`, which may be left out)");
+                return;
+            }
+            bench.lab.pause(super::POLL * 4).await;
+        }
+        let (who, _) = host.inbound.requests().pop().expect("it was answered");
+        bench.rule.demand_eq(&who.name, &guest.name, || "name of the guest".into());
+        // It takes itself for a member now, and the host for its leader.
+        guest.cluster = Some(CLUSTER);
+        bench.set_peers(&guest, &[host]);
+        for round in 1..=20 {
+            guest.transport.send(host.id, heartbeat(&guest, host, round));
+            guest.transport.send(host.id, numbered_append(&guest, host, round, 0));
+        }
+        answered(bench, &guest, host).await;
+        bench.connected(&[host, &members[1]]).await;
+        let heard = host.inbound.messages().iter().filter(|message| message.envelope.from == guest.id).count();
+        bench.rule.demand_eq(&heard, &0, || "messages of a guest that were let in".into());
     })
 }
