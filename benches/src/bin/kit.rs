@@ -144,6 +144,9 @@ fn parts(kind: Kind, node: usize, place: &Path) -> Result<Parts, Anything> {
         std::fs::create_dir(&directory)?;
         let file = DataFile::open(&directory.join("node.redb"))?;
         let identity = RedbIdentity::open(&file, name)?;
+        if let [nonce, earlier @ ..] = identity.starts() {
+            start = Some(Start { count: identity.start_count(), nonce: *nonce, earlier: earlier.to_vec() });
+        }
         (Box::new(identity), Box::new(move || Ok(Box::new(RedbStore::new(&file)))))
     } else {
         let opened = DataDir::open(&directory, &name)?;
