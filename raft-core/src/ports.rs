@@ -449,7 +449,204 @@ pub enum ApplyError {
 }
 
 /// A deterministic state machine: the same entries in the same order give the same state and the same answers on every
-/// replica. Owned by one thread.
+/// replica, in every process, today and after an upgrade.
+///
+/// # Contract
+/// - Everything that [`apply`](StateMachine::apply) does follows from the state and the entry: no clock, no random
+///   number, no order of a hash map, nothing of the node. Time comes in with the command.
+/// - [`applied`](StateMachine::applied) is stored in the same atomic step as the effects that it stands for. Whatever
+///   crash comes, the state that is found is that of one applied entry, and says of which.
+/// - Nothing need be durable before [`flush`](StateMachine::flush): the log is the write-ahead log, and what was
+///   applied after the state that is found comes again.
+/// - A failure that every replica has (a malformed command, a limit, a precondition) is an answer and changes nothing.
+///   A failure that one replica has is an [`ApplyError`], and final.
+///
+/// The suite `raft_core::testing::state_machine_suite` defines all of it. For a state that fits in memory
+/// `raft_node::small_state::InMemory` makes a whole state machine out of a plain type.
+///
+/// # Threads
+/// One thread owns it: the applier calls everything here, after it was opened on a thread that may block. `apply` is on
+/// the way of every write, so it should take microseconds per entry and not wait for a disk; `flush`, `durable` and
+/// `restore` may take their time, and applying waits meanwhile. [`Snapshotter`] and [`StateReader`] are used from other
+/// threads at any time, beside each of these calls.
+///
+/// # Errors
+/// After any error nothing more is asked of it and the node stops. [`ApplyError::OutOfOrder`], [`ApplyError::Damaged`]
+/// and [`ApplyError::UnknownKind`] are for entries that must not be applied: check them before anything changes.
+/// [`ApplyError::Storage`] is for a disk; after a sync that failed it is the answer to every later call too.
+///
+/// # Example
+/// A sum of bytes, in memory and in one file.
+/// ```
+/// use std::fs::{self, File};
+/// use std::io::{self, Write as _};
+/// use std::path::{Path, PathBuf};
+/// use std::sync::{Arc, Mutex};
+///
+/// use bytes::Bytes;
+/// use raft_core::ports::{ApplyError, QueryAnswer, QueryError, SnapshotError, Snapshotter, StateMachine, StateReader};
+/// use raft_core::types::{Entry, EntryKind, Index, LogId, Payload, Term};
+///
+/// /// The last applied entry and the sum, always changed together.
+/// type Shared = Arc<Mutex<(LogId, u64)>>;
+///
+/// struct Sum {
+///     shared: Shared,
+///     directory: PathBuf,
+///     durable: Index,
+///     failed: bool,
+/// }
+///
+/// fn encode((applied, sum): (LogId, u64)) -> Vec<u8> {
+///     let numbers = [applied.index.0, applied.term.0, sum];
+///     let mut file: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+///     let checksum = file.iter().fold(0_u8, |checksum, byte| checksum.wrapping_mul(3) ^ byte); // use a better one
+///     file.push(checksum);
+///     file
+/// }
+///
+/// fn decode(file: &[u8]) -> io::Result<(LogId, u64)> {
+///     let numbers: Vec<u64> =
+///         file.chunks_exact(8).filter_map(|number| Some(u64::from_be_bytes(number.try_into().ok()?))).collect();
+///     let [index, term, sum] = numbers[..] else { return Err(io::Error::other("no sum")) };
+///     let state = (LogId::new(Index(index), Term(term)), sum);
+///     if encode(state) == file { Ok(state) } else { Err(io::Error::other("damaged")) }
+/// }
+///
+/// fn storage(error: io::Error) -> ApplyError {
+///     ApplyError::Storage { reason: error.to_string() }
+/// }
+///
+/// impl Sum {
+///     fn open(directory: &Path) -> Result<Self, ApplyError> {
+///         let state = match fs::read(directory.join("sum")) {
+///             Ok(file) => decode(&file).map_err(storage)?,
+///             Err(error) if error.kind() == io::ErrorKind::NotFound => (LogId::ZERO, 0),
+///             Err(error) => return Err(storage(error)),
+///         };
+///         let (shared, directory) = (Arc::new(Mutex::new(state)), directory.to_owned());
+///         Ok(Self { shared, directory, durable: state.0.index, failed: false })
+///     }
+///
+///     /// A crash leaves the old file or the new one, whole.
+///     fn store(&mut self, state: (LogId, u64)) -> Result<(), ApplyError> {
+///         let fresh = self.directory.join("sum.new");
+///         let stored = File::create(&fresh)
+///             .and_then(|mut file| file.write_all(&encode(state)).and_then(|()| file.sync_all()))
+///             .and_then(|()| fs::rename(&fresh, self.directory.join("sum")))
+///             .and_then(|()| File::open(&self.directory)?.sync_all());
+///         self.failed = stored.is_err();
+///         stored.map_err(storage)?;
+///         self.durable = state.0.index;
+///         Ok(())
+///     }
+///
+///     fn check(&self) -> Result<(), ApplyError> {
+///         if self.failed { Err(storage(io::Error::other("failed before"))) } else { Ok(()) }
+///     }
+/// }
+///
+/// impl StateMachine for Sum {
+///     fn applied(&self) -> LogId {
+///         self.shared.lock().unwrap().0
+///     }
+///
+///     fn apply(&mut self, entries: &[Entry], answers: &mut Vec<Bytes>) -> Result<(), ApplyError> {
+///         self.check()?;
+///         for entry in entries {
+///             let (id, mut state) = (entry.id, self.shared.lock().unwrap());
+///             // What must not be applied is found before anything changes.
+///             if id.index != state.0.index.next() {
+///                 return Err(ApplyError::OutOfOrder { id, applied: state.0.index });
+///             }
+///             if !entry.payload.verify() {
+///                 return Err(ApplyError::Damaged { id });
+///             }
+///             if let EntryKind::Unknown(code) = entry.kind {
+///                 return Err(ApplyError::UnknownKind { id, kind: code.to_string() });
+///             }
+///             if entry.kind == EntryKind::Command {
+///                 let bytes = entry.payload.bytes().iter();
+///                 state.1 = bytes.fold(state.1, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+///             }
+///             state.0 = id;
+///             // One answer to each entry. That to a mark is compared between replicas.
+///             answers.push(state.1.to_string().into());
+///         }
+///         Ok(())
+///     }
+///
+///     fn flush(&mut self) -> Result<Index, ApplyError> {
+///         self.check()?;
+///         let state = *self.shared.lock().unwrap();
+///         self.store(state)?;
+///         Ok(self.durable)
+///     }
+///
+///     fn durable(&mut self) -> Result<Index, ApplyError> {
+///         self.check().map(|()| self.durable)
+///     }
+///
+///     fn snapshotter(&self) -> Arc<dyn Snapshotter> {
+///         Arc::new(Handle(self.shared.clone()))
+///     }
+///
+///     fn restore(&mut self, directory: &Path, last: LogId) -> Result<(), ApplyError> {
+///         self.check()?;
+///         let state = fs::read(directory.join("sum")).and_then(|file| decode(&file)).map_err(storage)?;
+///         if state.0 != last {
+///             return Err(storage(io::Error::other("another snapshot")));
+///         }
+///         // Durable first; then readers may see it.
+///         self.store(state)?;
+///         *self.shared.lock().unwrap() = state;
+///         Ok(())
+///     }
+///
+///     fn reader(&self) -> Arc<dyn StateReader> {
+///         Arc::new(Handle(self.shared.clone()))
+///     }
+/// }
+///
+/// struct Handle(Shared);
+///
+/// impl Snapshotter for Handle {
+///     fn take(&self, directory: &Path) -> Result<LogId, SnapshotError> {
+///         let state = *self.0.lock().unwrap();
+///         let made = fs::create_dir(directory).and_then(|()| fs::write(directory.join("sum"), encode(state)));
+///         made.map_err(|error| SnapshotError::Io { doing: "taking a snapshot".into(), reason: error.to_string() })?;
+///         Ok(state.0)
+///     }
+/// }
+///
+/// impl StateReader for Handle {
+///     fn applied(&self) -> LogId {
+///         self.0.lock().unwrap().0
+///     }
+///
+///     fn query(&self, _query: &[u8]) -> Result<QueryAnswer, QueryError> {
+///         let (applied, sum) = *self.0.lock().unwrap();
+///         Ok(QueryAnswer { bytes: sum.to_string().into(), applied })
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let place = std::env::temp_dir().join(format!("raft-core-sum-{}", std::process::id()));
+/// # std::fs::create_dir_all(&place)?;
+/// let mut machine = Sum::open(&place)?;
+/// let id = LogId::new(Index(1), Term(1));
+/// let mut answers = Vec::new();
+/// let entry = Entry { id, kind: EntryKind::Command, payload: Payload::new(Bytes::from_static(&[40, 2])) };
+/// machine.apply(&[entry], &mut answers)?;
+/// assert_eq!(answers, ["42"]);
+/// machine.flush()?;
+/// drop(machine);
+/// let machine = Sum::open(&place)?;
+/// assert_eq!((machine.applied(), &machine.reader().query(b"")?.bytes[..]), (id, &b"42"[..]));
+/// # std::fs::remove_dir_all(place)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait StateMachine: Send {
     /// The last entry whose effects the state holds. Stored in the same atomic step as those effects.
     fn applied(&self) -> LogId;
@@ -490,11 +687,45 @@ pub trait StateMachine: Send {
     fn reader(&self) -> Arc<dyn StateReader>;
 }
 
-/// Takes snapshots of a state, from any thread. What is applied meanwhile goes on being applied.
+/// Takes snapshots of a state. What is applied meanwhile goes on being applied.
+///
+/// # Contract
+/// What [`take`](Snapshotter::take) puts into the directory is the state of one applied entry, whole, and that entry is
+/// what it returns. It need not be durable: the node syncs it, adds a manifest with checksums and moves it into place.
+/// It stays good when its state machine restores a snapshot, and takes the new state then.
+///
+/// # Threads
+/// Called on a thread that may block and takes its time, one call at a time, while the applier applies. Hold nothing
+/// that `apply` waits for longer than it takes to get a consistent view.
+///
+/// # Errors
+/// The node goes on without the snapshot and tries again later; say what failed. The state must not have changed.
+///
+/// # Example
+/// ```
+/// use raft_core::ports::StateMachine;
+/// use raft_core::testing::{MemState, entry_of};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let place = std::env::temp_dir().join(format!("raft-core-snapshot-{}", std::process::id()));
+/// let mut machine = MemState::new();
+/// machine.apply(&[entry_of(1, 1, "colour=red")], &mut Vec::new())?;
+/// let snapshotter = machine.snapshotter();
+/// // The node does this on a thread of its own.
+/// let last = std::thread::scope(|scope| scope.spawn(|| snapshotter.take(&place)).join()).expect("no panic")?;
+/// assert_eq!(last, machine.applied());
+///
+/// let mut other = MemState::new();
+/// other.restore(&place, last)?;
+/// assert_eq!(other.reader().query(b"key:colour")?.bytes, "red");
+/// # std::fs::remove_dir_all(place)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Snapshotter: Send + Sync {
-    /// Makes the directory `directory`, which does not exist yet, and puts a consistent image of the state into it: plain
-    /// files, not in directories below it, that nobody changes any more. It may link files that the state's own storage
-    /// never changes. Returns the last entry whose effects the image holds.
+    /// Makes the directory `directory`, which does not exist yet, and puts a consistent image of the state into it:
+    /// plain files, not in directories below it, that nobody changes any more. It may link files that the state's own
+    /// storage never changes. Returns the last entry whose effects the image holds.
     ///
     /// # Errors
     /// When the storage fails. What is left in the directory then is garbage.
@@ -673,7 +904,38 @@ pub struct QueryAnswer {
     pub applied: LogId,
 }
 
-/// Reads of the state from any thread, never queued behind apply.
+/// Reads of the state, never queued behind apply.
+///
+/// # Contract
+/// An answer is of one applied entry, all of it, and names that entry. What [`applied`](StateReader::applied) has said
+/// every later query sees: the node waits for an entry to be applied by it and then trusts the query. It stays good
+/// when its state machine restores a snapshot; it shows the old state until it shows the new one.
+///
+/// # Threads
+/// Called on any thread, many at once, beside everything that the applier does. `applied` is asked often and on the
+/// thread of the driver: it must not block. A query runs on its caller's thread, which is a task of the runtime: one
+/// that takes longer than a millisecond or reads a disk holds up others there.
+///
+/// # Errors
+/// A query that is none is [`QueryError::Malformed`], a disk that fails [`QueryError::Storage`]. Neither has any
+/// effect.
+///
+/// # Example
+/// ```
+/// use raft_core::ports::{QueryError, StateMachine};
+/// use raft_core::testing::{MemState, entry_of};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut machine = MemState::new();
+/// let reader = machine.reader();
+/// machine.apply(&[entry_of(1, 1, "colour=red"), entry_of(2, 1, "colour=blue")], &mut Vec::new())?;
+/// // A reader that was made before follows.
+/// let answer = reader.query(b"key:colour")?;
+/// assert_eq!((answer.bytes, answer.applied), ("blue".into(), machine.applied()));
+/// assert!(matches!(reader.query(b"what?"), Err(QueryError::Malformed(_))));
+/// # Ok(())
+/// # }
+/// ```
 pub trait StateReader: Send + Sync {
     /// The last entry whose effects a query made now is sure to see.
     fn applied(&self) -> LogId;

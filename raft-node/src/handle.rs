@@ -38,6 +38,14 @@ pub struct WriteOptions {
     pub idempotent: bool,
 }
 
+impl WriteOptions {
+    /// Waits this long, from any node, and sends nothing twice: for commands whose second application would show.
+    #[must_use]
+    pub fn within(timeout: Duration) -> Self {
+        Self { timeout, forward: true, idempotent: false }
+    }
+}
+
 /// A write that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -354,6 +362,19 @@ impl NodeHandle {
     #[must_use]
     pub fn status(&self) -> NodeStatus {
         self.shared.status()
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.shared.name
+    }
+
+    /// Whether this node leads, as far as it knows: another may already. A hint, for work that one node should do and
+    /// that does no harm when two do it; what must not happen twice goes through [`NodeHandle::write`].
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.shared.leadership.borrow().leads
     }
 
     /// Term, leader and last applied entry, cheaper than [`NodeHandle::status`].

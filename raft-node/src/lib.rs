@@ -8,6 +8,9 @@
 //! - **The product.** The features `rocksdb`, `quic` and `http`, all on by default, add the parts that the program
 //!   `raft-node` is made of. `metrics` gives Prometheus metrics to an embedder without HTTP.
 //!
+//! A state that fits in memory is a plain type: see [`small_state`]. `docs/guides` in the repository has a guide for each
+//! part that may be brought along, and for embedding.
+//!
 //! # Who does what
 //!
 //! | | runs on | owns |
@@ -32,15 +35,12 @@
 //! # A cluster in one process
 //!
 //! ```
-//! use std::sync::Arc;
 //! use std::time::Duration;
 //!
 //! use raft_core::testing::{MemLog, MemNet, MemState};
 //! use raft_core::types::{Incarnation, NodeName};
 //! use raft_node::handle::{Consistency, WriteOptions};
 //! use raft_node::identity::MemIdentity;
-//! use raft_node::marks::MarkParts;
-//! use raft_node::metrics::Metrics;
 //! use raft_node::parts::Founder;
 //! use raft_node::{Node, NodeConfig, Parts};
 //!
@@ -54,18 +54,16 @@
 //!
 //! let mut nodes = Vec::new();
 //! for (name, incarnation) in names.iter().zip(1..) {
-//!     let parts = Parts {
-//!         identity: MemIdentity::new(name.clone(), Incarnation(incarnation)).open(),
-//!         log: Box::new(|| Ok(Box::new(MemLog::new()))),
-//!         state_machine: Box::new(|_founding| Ok(Box::new(MemState::new()))),
-//!         snapshots: directory.path().join(name.as_str()),
-//!         transport: network.transport(name),
-//!         config: NodeConfig::new(format!("{name}:7082"), founders.to_vec()),
-//!         metrics: Arc::new(Metrics::new()),
-//!         // This state machine has no use for the leader's time.
-//!         stamp: Arc::new(|command, _milliseconds| command),
-//!         marks: MarkParts::default(),
-//!     };
+//!     let place = directory.path().join(name.as_str());
+//!     std::fs::create_dir(&place)?;
+//!     let parts = Parts::new(
+//!         MemIdentity::new(name.clone(), Incarnation(incarnation)).open(),
+//!         Box::new(|| Ok(Box::new(MemLog::new()))),
+//!         Box::new(|_founding| Ok(Box::new(MemState::new()))),
+//!         network.transport(name),
+//!         &place,
+//!         NodeConfig::new(format!("{name}:7082"), founders.to_vec()),
+//!     );
 //!     nodes.push(Node::start(parts).await?);
 //! }
 //! for node in &nodes {
@@ -73,8 +71,7 @@
 //! }
 //!
 //! // Any node takes any request; whoever does not lead passes it on.
-//! let options = WriteOptions { timeout, forward: true, idempotent: false };
-//! let written = nodes[2].write("colour=red".into(), options).await?;
+//! let written = nodes[2].write("colour=red".into(), WriteOptions::within(timeout)).await?;
 //! let answer = nodes[1].read("key:colour".into(), Consistency::Linearizable, timeout).await?;
 //! assert_eq!(answer.bytes, "red");
 //! assert!(answer.applied.index >= written.id.index);
@@ -134,3 +131,12 @@ mod writes;
 pub use handle::NodeHandle;
 pub use node::Node;
 pub use parts::{NodeConfig, Parts};
+
+/// What the guides show compiles, and runs where it says so.
+#[cfg(all(doctest, feature = "rocksdb", feature = "quic"))]
+mod guides {
+    #[doc = include_str!("../../docs/guides/embed.md")]
+    struct Embed;
+    #[doc = include_str!("../../docs/guides/state-machine.md")]
+    struct StateMachine;
+}

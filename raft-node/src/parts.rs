@@ -201,8 +201,9 @@ pub struct Parts {
 
 impl Parts {
     /// Parts of these, with defaults for the rest: metrics of its own, commands as they come ([`Parts::stamp`] puts no
-    /// time into them), marks by the default policy. Snapshots and the fence are kept in `directory`, which exists, belongs
-    /// to this node alone and lies on the file system of the state machine. Set the fields that are to be otherwise.
+    /// time into them), marks by the default policy. Snapshots and the fence are kept in `directory`, which exists,
+    /// belongs to this node alone and lies on the file system of the state machine. Set the fields that are to be
+    /// otherwise.
     #[must_use]
     pub fn new(
         identity: Box<dyn IdentityStore>,

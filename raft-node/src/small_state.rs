@@ -6,10 +6,11 @@
 //!
 //! # What it costs
 //! The state lies in memory, once. A flush, a snapshot and a mark encode all of it; a flush and a restore write it into
-//! one file, beside the present one, synced and then moved there. A node flushes when its log has grown well beyond its
-//! bound and when it stops, and marks come every ten seconds at most ([`MarkPolicy`](crate::marks::MarkPolicy)). That
-//! is right for megabytes. Above [`STATE_BYTES_MAX`] nothing is written any more; a larger state belongs into a store of
-//! its own, behind your own [`StateMachine`].
+//! one file, beside the present one, synced and then moved there. It is flushed when the node stops, when its log has to
+//! be cut, and by itself once [`FLUSH_AFTER_BYTES`] of entries were applied and four times its own size, which bounds
+//! what a restart applies again. Marks come every ten seconds at most ([`MarkPolicy`](crate::marks::MarkPolicy)). That is
+//! right for megabytes. Above [`STATE_BYTES_MAX`] nothing is written any more; a larger state belongs into a store of its
+//! own, behind your own [`StateMachine`].
 //!
 //! Queries run on their callers' threads and wait at most for one command, one encoding or one restore that is being
 //! put in place: never for the disk. A query that takes long makes the next command wait.
@@ -89,6 +90,9 @@ use crate::snapshots::files;
 /// away from it by refusing commands in [`SmallState::apply`], which is an answer and the same everywhere.
 pub const STATE_BYTES_MAX: usize = 1 << 30;
 
+/// Bytes of entries that are applied before the state is made durable by itself, if that is also four times its size.
+pub const FLUSH_AFTER_BYTES: u64 = 16 << 20;
+
 /// How the file begins, with its version.
 const MAGIC: &[u8; 8] = b"rksmall1";
 /// Before the state: the magic, index and term of the last applied entry, the length of the state.
@@ -116,8 +120,8 @@ pub trait SmallState: Send + Sync + Sized + 'static {
     /// What is wrong with the query, for whoever wrote it.
     fn query(&self, query: &[u8]) -> Result<Bytes, String>;
 
-    /// The state as bytes, all of it: what is missing here is gone after a restart or a snapshot. Equal states must have
-    /// equal bytes (use a `BTreeMap`): replicas compare them by [`SmallState::digest`].
+    /// The state as bytes, all of it: what is missing here is gone after a restart or a snapshot. Equal states must
+    /// have equal bytes (use a `BTreeMap`): replicas compare them by [`SmallState::digest`].
     fn encode(&self) -> Vec<u8>;
 
     /// The state that these bytes are of. They are what [`SmallState::encode`] gave, perhaps of an earlier version of
@@ -129,8 +133,8 @@ pub trait SmallState: Send + Sync + Sized + 'static {
 
     /// Whether this version of your program knows the command. Where it says no the node stops before the command is
     /// applied, and names the remedy: to run the version that the others run. Say no only to a version number in the
-    /// command that is higher than any that you write; what is merely malformed gets an answer, or any client could stop
-    /// the cluster.
+    /// command that is higher than any that you write; what is merely malformed gets an answer, or any client could
+    /// stop the cluster.
     #[must_use]
     fn knows(_command: &[u8]) -> bool {
         true
@@ -140,7 +144,7 @@ pub trait SmallState: Send + Sync + Sized + 'static {
     /// fenced. For a state whose encoding takes long, keep a digest up to date and give that.
     #[must_use]
     fn digest(&self) -> Bytes {
-        Bytes::copy_from_slice(&crc32c::crc32c(&self.encode()).to_le_bytes())
+        Bytes::copy_from_slice(&crc32c::crc32c(&self.encode()).to_be_bytes())
     }
 }
 
@@ -155,6 +159,10 @@ pub struct InMemory<S> {
     current: Arc<RwLock<Current<S>>>,
     directory: PathBuf,
     durable: Index,
+    /// Bytes of entries that were applied since.
+    unflushed_bytes: u64,
+    /// Of the file.
+    file_bytes: u64,
     /// Why its disk can be trusted no more. Everything fails from then on.
     failed: Option<String>,
 }
@@ -177,13 +185,14 @@ impl<S: SmallState> InMemory<S> {
         make_directory(&directory)
             .map_err(|error| storage(format!("making {} failed: {error}", directory.display())))?;
         let path = directory.join(FILE);
-        let current = match fs::exists(&path) {
-            Ok(false) => Current { applied: LogId::ZERO, state: initial },
-            Ok(true) => load(&path)?.0,
+        let (current, file) = match fs::exists(&path) {
+            Ok(false) => (Current { applied: LogId::ZERO, state: initial }, Vec::new()),
+            Ok(true) => load(&path)?,
             Err(error) => return Err(storage(format!("looking for {} failed: {error}", path.display()))),
         };
-        let durable = current.applied.index;
-        Ok(Self { current: Arc::new(RwLock::new(current)), directory, durable, failed: None })
+        let (durable, file_bytes) = (current.applied.index, file.len() as u64);
+        let current = Arc::new(RwLock::new(current));
+        Ok(Self { current, directory, durable, unflushed_bytes: 0, file_bytes, failed: None })
     }
 
     /// The same as [`Parts::state_machine`](crate::Parts::state_machine) wants it. For an initial state that depends on
@@ -235,7 +244,9 @@ impl<S: SmallState> InMemory<S> {
             .and_then(|()| fs::rename(&unfinished, &path).map_err(moved))
             .and_then(|()| files::sync_directory(&self.directory));
         match replaced {
-            Ok(()) => self.durable = applied.index,
+            Ok(()) => {
+                (self.durable, self.unflushed_bytes, self.file_bytes) = (applied.index, 0, file.len() as u64);
+            }
             Err(error) => {
                 self.failed = Some(error.to_string());
                 return Err(storage(error.to_string()));
@@ -254,6 +265,7 @@ impl<S: SmallState> StateMachine for InMemory<S> {
         self.check()?;
         entries.iter().try_for_each(|entry| {
             answers.push(self.apply_one(entry)?);
+            self.unflushed_bytes += entry.size();
             Ok(())
         })
     }
@@ -269,6 +281,10 @@ impl<S: SmallState> StateMachine for InMemory<S> {
 
     fn durable(&mut self) -> Result<Index, ApplyError> {
         self.check()?;
+        // The node asks about once a second while it applies.
+        if self.unflushed_bytes >= FLUSH_AFTER_BYTES.max(4 * self.file_bytes) {
+            self.flush()?;
+        }
         Ok(self.durable)
     }
 
@@ -335,10 +351,10 @@ fn encode<S: SmallState>(current: &Current<S>) -> Result<(Vec<u8>, LogId), Strin
     let mut file = Vec::with_capacity(HEADER_BYTES + state.len() + CHECKSUM_BYTES);
     file.extend(MAGIC);
     for number in [applied.index.0, applied.term.0, state.len() as u64] {
-        file.extend(number.to_le_bytes());
+        file.extend(number.to_be_bytes());
     }
     file.extend(state);
-    file.extend(crc32c::crc32c(&file).to_le_bytes());
+    file.extend(crc32c::crc32c(&file).to_be_bytes());
     Ok((file, applied))
 }
 
@@ -367,13 +383,13 @@ fn decode<S: SmallState>(file: &[u8]) -> Result<Current<S>, String> {
     if !header.starts_with(MAGIC) {
         return Err("it does not begin as version 1 of a small state does".into());
     }
-    if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
+    if crc32c::crc32c(body) != u32::from_be_bytes(*checksum) {
         return Err("its checksum does not fit".into());
     }
     let mut numbers = header[MAGIC.len()..].chunks_exact(8).map(|bytes| {
         let mut number = [0; 8];
         number.copy_from_slice(bytes);
-        u64::from_le_bytes(number)
+        u64::from_be_bytes(number)
     });
     let mut number = || numbers.next().ok_or("it is cut short");
     let (index, term, length) = (number()?, number()?, number()?);
@@ -386,16 +402,16 @@ fn decode<S: SmallState>(file: &[u8]) -> Result<Current<S>, String> {
 
 /// Makes a directory and those above it, so that they are there after a loss of power.
 fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     let above = match path.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
     };
-    make_directory(above)?;
+    if !above.is_dir() {
+        make_directory(above)?;
+    }
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        // Also when it is there: whoever made it may have been stopped before this.
         _ => fs::File::open(above)?.sync_all(),
     }
 }
@@ -446,8 +462,8 @@ mod tests {
 
     #[test]
     fn the_bytes_stay_the_same() {
-        let mut expected = b"rksmall1\x07\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0abc".to_vec();
-        expected.extend([0x60, 0xf4, 0x0c, 0x2a]);
+        let mut expected = b"rksmall1\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03abc".to_vec();
+        expected.extend([0xe1, 0x74, 0xeb, 0x64]);
         assert_eq!(file(), expected);
         assert_eq!(text(&decode(&expected).unwrap()), (LogId::new(Index(7), Term(2)), "abc"));
     }
@@ -485,6 +501,22 @@ mod tests {
         assert!(matches!(stopped, Err(ApplyError::UnknownKind { id, .. }) if id.index == Index(2)), "{stopped:?}");
         assert_eq!((machine.applied().index, answers.len()), (Index(1), 1));
         assert_eq!(machine.reader().query(b"").unwrap().bytes, "x");
+    }
+
+    #[test]
+    fn much_that_was_applied_is_made_durable_by_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut machine = InMemory::open(directory.path(), Text(String::new())).unwrap();
+        let long: &'static [u8] = vec![b'x'; 1 << 20].leak();
+        let mut apply = |count: u64| {
+            let next = machine.applied().index.next().0;
+            let entries: Vec<Entry> = (next..next + count).map(|index| command(index, long)).collect();
+            machine.apply(&entries, &mut Vec::new()).unwrap();
+            machine.durable().unwrap().0
+        };
+        assert_eq!([apply(15), apply(1)], [0, 16]);
+        // Then four times its size, which is 16 MiB by now.
+        assert_eq!([apply(16), apply(16), apply(33)], [16, 16, 81]);
     }
 
     #[test]

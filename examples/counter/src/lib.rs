@@ -1,7 +1,7 @@
 //! A state machine that is no key-value store: named counters that cannot fall below zero. Stock, quotas, tickets.
 //!
-//! [`Counter`] is all that an author writes. [`arguments`] and [`shell`] are what the programs of the examples share: how
-//! they are started, and how one talks to them over standard input and output.
+//! [`Counter`] is all that an author writes. [`arguments`] and [`shell`] are what the programs of the examples share:
+//! how they are started, and how one talks to them over standard input and output.
 
 pub mod arguments;
 mod counter;

@@ -95,8 +95,7 @@ async fn answer(node: &NodeHandle, line: &str) -> String {
 
 async fn write(node: &NodeHandle, line: &str) -> String {
     // Adding twice is not adding once: the node must not send it again by itself.
-    let options = WriteOptions { timeout: TIMEOUT, forward: true, idempotent: false };
-    match node.write(Bytes::copy_from_slice(line.as_bytes()), options).await {
+    match node.write(Bytes::copy_from_slice(line.as_bytes()), WriteOptions::within(TIMEOUT)).await {
         Ok(written) => format!("ok {} {}", written.id, String::from_utf8_lossy(&written.answer)),
         Err(WriteError::NotApplied { why, .. }) => format!("not_applied {why}"),
         Err(WriteError::Unknown { why, token, .. }) => {
@@ -117,5 +116,5 @@ fn status(node: &NodeHandle) -> String {
     let position = node.position();
     let leader = position.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
     let ready = node.ready().map_or_else(|why| format!("not ready: {why}"), |()| "ready".into());
-    format!("ok {} {} leader={leader} {ready}", position.applied, node.status().name)
+    format!("ok {} {} leader={leader} {ready}", position.applied, node.name())
 }

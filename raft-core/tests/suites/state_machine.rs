@@ -17,6 +17,11 @@ use super::{assert_refused, effort};
 enum Fault {
     None,
     AnswersWithACounterOfTheProcess,
+    AnswersWithTheClock,
+    AnswersWithItsThread,
+    AnswersInTheOrderOfAHashMap,
+    AnswersWithItsOwnName,
+    ShowsARandomNumber,
     AnswersCountBatches,
     NoAnswerForNoops,
     ForgetsAppliedAtFlush,
@@ -44,7 +49,15 @@ impl Lab {
     fn machine(&self, ahead: LogId) -> Box<dyn StateMachine> {
         let machine = self.disk.open();
         let start = machine.reader();
-        Box::new(Broken { fault: self.fault, machine, start, ahead, stored: Arc::clone(&self.ahead), batches: 0 })
+        Box::new(Broken {
+            fault: self.fault,
+            machine,
+            start,
+            ahead,
+            stored: Arc::clone(&self.ahead),
+            batches: 0,
+            name: PROCESS_COUNTER.fetch_add(1, Ordering::Relaxed),
+        })
     }
 }
 
@@ -109,11 +122,31 @@ struct Broken {
     ahead: LogId,
     stored: Arc<Mutex<LogId>>,
     batches: u64,
+    /// Another one for each machine.
+    name: u64,
 }
 
 static PROCESS_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 impl Broken {
+    /// What replicas do not have in common.
+    #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "what a state machine must not do")]
+    fn own_matter(&self) -> Bytes {
+        let text = match self.fault {
+            Fault::AnswersWithTheClock => {
+                let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+                since.unwrap().as_secs().to_string()
+            }
+            Fault::AnswersWithItsThread => format!("{:?}", std::thread::current().id()),
+            Fault::AnswersInTheOrderOfAHashMap => {
+                let map: std::collections::HashMap<u32, ()> = (0..20).map(|key| (key, ())).collect();
+                format!("{:?}", map.keys().collect::<Vec<_>>())
+            }
+            _ => self.name.to_string(),
+        };
+        Bytes::from(text)
+    }
+
     /// The entry as the broken machine takes it; `None` when it does not look at it at all.
     fn mangled(&self, entry: &Entry) -> Option<Entry> {
         let applied = self.machine.applied();
@@ -161,6 +194,13 @@ impl StateMachine for Broken {
                 (Fault::AnswersWithACounterOfTheProcess, Some(answer)) => {
                     *answer = Bytes::from(PROCESS_COUNTER.fetch_add(1, Ordering::Relaxed).to_string());
                 }
+                (
+                    Fault::AnswersWithTheClock
+                    | Fault::AnswersWithItsThread
+                    | Fault::AnswersInTheOrderOfAHashMap
+                    | Fault::AnswersWithItsOwnName,
+                    Some(answer),
+                ) => *answer = self.own_matter(),
                 (Fault::AnswersCountBatches, Some(answer)) => *answer = Bytes::from(self.batches.to_string()),
                 (Fault::NoAnswerForNoops, Some(_)) if entry.kind == EntryKind::Noop => drop(answers.pop()),
                 _ => {}
@@ -179,6 +219,7 @@ impl StateMachine for Broken {
     fn reader(&self) -> Arc<dyn StateReader> {
         match self.fault {
             Fault::ReaderSaysMoreThanItShows => Arc::new(Hasty(self.machine.reader(), OnceLock::new())),
+            Fault::ShowsARandomNumber => Arc::new(Moody(self.machine.reader(), self.name)),
             Fault::ReaderOfTheStart => Arc::new(Frozen(self.machine.reader().applied(), Arc::clone(&self.start))),
             _ => self.machine.reader(),
         }
@@ -208,6 +249,20 @@ impl StateReader for Hasty {
     fn query(&self, query: &[u8]) -> Result<QueryAnswer, QueryError> {
         let answer = self.0.query(query)?;
         Ok(QueryAnswer { bytes: self.1.get_or_init(|| answer.bytes).clone(), applied: answer.applied })
+    }
+}
+
+/// Shows a number that its machine has drawn.
+struct Moody(Arc<dyn StateReader>, u64);
+
+impl StateReader for Moody {
+    fn applied(&self) -> LogId {
+        self.0.applied()
+    }
+
+    fn query(&self, query: &[u8]) -> Result<QueryAnswer, QueryError> {
+        let answer = self.0.query(query)?;
+        Ok(QueryAnswer { bytes: Bytes::from([&answer.bytes[..], &self.1.to_le_bytes()].concat()), ..answer })
     }
 }
 
@@ -243,7 +298,34 @@ fn each_broken_state_machine_is_refused_by_the_rule_that_it_breaks() {
             case.run(&mut Lab::new(fault));
         });
     }
-    // A panic is refused as such.
+}
+
+/// Each in a way of its own, and all by one rule, which says where to look.
+#[test]
+fn state_machines_that_are_not_deterministic_are_refused_with_what_to_fix() {
+    let rule = "same-entries-same-answers-and-state";
+    let case = state_machine_suite::cases().into_iter().find(|case| case.rule.name == rule).unwrap();
+    for fault in [
+        Fault::AnswersWithACounterOfTheProcess,
+        Fault::AnswersWithTheClock,
+        Fault::AnswersWithItsThread,
+        Fault::AnswersInTheOrderOfAHashMap,
+        Fault::AnswersWithItsOwnName,
+        Fault::ShowsARandomNumber,
+    ] {
+        let message = super::refusal_of(|| {
+            case.run(&mut Lab::new(fault));
+        });
+        assert!(message.starts_with(&format!("rule `{rule}` is broken: ")), "{fault:?}: {message}");
+        let fix = message.lines().find(|line| line.contains("what to fix: ")).unwrap();
+        for cause in ["clock", "random number", "HashMap order", "thread", "node id", "with the command"] {
+            assert!(fix.contains(cause), "{cause} is not in: {fix}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_is_refused_as_such() {
     let message = super::refusal_of(|| drop(state_machine_suite::run(&mut Lab::new(Fault::PanicsAtGarbage))));
     assert!(message.contains("unwrapped a command"), "{message}");
 }

@@ -1,5 +1,5 @@
-//! Three real processes of a program that speaks as `counter::shell` does, with fresh certificates, on loopback and a real
-//! disk. The other examples use it too.
+//! Three real processes of a program that speaks as `counter::shell` does, with fresh certificates, on loopback and a
+//! real disk. The other examples use it too.
 // A panic is how a test fails; not every test uses every helper.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
