@@ -127,6 +127,7 @@ mod shared;
 pub mod small_state;
 pub mod snapshots;
 pub mod status;
+mod stop_check;
 mod verified;
 mod waiters;
 mod writes;
