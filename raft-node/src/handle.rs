@@ -411,6 +411,12 @@ impl NodeHandle {
         self.shared.events.newest(limit)
     }
 
+    /// Adds to what happened lately.
+    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+    pub(crate) fn tell(&self, tale: crate::events::Tale) {
+        self.shared.events.tell(tale);
+    }
+
     /// The node's metrics. With the feature `metrics`, more can be registered with its registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

@@ -92,6 +92,8 @@
 //! [`NodeHandle::status`] says for whom it waits, and why.
 
 mod applier;
+#[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+mod certificates;
 mod clock;
 mod cluster_view;
 #[cfg(feature = "http")]
