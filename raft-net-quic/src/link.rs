@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Start};
 use crate::lane::Lane;
+use crate::tls::Credentials;
 use crate::wire::StreamKind;
 use crate::wire::close_code;
 use crate::wire::hello::Refusal;
@@ -49,6 +50,13 @@ pub(crate) struct RaftEnds {
 }
 
 impl Session {
+    /// Closes the connection when its other end is vouched for no more.
+    pub(crate) fn close_untrusted(&self, credentials: &Credentials) {
+        if !credentials.trusts(&self.connection) {
+            self.close(close_code::PEERS_CHANGED, "the certificate holds no more against peer.tls.ca");
+        }
+    }
+
     /// Closes the connection; the other side is told `code` and `reason`.
     pub(crate) fn close(&self, code: u32, reason: &str) {
         self.over.cancel();
@@ -190,6 +198,16 @@ impl PeerLink {
         }
         for session in self.bulk.lock().iter() {
             session.close(code, reason);
+        }
+    }
+
+    /// Closes the connections whose other end these credentials do not vouch for.
+    pub(crate) fn close_untrusted(&self, credentials: &Credentials) {
+        if let Some(session) = self.session.borrow().as_ref() {
+            session.close_untrusted(credentials);
+        }
+        for session in self.bulk.lock().iter() {
+            session.close_untrusted(credentials);
         }
     }
 

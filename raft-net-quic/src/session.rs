@@ -151,6 +151,8 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Sess
             shared.spawn(write_lane(shared.clone(), link.clone(), session.clone(), kind, priority));
         }
     }
+    // Its handshake may have been judged by authorities that were replaced before it was registered.
+    session.close_untrusted(&shared.credentials());
     shared.spawn(accept_lanes(shared.clone(), link.clone(), session.clone()));
     shared.spawn(request::accept_requests(shared.clone(), link.clone(), session.clone()));
 }
@@ -158,6 +160,7 @@ pub(crate) fn run(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Sess
 /// Watches a connection for a snapshot: it carries no Raft messages.
 pub(crate) fn run_bulk(shared: &Arc<Shared>, link: &Arc<PeerLink>, session: &Arc<Session>) {
     tracing::debug!(peer = %link.name, address = %session.connection.remote_address(), "connected for a snapshot");
+    session.close_untrusted(&shared.credentials());
     let (watched_link, watched) = (link.clone(), session.clone());
     shared.spawn(async move {
         let error = watched.connection.closed().await;

@@ -17,6 +17,7 @@ use quinn::{
 use quinn_proto::HashedConnectionIdGenerator;
 use raft_core::ports::{Inbound, LocalIdentity, Peer, RemoteIdentity};
 use raft_core::types::{NodeId, NodeName};
+use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -30,7 +31,7 @@ use crate::link::{PeerLink, Session};
 use crate::refusals::Refusals;
 use crate::session;
 use crate::socket::{self, WatchedSocket};
-use crate::tls::{self, Credentials, SERVER_NAME};
+use crate::tls::{self, Contents, Credentials, FileBytes, SERVER_NAME};
 use crate::wire::close_code;
 use crate::wire::hello::Refusal;
 
@@ -69,15 +70,17 @@ struct Running {
     local_address: SocketAddr,
     socket: Weak<dyn AsyncUdpSocket>,
     inbound: Arc<dyn Inbound>,
-    client: quinn::ClientConfig,
-    bulk_client: quinn::ClientConfig,
+    transport: Arc<TransportConfig>,
     bulk: Bulk,
 }
 
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) config: QuicConfig,
-    credentials: Credentials,
+    /// The newest that were found good; the endpoint's own keys are those of the first.
+    credentials: RwLock<Arc<Credentials>>,
+    /// What the files held when they were looked at last; nothing when they could not be read.
+    looked_at: Mutex<Option<Contents>>,
     /// Drawn at every start of the process.
     pub(crate) process: u64,
     pub(crate) refusals: Arc<Refusals>,
@@ -111,7 +114,8 @@ impl Shared {
             guests: Mutex::default(),
             start: OnceLock::new(),
             config,
-            credentials,
+            looked_at: Mutex::new(Some(credentials.contents)),
+            credentials: RwLock::new(Arc::new(credentials)),
             process: random(),
             refusals: Arc::default(),
             stopping: CancellationToken::new(),
@@ -131,10 +135,6 @@ impl Shared {
         }
         let (endpoint, socket) = self.open_endpoint()?;
         let handle = Handle::current();
-        let mut client = quinn::ClientConfig::new(self.credentials.client.clone());
-        client.transport_config(self.transport_config());
-        let mut bulk_client = client.clone();
-        bulk_client.initial_dst_cid_provider(Arc::new(bulk::marked_id));
         let bulk = Bulk::start().map_err(|error| {
             let problem = format!("cannot be served: no thread for snapshots can be started ({error})");
             SetupError::new("peer.listen", problem, "let the process have more threads (ulimit -u, pids.max)")
@@ -145,8 +145,7 @@ impl Shared {
             endpoint: Mutex::new(Some(endpoint.clone())),
             socket: Arc::downgrade(&socket),
             inbound,
-            client,
-            bulk_client,
+            transport: self.transport_config(),
             bulk,
         };
         let running = self.running.get_or_init(|| running);
@@ -158,18 +157,13 @@ impl Shared {
     }
 
     fn open_endpoint(&self) -> Result<(Endpoint, Arc<dyn AsyncUdpSocket>), SetupError> {
-        let credentials = &self.credentials;
+        let credentials = self.credentials();
         let key = credentials.connection_id_key;
         let mut config = EndpointConfig::new(Arc::new(credentials.reset_key.clone()));
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         // With the fixed bit always set, garbage can be told from QUIC.
         config.grease_quic_bit(false);
-        let mut server = quinn::ServerConfig::with_crypto(credentials.server.clone());
-        server.transport_config(self.transport_config());
-        server.migration(false);
-        server.max_incoming(self.config.limits.handshakes_max * 4);
-        server.incoming_buffer_size(INCOMING_BYTES_MAX.0);
-        server.incoming_buffer_size_total(INCOMING_BYTES_MAX.1);
+        let server = self.server_config(&credentials, self.transport_config());
         let inner =
             TokioRuntime.wrap_udp_socket(socket::bind(self.config.listen)?).map_err(|error| unusable(&error))?;
         let ours = HashedConnectionIdGenerator::from_key(key);
@@ -177,6 +171,63 @@ impl Shared {
         let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket.clone(), Arc::new(TokioRuntime))
             .map_err(|error| unusable(&error))?;
         Ok((endpoint, socket))
+    }
+
+    fn server_config(&self, credentials: &Credentials, transport: Arc<TransportConfig>) -> quinn::ServerConfig {
+        let mut server = quinn::ServerConfig::with_crypto(credentials.server.clone());
+        server.transport_config(transport);
+        server.migration(false);
+        server.max_incoming(self.config.limits.handshakes_max * 4);
+        server.incoming_buffer_size(INCOMING_BYTES_MAX.0);
+        server.incoming_buffer_size_total(INCOMING_BYTES_MAX.1);
+        server
+    }
+
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.read().clone()
+    }
+
+    /// See [`QuicTransport::reload_certificates`](crate::QuicTransport::reload_certificates).
+    pub(crate) fn reload_certificates(
+        &self,
+        fits: impl FnOnce(&CertificateDer<'_>) -> Result<(), SetupError>,
+    ) -> Result<bool, SetupError> {
+        let mut looked_at = self.looked_at.lock();
+        let found = match FileBytes::read(&self.config.tls) {
+            Ok(found) => found,
+            // Said once.
+            Err(_) if looked_at.is_none() => return Ok(false),
+            Err(error) => {
+                *looked_at = None;
+                return Err(error);
+            }
+        };
+        let contents = found.contents();
+        if looked_at.replace(contents) == Some(contents) {
+            return Ok(false);
+        }
+        if self.credentials().contents == contents {
+            // What was wrong is taken back.
+            return Ok(false);
+        }
+        let fresh = Arc::new(Credentials::of(found, &self.config.tls)?);
+        fits(&fresh.leaf)?;
+        *self.credentials.write() = fresh.clone();
+        let Some(running) = self.running.get() else { return Ok(true) };
+        if let Some(endpoint) = running.endpoint.lock().as_ref() {
+            endpoint.set_server_config(Some(self.server_config(&fresh, running.transport.clone())));
+        }
+        for link in self.links() {
+            link.close_untrusted(&fresh);
+        }
+        let guests: Vec<Arc<PeerLink>> = self.guests.lock().by_name.values().cloned().collect();
+        guests.iter().for_each(|guest| guest.close_untrusted(&fresh));
+        Ok(true)
+    }
+
+    /// Whether the files held what is in use when they were looked at last.
+    pub(crate) fn certificates_are_current(&self) -> bool {
+        *self.looked_at.lock() == Some(self.credentials().contents)
     }
 
     fn transport_config(&self) -> Arc<TransportConfig> {
@@ -384,11 +435,13 @@ impl Shared {
         let gone = || LinkError::Unreachable("the transport is not running".into());
         let running = self.running.get().ok_or_else(gone)?;
         let endpoint = running.endpoint.lock().clone().ok_or_else(gone)?;
-        let client = if bulk { &running.bulk_client } else { &running.client };
+        let mut client = quinn::ClientConfig::new(self.credentials().client.clone());
+        client.transport_config(running.transport.clone());
+        if bulk {
+            client.initial_dst_cid_provider(Arc::new(bulk::marked_id));
+        }
         let _served_by = bulk.then(|| running.bulk.handle().enter());
-        endpoint
-            .connect_with(client.clone(), address, SERVER_NAME)
-            .map_err(|error| LinkError::Unreachable(error.to_string()))
+        endpoint.connect_with(client, address, SERVER_NAME).map_err(|error| LinkError::Unreachable(error.to_string()))
     }
 
     pub(crate) fn inbound(&self) -> Option<&Arc<dyn Inbound>> {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use raft_core::types::NodeName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -26,6 +27,13 @@ pub(crate) const SERVER_NAME: &str = "raft-peer.invalid";
 
 /// What a node's files hold, ready to be used for connections both ways.
 pub(crate) struct Credentials {
+    /// This node's certificate.
+    pub(crate) leaf: CertificateDer<'static>,
+    /// Its end.
+    pub(crate) expires: SystemTime,
+    /// Of the files' contents: by it a change is noticed.
+    pub(crate) contents: Contents,
+    trust: ChainVerifier,
     pub(crate) server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(crate) client: Arc<quinn::crypto::rustls::QuicClientConfig>,
     /// Keys of the endpoint, derived from the private key: a restarted node can so tell its peers that it no longer
@@ -38,11 +46,20 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// Reads and checks the files.
     pub(crate) fn load(files: &TlsFiles) -> Result<Self, SetupError> {
+        Self::of(FileBytes::read(files)?, files)
+    }
+
+    /// Checks what the files hold.
+    pub(crate) fn of(bytes: FileBytes, files: &TlsFiles) -> Result<Self, SetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let roots = Arc::new(load_roots(&files.ca)?);
-        let chain = load_certificates("peer.tls.cert", &files.cert)?;
-        let key =
-            PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unreadable("peer.tls.key", &files.key, &error))?;
+        let roots = Arc::new(load_roots(&files.ca, &bytes.ca)?);
+        let chain = load_certificates("peer.tls.cert", &files.cert, &bytes.cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes.key)
+            .map_err(|error| unreadable("peer.tls.key", &files.key, &error))?;
+        let expires = end_of(&chain[0]).map_err(|error| {
+            let problem = format!("{} cannot be read as a certificate: {error}", files.cert.display());
+            SetupError::new("peer.tls.cert", problem, "issue the certificates anew")
+        })?;
         let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
         let own = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
             SetupError::new(
@@ -52,7 +69,7 @@ impl Credentials {
             )
         })?;
         check_own_chain(&own, &roots, &provider, files)?;
-        Self::build(provider, roots, own, &secret)
+        Self::build(provider, roots, own, &secret, expires, bytes.contents())
             .map_err(|error| SetupError::new("peer.tls.cert", error, "issue the certificates anew"))
     }
 
@@ -61,10 +78,14 @@ impl Credentials {
         roots: Arc<RootCertStore>,
         own: CertifiedKey,
         secret: &hmac::Key,
+        expires: SystemTime,
+        contents: Contents,
     ) -> Result<Self, String> {
+        let leaf = own.cert[0].clone();
         let own = Arc::new(OwnCertificate(Arc::new(own)));
         let algorithms = provider.signature_verification_algorithms;
-        let peers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        let trust = ChainVerifier { roots: roots.clone(), algorithms };
+        let peers = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
             .build()
             .map_err(|error| error.to_string())?;
         let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -81,7 +102,7 @@ impl Credentials {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ChainVerifier { roots, algorithms }))
+            .with_custom_certificate_verifier(Arc::new(trust.clone()))
             .with_client_cert_resolver(own);
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
@@ -92,22 +113,83 @@ impl Credentials {
         let server = quinn::crypto::rustls::QuicServerConfig::try_from(server).map_err(|error| error.to_string())?;
         let client = quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(|error| error.to_string())?;
         Ok(Self {
+            leaf,
+            expires,
+            contents,
+            trust,
             server: Arc::new(server),
             client: Arc::new(client),
             reset_key: hmac::Key::new(hmac::HMAC_SHA256, derive(b"raft peer stateless reset").as_ref()),
             connection_id_key: u64::from_be_bytes(connection_id_key),
         })
     }
+
+    /// Whether the certificate at the other end of a connection still holds.
+    pub(crate) fn trusts(&self, connection: &quinn::Connection) -> bool {
+        let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let chain = chain.as_deref().map(Vec::as_slice).unwrap_or_default();
+        chain.split_first().is_some_and(|(leaf, intermediates)| self.trust.check(leaf, intermediates).is_ok())
+    }
 }
+
+/// A digest of what the files hold.
+pub(crate) type Contents = [u8; 32];
+
+/// The bytes of the files, read once: what is checked is what is used.
+pub(crate) struct FileBytes {
+    ca: Vec<u8>,
+    cert: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl FileBytes {
+    pub(crate) fn read(files: &TlsFiles) -> Result<Self, SetupError> {
+        let read = |setting, path: &Path| {
+            std::fs::read(path).map_err(|error| {
+                let problem = format!("{} cannot be read: {error}", path.display());
+                SetupError::new(setting, problem, READABLE)
+            })
+        };
+        Ok(Self {
+            ca: read("peer.tls.ca", &files.ca)?,
+            cert: read("peer.tls.cert", &files.cert)?,
+            key: read("peer.tls.key", &files.key)?,
+        })
+    }
+
+    pub(crate) fn contents(&self) -> Contents {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in [&self.ca, &self.cert, &self.key] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut contents = [0; 32];
+        contents.copy_from_slice(context.finish().as_ref());
+        contents
+    }
+}
+
+/// When a certificate ends.
+fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+const READABLE: &str = "give the path of a readable PEM file, or make certificates with `init-certs`";
 
 fn unreadable(setting: &'static str, path: &Path, error: &rustls::pki_types::pem::Error) -> SetupError {
     let problem = format!("{} cannot be read as PEM: {error}", path.display());
-    SetupError::new(setting, problem, "give the path of a readable PEM file, or make certificates with `init-certs`")
+    SetupError::new(setting, problem, READABLE)
 }
 
-fn load_certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+fn load_certificates(
+    setting: &'static str,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let certificates = CertificateDer::pem_slice_iter(bytes)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unreadable(setting, path, &error))?;
     if certificates.is_empty() {
         return Err(unreadable(setting, path, &rustls::pki_types::pem::Error::NoItemsFound));
@@ -115,9 +197,9 @@ fn load_certificates(setting: &'static str, path: &Path) -> Result<Vec<Certifica
     Ok(certificates)
 }
 
-fn load_roots(path: &Path) -> Result<RootCertStore, SetupError> {
+fn load_roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
-    for certificate in load_certificates("peer.tls.ca", path)? {
+    for certificate in load_certificates("peer.tls.ca", path, bytes)? {
         roots.add(certificate).map_err(|error| {
             let problem = format!("{} holds what is no certificate: {error}", path.display());
             SetupError::new("peer.tls.ca", problem, "give the certificates of the authority")
@@ -165,10 +247,23 @@ impl ResolvesClientCert for OwnCertificate {
 
 /// Checks on the dialer's side that the acceptor's certificate chains to the roots. Its names are checked by
 /// [`check_name`] before anything is sent: TLS knows DNS names only.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ChainVerifier {
     roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ChainVerifier {
+    fn check(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &leaf,
+            &self.roots,
+            intermediates,
+            UnixTime::now(),
+            self.algorithms.all,
+        )
+    }
 }
 
 impl ServerCertVerifier for ChainVerifier {
@@ -178,10 +273,9 @@ impl ServerCertVerifier for ChainVerifier {
         intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
-        now: UnixTime,
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let leaf = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
+        self.check(leaf, intermediates)?;
         Ok(ServerCertVerified::assertion())
     }
 

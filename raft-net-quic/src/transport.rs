@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use raft_core::ports::{
 };
 use raft_core::runs::Span;
 use raft_core::types::{NodeId, NodeName};
+use rustls::pki_types::CertificateDer;
 
 use crate::config::{QuicConfig, SetupError, Start};
 use crate::request;
@@ -49,6 +50,36 @@ impl QuicTransport {
     /// [`Transport::start`], once.
     pub fn set_start(&self, start: Start) {
         self.shared.set_start(start);
+    }
+
+    /// Looks at the certificate files again, and uses what they hold when it differs from before and is good: for every
+    /// connection that is made or taken in from now on. A connection whose other end the new authorities do not vouch
+    /// for is closed; it comes back at once if that node has a new certificate too. Others stay.
+    ///
+    /// `fits` judges the new certificate of this node as well, by what the transport does not know, such as the names that
+    /// it has to bear. Returns whether something new is used. Cheap when nothing has changed, so call it every few seconds:
+    /// files may be replaced in place, by a rename, or by a swapped link to their directory.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what was found there cannot be used; then the last good certificates stay in use. What
+    /// cannot be used is said once; the files have to change before they are judged again.
+    pub fn reload_certificates(
+        &self,
+        fits: impl FnOnce(&CertificateDer<'_>) -> Result<(), SetupError>,
+    ) -> Result<bool, SetupError> {
+        self.shared.reload_certificates(fits)
+    }
+
+    /// Whether the files held what is in use, when they were looked at last. Else they hold what cannot be used.
+    #[must_use]
+    pub fn certificates_are_current(&self) -> bool {
+        self.shared.certificates_are_current()
+    }
+
+    /// When the certificate that is in use ends.
+    #[must_use]
+    pub fn certificate_expires(&self) -> SystemTime {
+        self.shared.credentials().expires
     }
 
     #[cfg(test)]

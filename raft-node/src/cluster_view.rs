@@ -15,11 +15,12 @@ use crate::requests::{NodeAnswer, NodeRequest, Report};
 use crate::shared::{Shared, describe};
 use crate::snapshots::{MemberSnapshot, MemberStage};
 use crate::status::{ClusterStatus, Member, MemberStatus, MembershipStatus, Phase};
+use crate::stop_check;
 
 /// How long one member is waited for.
 const REPORT_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 /// A member that is further behind than this is named as a reason for concern.
-const HEALTHY_LAG_ENTRIES_MAX: u64 = 10_000;
+pub(crate) const HEALTHY_LAG_ENTRIES_MAX: u64 = 10_000;
 
 /// This node by its own word.
 pub(crate) fn report(shared: &Shared) -> Report {
@@ -34,6 +35,7 @@ pub(crate) fn report(shared: &Shared) -> Report {
         fenced: shared.marks.fence_held().map(|fence| fence.mark),
         rebuilding: shared.marks.status().rebuilding,
         read_lease: view.status.leases.clone().after(view.taken.elapsed()).valid,
+        departure: stop_check::departure(shared),
     }
 }
 
@@ -214,6 +216,7 @@ fn member_status(
         fenced: report.as_ref().and_then(|report| report.fenced),
         rebuilding: report.as_ref().is_some_and(|report| report.rebuilding),
         read_lease: report.as_ref().map(|report| report.read_lease),
+        departure: report.as_ref().map(|report| report.departure).unwrap_or_default(),
         phase: report.map(|report| report.phase),
         unreachable,
         member,

@@ -29,6 +29,8 @@ pub enum EventKind {
     Fault,
     /// A peer was refused, or what it sent.
     Refusal,
+    /// Certificates were replaced, or could not be.
+    Certificate,
     /// Members come, go, or change their part. Whoever changes the membership tells of it by this kind.
     Membership,
 }
@@ -45,6 +47,7 @@ impl EventKind {
             Self::Snapshot => "snapshot",
             Self::Fault => "fault",
             Self::Refusal => "refusal",
+            Self::Certificate => "certificate",
             Self::Membership => "membership",
         }
     }

@@ -19,6 +19,7 @@ use crate::queue::Event;
 use crate::shared::{Readers, Shared, deadline_after, describe};
 use crate::snapshots::{KeptSnapshot, TakeError, taker};
 use crate::status::{ClusterStatus, Member, NodeStatus, Phase};
+use crate::stop_check;
 use crate::writes::Wanted;
 use crate::{cluster_view, handovers, marks, reads, writes};
 
@@ -431,6 +432,12 @@ impl NodeHandle {
         self.shared.events.newest(limit)
     }
 
+    /// Adds to what happened lately.
+    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+    pub(crate) fn tell(&self, tale: crate::events::Tale) {
+        self.shared.events.tell(tale);
+    }
+
     /// The node's metrics. With the feature `metrics`, more can be registered with its registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -533,6 +540,19 @@ impl NodeHandle {
     /// Takes back [`NodeHandle::drain`]. A node that is stopping goes on stopping.
     pub async fn end_drain(&self) {
         handovers::end_drain(&self.shared).await;
+    }
+
+    /// Why this node must not stop now, a sentence each: the rest of the voters would be no quorum. None when it may.
+    /// Asks the leader, for `timeout` at most; without one nobody can tell, and that is the reason then.
+    pub async fn stop_reasons(&self, timeout: Duration) -> Vec<String> {
+        stop_check::reasons(&self.shared, timeout).await
+    }
+
+    /// Like [`NodeHandle::stop_reasons`], for a node that was drained and is going to stop: when nothing speaks against
+    /// it, the others count it as gone from now on, so that of several that ask at once not too many are told that they
+    /// may. A node that was not drained is told nothing but to do that first. [`NodeHandle::end_drain`] takes it back.
+    pub async fn clear_to_stop(&self, timeout: Duration) -> Vec<String> {
+        stop_check::clear(&self.shared, timeout).await
     }
 
     /// Hands over, drains, finishes what is in flight (bounded by the configured grace), makes the state durable and

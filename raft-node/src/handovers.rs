@@ -186,7 +186,8 @@ pub(crate) async fn end_drain(shared: &Shared) {
     let _turn = shared.drain_turn.lock().await;
     if *shared.phase.borrow() != Phase::Stopping {
         shared.queue.complete(Event::Drained(false));
-        shared.draining.store(false, Ordering::Release);
+        shared.draining.store(false, Ordering::SeqCst);
+        shared.cleared.store(false, Ordering::SeqCst);
     }
 }
 

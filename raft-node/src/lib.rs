@@ -89,6 +89,8 @@
 //! [`NodeHandle::status`] says for whom it waits, and why.
 
 mod applier;
+#[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+mod certificates;
 mod clock;
 mod cluster_view;
 #[cfg(feature = "http")]
@@ -124,6 +126,7 @@ mod shared;
 pub mod small_state;
 pub mod snapshots;
 pub mod status;
+mod stop_check;
 mod verified;
 mod waiters;
 mod writes;

@@ -15,6 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Watched;
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
 use crate::handle::{NodeHandle, StopError};
 use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
@@ -63,6 +64,7 @@ pub struct Product {
     pub peer_address: String,
     client: Server,
     ops: Server,
+    certificates: Server,
 }
 
 /// A listener that serves.
@@ -95,7 +97,7 @@ impl Product {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let limits = &settings.limits;
         let ops_limits = Limits { connections_max: OPS_CONNECTIONS_MAX, ..limits.clone() };
-        let client = Listener::bind("client.listen", &settings.client.listen, tls, limits).await?;
+        let client = Listener::bind("client.listen", &settings.client.listen, tls.clone(), limits).await?;
         let ops = Listener::bind("ops.listen", &settings.ops_listen, None, &ops_limits).await?;
         let address =
             |listener: &Listener| listener.address().map_err(|error| ProductError::Internal(error.to_string()));
@@ -112,12 +114,21 @@ impl Product {
         let StartRecord { count, nonce, earlier } = directory.start().clone();
         transport.set_start(Start { count, nonce, earlier });
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
+        let (named, stop) = (settings.clone(), CancellationToken::new());
+        let watched = Watched {
+            node: node.clone(),
+            transport: transport.clone(),
+            names: Arc::new(move |leaf| check_own_name(&named, leaf)),
+            client: tls,
+        };
+        let certificates = Server { task: tokio::spawn(watched.watch(stop.clone())), stop };
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
         let router = client_router(node.clone(), HttpOptions { limits: limits.clone() })
             .map_err(|error| ProductError::Internal(error.to_string()))?;
         Ok(Self {
             client: spawn(client, router, settings.shutdown_timeout),
             ops: spawn(ops, ops_router(node.clone()), OPS_GRACE),
+            certificates,
             node,
             client_url,
             ops_url,
@@ -134,6 +145,7 @@ impl Product {
         // Clients are served until another node leads.
         self.node.drain().await;
         self.client.stop().await;
+        self.certificates.stop().await;
         let result = self.node.stop().await;
         self.ops.stop().await;
         result
@@ -158,22 +170,24 @@ fn spawn(listener: Listener, router: axum::Router, grace: Duration) -> Server {
 
 fn transport(settings: &Settings) -> Result<QuicTransport, ProductError> {
     let transport = QuicTransport::new(quic_config(settings))?;
-    check_own_name(settings)?;
+    // Read once more, and found by the transport before.
+    let leaf = CertificateDer::pem_file_iter(&settings.peer.tls.cert).ok().and_then(|mut chain| chain.next()?.ok());
+    check_own_name(settings, &leaf.unwrap_or_else(|| CertificateDer::from(Vec::new())))?;
     Ok(transport)
 }
 
-/// A certificate that names another node is found at the start, not by every peer.
-fn check_own_name(settings: &Settings) -> Result<(), ProductError> {
+/// A certificate that names another node is found here, not by every peer.
+fn check_own_name(settings: &Settings, leaf: &CertificateDer<'_>) -> Result<(), SetupError> {
     let path = &settings.peer.tls.cert;
     let refuse = |problem: String| {
         let (name, cluster) = (&settings.name, &settings.cluster);
         let remedy =
             format!("give the certificate of raft://{cluster}/{name}, or set name and cluster to what it names");
-        ProductError::Peer(SetupError { setting: "peer.tls.cert", problem, remedy })
+        SetupError { setting: "peer.tls.cert", problem, remedy }
     };
-    let leaf = CertificateDer::pem_file_iter(path).ok().and_then(|mut chain| chain.next()?.ok());
-    let leaf = leaf.as_ref().and_then(|leaf| webpki::EndEntityCert::try_from(leaf).ok());
-    let Some(leaf) = leaf else { return Err(refuse(format!("{} cannot be read", path.display()))) };
+    let Ok(leaf) = webpki::EndEntityCert::try_from(leaf) else {
+        return Err(refuse(format!("{} cannot be read", path.display())));
+    };
     let uri = format!("raft://{}/{}", settings.cluster, settings.name);
     let host = settings.peer.advertise.rsplit_once(':').map_or("", |(host, _)| host);
     let named = leaf.valid_uri_names().any(|found| found == uri)

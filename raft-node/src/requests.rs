@@ -21,7 +21,7 @@ use crate::members::standing::StandingAnswer;
 use crate::members::wire::{WireAdmission, WireAsk, WireEnd, WireJoin, WireMoved, WirePending, WireStanding};
 use crate::members::{MembersAsk, MembersDone, MembersError, MembersOptions};
 use crate::snapshots::wire::WireSnapshot;
-use crate::status::{ClusterStatus, Member, MemberStatus, MembershipStatus};
+use crate::status::{ClusterStatus, Departure, Member, MemberStatus, MembershipStatus};
 
 /// A question of one node to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +135,7 @@ pub(crate) struct Report {
     pub(crate) fenced: Option<Index>,
     pub(crate) rebuilding: bool,
     pub(crate) read_lease: bool,
+    pub(crate) departure: Departure,
 }
 
 /// Why bytes from a peer are no request or answer.
@@ -234,6 +235,7 @@ impl NodeAnswer {
                 fenced: report.fenced.map(|mark| mark.0),
                 rebuilding: report.rebuilding,
                 read_lease: report.read_lease,
+                departure: departure_code(report.departure),
             }),
             Self::Cluster(status) => wire::Told::Cluster(encode_cluster(status)),
             Self::MarkDigest(digest) => wire::Told::MarkDigest(wire::MarkDigest { digest: digest.clone() }),
@@ -274,6 +276,7 @@ impl NodeAnswer {
                 fenced: report.fenced.map(Index),
                 rebuilding: report.rebuilding,
                 read_lease: report.read_lease,
+                departure: departure(report.departure),
             }),
             wire::Told::Cluster(status) => Self::Cluster(decode_cluster(status)?),
             wire::Told::MarkDigest(answer) => Self::MarkDigest(answer.digest),
@@ -288,6 +291,23 @@ impl NodeAnswer {
             wire::Told::Admission(admission) => Self::Join(admission.answer()?),
             wire::Told::Standing(standing) => Self::Standing(standing.answer()?),
         })
+    }
+}
+
+fn departure_code(departure: Departure) -> u32 {
+    match departure {
+        Departure::Stays => 0,
+        Departure::Drained => 1,
+        Departure::Cleared => 2,
+    }
+}
+
+/// A number of a later version says at least that it is about to stop.
+fn departure(code: u32) -> Departure {
+    match code {
+        0 => Departure::Stays,
+        1 => Departure::Drained,
+        _ => Departure::Cleared,
     }
 }
 
@@ -471,6 +491,7 @@ fn encode_member(status: &MemberStatus) -> wire::MemberStatus {
         fenced: status.fenced.map(|mark| mark.0),
         rebuilding: status.rebuilding,
         read_lease: status.read_lease,
+        departure: departure_code(status.departure),
         standing: standing_code(status.standing),
         next: standing_code(status.next),
         promotes: status.promotes,
@@ -544,6 +565,7 @@ fn decode_member(status: wire::MemberStatus) -> Result<MemberStatus, WireError> 
         fenced: status.fenced.map(Index),
         rebuilding: status.rebuilding,
         read_lease: status.read_lease,
+        departure: departure(status.departure),
         standing: standing(status.standing, status.voter)?,
         next: standing(status.next, status.voter)?,
         promotes: status.promotes,

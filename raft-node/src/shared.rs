@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     /// Bytes of entries that wait for the log thread.
     pub(crate) log_backlog_bytes: AtomicU64,
     pub(crate) draining: AtomicBool,
+    /// Whether it was told that it may stop; see `stop_check`.
+    pub(crate) cleared: AtomicBool,
     /// Held by whoever drains the node or ends that: one after the other, so that the later wish counts.
     pub(crate) drain_turn: tokio::sync::Mutex<()>,
     /// Writes that other nodes passed on. They are served until the queue closes, so that a leader which drains does
@@ -189,6 +191,7 @@ impl Shared {
             disk_failed: OnceLock::new(),
             log_backlog_bytes: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            cleared: AtomicBool::new(false),
             drain_turn: tokio::sync::Mutex::default(),
             view: Mutex::new(Arc::new(View { status: Status::default(), taken: Instant::now() })),
             in_flight: InFlightCount::default(),

@@ -216,8 +216,22 @@ pub struct MemberStatus {
     pub rebuilding: bool,
     /// Whether it may answer reads under a lease now, if it could be asked.
     pub read_lease: Option<bool>,
+    /// Whether it is about to stop, by its own word.
+    pub departure: Departure,
     /// Why it could not be asked.
     pub unreachable: Option<String>,
+}
+
+/// How far a node is on its way to a stop; see [`NodeHandle::clear_to_stop`](crate::handle::NodeHandle::clear_to_stop).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Departure {
+    /// It stays.
+    #[default]
+    Stays,
+    /// It was drained, and would stop.
+    Drained,
+    /// It was told that it may stop: the others count it as gone.
+    Cleared,
 }
 
 /// The cluster in one answer for a person.

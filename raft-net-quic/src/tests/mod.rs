@@ -5,6 +5,7 @@ mod behaviour;
 mod guests;
 mod hostile;
 mod hostile_snapshots;
+mod reload;
 mod setup;
 mod shelf;
 mod snapshots;

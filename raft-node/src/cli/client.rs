@@ -159,6 +159,17 @@ impl Client {
         Err(doubt.error())
     }
 
+    /// What the first endpoint answers, whatever its status: probes are no problem details.
+    pub(crate) async fn plain(&self, target: &str) -> Result<(StatusCode, String), CliError> {
+        let endpoint = self.endpoints.first().ok_or_else(|| CliError::new(Exit::Usage, "no address is given"))?;
+        let unavailable = |error: reqwest::Error| {
+            CliError::new(Exit::Unavailable, format!("{endpoint} gave no answer: {}", chain(&error)))
+        };
+        let response = self.http.get(format!("{endpoint}{target}")).send().await.map_err(unavailable)?;
+        let status = response.status();
+        Ok((status, response.text().await.map_err(unavailable)?))
+    }
+
     /// Asks each endpoint in turn; `None` when none had a final answer.
     async fn round(&self, call: &Call, doubt: &mut Doubt) -> Option<Result<Reply, CliError>> {
         for endpoint in &self.endpoints {

@@ -30,13 +30,15 @@ pub(crate) enum Exit {
     NodeFailed = 11,
     /// The node was removed from its cluster, and `removed.exit` is set (`start`).
     Removed = 13,
+    /// The time was over before the node could stop without costing the quorum (`pre-stop`).
+    StopUnsafe = 14,
     /// A second signal cut the stop short (`start`, `demo`).
     Interrupted = 12,
 }
 
 impl Exit {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Failed,
         Self::Usage,
         Self::Config,
@@ -50,6 +52,7 @@ impl Exit {
         Self::NodeFailed,
         Self::Interrupted,
         Self::Removed,
+        Self::StopUnsafe,
     ];
 
     pub(crate) fn code(self) -> u8 {

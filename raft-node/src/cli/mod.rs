@@ -8,6 +8,7 @@ mod kv;
 mod leader;
 mod members;
 mod output;
+mod probe;
 mod settings;
 mod snapshot;
 mod start;
@@ -49,6 +50,10 @@ enum Command {
     Leader(leader::LeaderArgs),
     /// Has a node hand over what it leads and refuse new requests.
     Drain(leader::DrainArgs),
+    /// Waits until stopping the node keeps the quorum, and hands over what it leads.
+    PreStop(probe::PreStopArgs),
+    /// Asks a node's own probes, as a container's health check does.
+    Healthcheck(probe::HealthcheckArgs),
     /// Shows what happened to a node lately.
     Events(leader::EventsArgs),
     /// Checks or shows the configuration.
@@ -91,6 +96,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Snapshot(args) => block_on(args.run()),
         Command::Leader(args) => block_on(args.run()),
         Command::Drain(args) => block_on(args.run()),
+        Command::PreStop(args) => block_on(args.run()),
+        Command::Healthcheck(args) => block_on(args.run()),
         Command::Events(args) => block_on(args.run()),
         Command::Members(args) => block_on(args.run()),
         Command::Completions { shell } => {

@@ -8,7 +8,7 @@ use super::fields::{FIELDS, Field, find, nearest};
 use super::value::{Kind, Value};
 
 /// Variables of the environment that begin with `RAFT_` and are no settings.
-const OTHER_VARIABLES: [&str; 2] = ["RAFT_CONFIG", "RAFT_ENDPOINT"];
+const OTHER_VARIABLES: [&str; 4] = ["RAFT_CONFIG", "RAFT_ENDPOINT", "RAFT_OPS", "RAFT_TOKEN"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! `/v1/cluster/leader` and `/v1/node/drain`.
+//! `/v1/cluster/leader`, `/v1/node/drain` and `/v1/node/restart-safe`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::handle::HandOverError;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Code, Problem};
 use crate::http::shared::{Shared, json, remaining};
-use crate::http::view::{DrainView, HandOverWish, LeaderMovedView};
+use crate::http::view::{DrainView, HandOverWish, LeaderMovedView, RestartView};
 
 /// The longest body of `POST /v1/cluster/leader`.
 const WISH_BODY_MAX: usize = 4096;
@@ -61,6 +61,26 @@ pub(crate) async fn end_drain(State(shared): State<Arc<Shared>>, uri: Uri) -> Re
     Parameters::read(&uri, &[])?;
     shared.node.end_drain().await;
     Ok(json(&drain_view(&shared, false)))
+}
+
+/// `GET /v1/node/restart-safe`.
+pub(crate) async fn restart_safe(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+    let timeout = Parameters::read(&uri, &["timeout"])?.timeout(shared.limits())?;
+    restart_view(shared.node.stop_reasons(timeout).await)
+}
+
+/// `POST /v1/node/restart-safe`.
+pub(crate) async fn clear_to_stop(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+    let timeout = Parameters::read(&uri, &["timeout"])?.timeout(shared.limits())?;
+    restart_view(shared.node.clear_to_stop(timeout).await)
+}
+
+fn restart_view(reasons: Vec<String>) -> Result<Response, Problem> {
+    if reasons.is_empty() {
+        Ok(json(&RestartView { safe: true }))
+    } else {
+        Err(Problem::new(Code::StopUnsafe, reasons.join("; ")))
+    }
 }
 
 fn drain_view(shared: &Shared, handed_over: bool) -> DrainView {

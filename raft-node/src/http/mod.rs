@@ -60,6 +60,7 @@ pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, p
         .route("/v1/cluster/leader", post(handovers::hand_over))
         .route("/v1/node", get(cluster::node))
         .route("/v1/node/drain", post(handovers::drain).delete(handovers::end_drain))
+        .route("/v1/node/restart-safe", get(handovers::restart_safe).post(handovers::clear_to_stop))
         .route("/v1/node/rebuild", post(marks::rebuild))
         .route("/v1/node/log", get(cluster::log))
         .route("/v1/node/snapshot", post(snapshots::take))

@@ -77,6 +77,8 @@ codes! {
     RebuildRefused = "rebuild_refused", CONFLICT, "The state is not rebuilt";
     /// The named node cannot be handed the leadership, or another handover is under way.
     HandoverRefused = "handover_refused", CONFLICT, "The leadership is not handed over";
+    /// Without this node the rest of the voters would be no quorum, or nobody can tell.
+    StopUnsafe = "stop_unsafe", CONFLICT, "The node must not stop now";
     /// The pre-flight found that a change of the members would cost the quorum or fault tolerance.
     PreflightRefused = "preflight_refused", CONFLICT, "The change would do harm";
     /// Another change of the members is under way.

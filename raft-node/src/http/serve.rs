@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ClientSettings, Limits};
+use crate::config::{ClientSettings, Limits, TlsFiles};
 
 /// Connections that the kernel holds before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -63,10 +64,23 @@ pub struct TlsError {
     pub reason: String,
 }
 
-/// TLS for clients.
+/// TLS for clients. Clones share what a reload replaces.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Tls(Arc<Reloadable>);
+
+/// What is used, and where it came from.
+struct Reloadable {
+    settings: ClientSettings,
+    current: RwLock<Current>,
+    /// What the files held when they were looked at last; nothing when they could not be read.
+    looked_at: Mutex<Option<Vec<Vec<u8>>>>,
+}
+
+struct Current {
     acceptor: TlsAcceptor,
+    expires: SystemTime,
+    /// What the files held.
+    contents: Vec<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -82,9 +96,67 @@ impl Tls {
     /// Names the setting and the file that cannot be used.
     pub fn new(settings: &ClientSettings) -> Result<Option<Self>, TlsError> {
         let Some(files) = &settings.tls else { return Ok(None) };
-        let chain = certificates("client.tls.cert", &files.cert)?;
-        let key =
-            PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable("client.tls.key", &files.key, error))?;
+        let contents = read_files(settings, files)?;
+        let current = Self::load(settings, files, contents.clone())?;
+        let (current, looked_at) = (RwLock::new(current), Mutex::new(Some(contents)));
+        Ok(Some(Self(Arc::new(Reloadable { settings: settings.clone(), current, looked_at }))))
+    }
+
+    /// Looks at the files again, and uses what they hold for connections from now on, when it differs from before and is
+    /// good. Returns whether something new is used.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what was found there cannot be used; then the last good certificates stay in use. What
+    /// cannot be used is said once.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let settings = &self.0.settings;
+        let Some(files) = &settings.tls else { return Ok(false) };
+        let mut looked_at = self.0.looked_at.lock();
+        let contents = match read_files(settings, files) {
+            Ok(contents) => contents,
+            // Said once.
+            Err(_) if looked_at.is_none() => return Ok(false),
+            Err(error) => {
+                *looked_at = None;
+                return Err(error);
+            }
+        };
+        if looked_at.replace(contents.clone()).is_some_and(|before| before == contents) {
+            return Ok(false);
+        }
+        if self.0.current.read().contents == contents {
+            // What was wrong is taken back.
+            return Ok(false);
+        }
+        let fresh = Self::load(settings, files, contents)?;
+        *self.0.current.write() = fresh;
+        Ok(true)
+    }
+
+    /// Whether the files held what is in use, when they were looked at last. Else they hold what cannot be used.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.0.looked_at.lock().as_ref() == Some(&self.0.current.read().contents)
+    }
+
+    /// When the certificate that is in use ends.
+    #[must_use]
+    pub fn expires(&self) -> SystemTime {
+        self.0.current.read().expires
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        self.0.current.read().acceptor.clone()
+    }
+
+    fn load(settings: &ClientSettings, files: &TlsFiles, contents: Vec<Vec<u8>>) -> Result<Current, TlsError> {
+        let chain = certificates("client.tls.cert", &files.cert, &contents[0])?;
+        let expires = end_of(&chain[0]).map_err(|reason| unusable("client.tls.cert", &files.cert, reason))?;
+        if expires <= SystemTime::now() {
+            return Err(unusable("client.tls.cert", &files.cert, "it has expired"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&contents[1])
+            .map_err(|error| unusable("client.tls.key", &files.key, error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -93,7 +165,7 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let mut roots = rustls::RootCertStore::empty();
-                for certificate in certificates("client.tls.client_ca", path)? {
+                for certificate in certificates("client.tls.client_ca", path, &contents[2])? {
                     roots.add(certificate).map_err(|error| unusable("client.tls.client_ca", path, error))?;
                 }
                 let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -105,13 +177,27 @@ impl Tls {
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| unusable("client.tls.cert", &files.cert, error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(config)) }))
+        Ok(Current { acceptor: TlsAcceptor::from(Arc::new(config)), expires, contents })
     }
 }
 
-fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+/// The bytes of certificate, key and authorities, read once: what is checked is what is used.
+fn read_files(settings: &ClientSettings, files: &TlsFiles) -> Result<Vec<Vec<u8>>, TlsError> {
+    let named = [("client.tls.cert", &files.cert), ("client.tls.key", &files.key)];
+    let authority = settings.client_ca.iter().map(|path| ("client.tls.client_ca", path));
+    let named = named.into_iter().chain(authority);
+    named.map(|(setting, path)| std::fs::read(path).map_err(|error| unusable(setting, path, error))).collect()
+}
+
+/// When a certificate ends.
+fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn certificates(setting: &'static str, path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    match CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if certificates.is_empty() => Err(unusable(setting, path, "it holds no certificate")),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(unusable(setting, path, error)),
@@ -244,7 +330,7 @@ impl Connection {
         match self.tls.clone() {
             None => self.serve_http(stream).await,
             Some(tls) => {
-                let handshake = tokio::time::timeout(self.header_read_timeout, tls.acceptor.accept(stream));
+                let handshake = tokio::time::timeout(self.header_read_timeout, tls.acceptor().accept(stream));
                 match handshake.await {
                     Ok(Ok(stream)) => self.serve_http(stream).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),

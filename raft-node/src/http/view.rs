@@ -431,6 +431,13 @@ pub struct LeaderMovedView {
     pub term: u64,
 }
 
+/// The answer of `/v1/node/restart-safe` when the node may stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartView {
+    /// True; otherwise the answer is a problem.
+    pub safe: bool,
+}
+
 /// The answer of `POST` and `DELETE /v1/node/drain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainView {

@@ -9,6 +9,7 @@ use prometheus::{
 };
 use raft_core::status::{Role, Status};
 
+use super::certificates::CertificateMetrics;
 use super::leases::LeaseMetrics;
 use super::marks::MarkMetrics;
 use super::members::MemberMetrics;
@@ -40,6 +41,7 @@ pub struct Metrics {
     inbound_dropped: IntCounterVec,
     messages_refused: IntCounter,
     fills_failed: IntCounter,
+    certificates: CertificateMetrics,
     marks: MarkMetrics,
     snapshots: SnapshotMetrics,
     views: Views,
@@ -176,6 +178,7 @@ impl Metrics {
                 "raft_fills_failed_total",
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
+            certificates: CertificateMetrics::new(&build),
             marks: MarkMetrics::new(&build),
             snapshots: SnapshotMetrics::new(&build),
             views: Views::new(&build),
@@ -249,6 +252,11 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {
         self.fills_failed.inc();
+    }
+
+    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+    pub(crate) fn certificates(&self) -> &CertificateMetrics {
+        &self.certificates
     }
 
     pub(crate) fn marks(&self) -> &MarkMetrics {

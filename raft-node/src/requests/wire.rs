@@ -191,6 +191,9 @@ pub(super) struct Report {
     pub(super) rebuilding: bool,
     #[prost(bool, tag = "9")]
     pub(super) read_lease: bool,
+    /// 0 it stays, 1 it is drained, 2 it may stop.
+    #[prost(uint32, tag = "10")]
+    pub(super) departure: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -280,4 +283,7 @@ pub(super) struct MemberStatus {
     pub(super) caught_up_millis: Option<u64>,
     #[prost(bool, optional, tag = "20")]
     pub(super) read_lease: Option<bool>,
+    /// As in a report.
+    #[prost(uint32, tag = "21")]
+    pub(super) departure: u32,
 }
