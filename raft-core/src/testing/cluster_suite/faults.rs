@@ -46,9 +46,17 @@ impl World<'_> {
             1 => self.cut_power(id),
             2 => running.iter().for_each(|id| self.cut_power(*id)),
             CUT_INSIDE => {
-                let calls =
-                    [Inside::Log, Inside::Parts, Inside::Install, Inside::Apply, Inside::Flush, Inside::Restore];
-                let inside = calls[self.random.below(6) as usize];
+                let calls = [
+                    Inside::Log,
+                    Inside::Log,
+                    Inside::Log,
+                    Inside::Parts,
+                    Inside::Install,
+                    Inside::Apply,
+                    Inside::Flush,
+                    Inside::Restore,
+                ];
+                let inside = calls[self.random.below(calls.len() as u64) as usize];
                 self.node(id).cut_inside = Some(inside);
             }
             4 => {
