@@ -167,6 +167,9 @@ pub(crate) fn decode_beginning(group: GroupId, value: &[u8]) -> Result<LogBeginn
 mod tests {
     use super::*;
 
+    /// Whether a value is read, under the key of this group, as what it was.
+    type ComesBack<'a> = &'a dyn Fn(u64, &[u8]) -> bool;
+
     fn beginning() -> LogBeginning {
         let base = LogId::new(Index(5), Term(2));
         let configuration = Configuration::new([NodeId(1), NodeId(2)]);
@@ -180,7 +183,7 @@ mod tests {
         let payload = Payload::new(Bytes::from_static(b"a command"));
         let entry = Entry { id: LogId::new(index, Term(2)), kind: EntryKind::Command, payload };
         let hard_state = HardState { term: Term(4), vote: Some(NodeId(2)) };
-        let values: [(Vec<u8>, &dyn Fn(u64, &[u8]) -> bool); 3] = [
+        let values: [(Vec<u8>, ComesBack<'_>); 3] = [
             (encode_entry(group, &entry), &|key, value| {
                 decode_entry(GroupId(key), index, value).as_ref() == Ok(&entry)
             }),

@@ -124,7 +124,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     let unfinished = path.with_extension("unfinished");
     let make = || {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
-        Ok(FileBackend::new(file).map_err(redb::Error::from)?)
+        FileBackend::new(file).map_err(redb::Error::from)
     };
     let doing = format!("making {}", path.display());
     let backend = make().map_err(|error: redb::Error| failed(&doing, error))?;
@@ -133,7 +133,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
         File::open(&unfinished)?.sync_all()?;
         fs::rename(&unfinished, path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     name().map_err(|error: io::Error| failed(&doing, error))
 }

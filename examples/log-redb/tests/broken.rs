@@ -24,14 +24,16 @@ fn refusal(rule: &str, open: Open) -> String {
     let message = panic.downcast_ref::<String>().unwrap().clone();
     assert!(message.starts_with(&format!("rule `{rule}` is broken: ")), "{message}");
     assert!(message.contains(&format!("what to fix: {}", case.rule.fix)), "{message}");
-    println!("{message}\n");
     message
 }
 
-/// What a store between the suite and ours does to the calls.
+/// What becomes of a slice, with what was kept back of earlier ones.
+type Write = fn(&mut dyn LogStore, &mut Vec<LogWrite>, &[LogWrite]) -> Result<(), StoreError>;
+
+/// A store between the suite and ours.
 struct Between {
     store: Box<dyn LogStore>,
-    write: fn(&mut dyn LogStore, &mut Vec<LogWrite>, &[LogWrite]) -> Result<(), StoreError>,
+    write: Write,
     kept_back: Vec<LogWrite>,
 }
 
