@@ -90,6 +90,11 @@ impl TcpTransport {
         Self(Arc::new(Shared { settings, running, state: Mutex::default(), changes, listening: Mutex::default() }))
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
     /// Where it listens, once it has been started and as long as it is not stopped.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
