@@ -77,7 +77,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) roster: Roster,
     links: BTreeMap<NodeName, Dialed>,
-    pub(crate) seats: accept::Seats,
+    pub(crate) places: accept::Places,
     refusals: BTreeMap<&'static str, u64>,
     stopped: bool,
 }
