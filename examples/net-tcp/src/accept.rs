@@ -28,7 +28,7 @@ const HANDSHAKES_MAX: usize = 64;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// By node and purpose, who is served: the newest one ends the one before it, and waits for its end.
-pub(crate) type Seats = BTreeMap<(NodeName, u8), (oneshot::Sender<()>, Arc<Mutex<()>>)>;
+pub(crate) type Places = BTreeMap<(NodeName, u8), (oneshot::Sender<()>, Arc<Mutex<()>>)>;
 
 /// Accepts until the transport is stopped; by then nobody is served any more.
 pub(crate) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
@@ -126,19 +126,19 @@ async fn serve(
         return answer(shared, connection, remote).await;
     }
     let (kick, kicked) = oneshot::channel();
-    let seat = {
+    let place = {
         let mut state = shared.state.lock();
-        let before = state.seats.remove(&(remote.name.clone(), purpose));
-        let seat = before.map_or_else(Arc::default, |(kick, seat)| {
-            // Whoever sat there may have gone by itself.
+        let before = state.places.remove(&(remote.name.clone(), purpose));
+        let place = before.map_or_else(Arc::default, |(kick, place)| {
+            // Whoever was there may have gone by itself.
             let _ = kick.send(());
-            seat
+            place
         });
-        state.seats.insert((remote.name.clone(), purpose), (kick, Arc::clone(&seat)));
-        seat
+        state.places.insert((remote.name.clone(), purpose), (kick, Arc::clone(&place)));
+        place
     };
     let serving = async {
-        let _seat = seat.lock().await;
+        let _place = place.lock().await;
         connection.send(kind::WELCOME, &welcome).await?;
         match purpose {
             URGENT | BULK => lane(shared, connection, remote, admission).await,

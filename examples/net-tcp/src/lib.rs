@@ -13,7 +13,7 @@
 //!
 //! Votes and heartbeats never wait behind appends since they have a connection, and a queue, of their own. What a stream
 //! cannot do wrong TCP sees to; what it can is handled in one place: a new connection first ends the one before it (the
-//! seat in `accept.rs`), so bytes of a connection that its dialer gave up are never taken after newer ones.
+//! place in `accept.rs`), so bytes of a connection that its dialer gave up are never taken after newer ones.
 //!
 //! - `tls`: who may connect at all, and which node a certificate names. `connection`: frames, both ways.
 //! - `transport`: the port. What a node may say is judged by [`raft_core::roster`].

@@ -260,3 +260,6 @@ impl Link {
         Ok(answer)
     }
 }
+
+#[cfg(test)]
+mod tests;

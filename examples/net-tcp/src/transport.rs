@@ -77,7 +77,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) roster: Roster,
     links: BTreeMap<NodeName, Dialed>,
-    pub(crate) seats: accept::Seats,
+    pub(crate) places: accept::Places,
     refusals: BTreeMap<&'static str, u64>,
     stopped: bool,
 }
@@ -88,6 +88,11 @@ impl TcpTransport {
     pub fn new(settings: Settings) -> Self {
         let (running, changes) = (OnceLock::new(), watch::Sender::new(()));
         Self(Arc::new(Shared { settings, running, state: Mutex::default(), changes, listening: Mutex::default() }))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
     }
 
     /// Where it listens, once it has been started and as long as it is not stopped.

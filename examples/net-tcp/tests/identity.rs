@@ -1,4 +1,5 @@
 //! What the suite cannot try, since it knows no certificates: a node with a certificate of another one.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! Transports over TCP with a relay between them: what a lab of the transport suite needs.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
