@@ -103,6 +103,6 @@ pub(crate) fn memory_of(pid: u32) -> Option<(u64, u64)> {
 }
 
 /// Where to measure: a directory on a real disk, since fsync costs nothing on tmpfs.
-pub(crate) fn data_dir() -> &'static Path {
+pub fn data_dir() -> &'static Path {
     Path::new("/var/tmp")
 }
