@@ -76,7 +76,7 @@ impl LogWrite {
     }
 }
 
-/// What a log holds when it is opened.
+/// What a log holds when it is opened. [`LogReading`](crate::kept_log::LogReading) makes one of what a store reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Term and vote.

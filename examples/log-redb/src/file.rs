@@ -119,19 +119,24 @@ pub(crate) fn failed(doing: &str, error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// Makes a file that is whole or not there. redb makes one in several steps, and refuses one whose making was cut off.
-/// So it is made under another name; and the name itself is durable only when its directory is.
+/// So it is made under another name, and gets its own by a link, which takes no other file's place should two processes
+/// do this at once. The name is durable only when its directory is.
 fn create(path: &Path) -> Result<(), StoreError> {
     let unfinished = path.with_extension("unfinished");
     let make = || {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
-        FileBackend::new(file).map_err(redb::Error::from)
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&unfinished)?;
+        let backend = FileBackend::new(file)?;
+        // Only now: before it was locked it might have been somebody's.
+        backend.set_len(0)?;
+        Ok(backend)
     };
     let doing = format!("making {}", path.display());
     let backend = make().map_err(|error: redb::Error| failed(&doing, error))?;
     drop(DataFile::open_with(backend)?);
     let name = || {
         File::open(&unfinished)?.sync_all()?;
-        fs::rename(&unfinished, path)?;
+        fs::hard_link(&unfinished, path)?;
+        fs::remove_file(&unfinished)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
