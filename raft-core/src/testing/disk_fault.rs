@@ -1,6 +1,8 @@
 //! What can go wrong with a disk, as the labs of stores and state machines are asked for it.
 
-/// A fault that lasts from the moment it is asked for until the lab is told to mend the disk.
+/// A fault that lasts from the moment it is asked for until the lab is told to mend the disk. Others may come: a lab says
+/// that it cannot cause those that it does not know.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
     /// Every sync (`fsync`, `fdatasync`, `msync`) fails with `EIO`. As on Linux the system then takes the dirty pages

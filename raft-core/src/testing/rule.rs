@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 /// A rule that a port's author must keep, and why.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// A short name, to find the case and to run it alone.

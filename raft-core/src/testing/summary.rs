@@ -3,6 +3,7 @@
 use std::fmt;
 
 /// How much a case or a whole suite did.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Calls of the port that change something: writes, entries applied, messages sent.

@@ -157,6 +157,7 @@ impl FaultyDirectory {
             DiskFault::Full => "write:*:1+:enospc;create:*:1+:enospc;truncate:*:1+:enospc",
             DiskFault::SyncStalls => "sync:*:1+:stall;dirsync:*:1+:stall",
             DiskFault::ReadFails => return self.hide_tables(),
+            other => panic!("{other:?} is new: let the preload library cause it"),
         };
         replace_plan(&self.control, plan);
     }
