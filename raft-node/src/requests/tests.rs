@@ -92,7 +92,25 @@ fn cluster() -> ClusterStatus {
         caught_up_for: Some(Duration::from_millis(7)),
         unreachable: None,
     };
-    let silent = MemberStatus {
+    ClusterStatus {
+        answered_by: NodeName::new("n1"),
+        not_leader_view: Some("alone".into()),
+        cluster: Some(ClusterId(1 << 120)),
+        healthy: false,
+        reasons: vec!["n2 is silent".into()],
+        failure_tolerance: 1,
+        leader: Some(NodeName::new("n1")),
+        term: Term(4),
+        commit_index: Index(9),
+        last: LogId::new(Index(9), Term(4)),
+        members: vec![known, silent()],
+        membership: membership(),
+    }
+}
+
+/// A member that cannot be asked.
+fn silent() -> MemberStatus {
+    MemberStatus {
         member: member(2),
         voter: false,
         role: None,
@@ -114,20 +132,6 @@ fn cluster() -> ClusterStatus {
         promotes: true,
         caught_up_for: None,
         unreachable: Some("timed out".into()),
-    };
-    ClusterStatus {
-        answered_by: NodeName::new("n1"),
-        not_leader_view: Some("alone".into()),
-        cluster: Some(ClusterId(1 << 120)),
-        healthy: false,
-        reasons: vec!["n2 is silent".into()],
-        failure_tolerance: 1,
-        leader: Some(NodeName::new("n1")),
-        term: Term(4),
-        commit_index: Index(9),
-        last: LogId::new(Index(9), Term(4)),
-        members: vec![known, silent],
-        membership: membership(),
     }
 }
 
