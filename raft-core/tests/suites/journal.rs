@@ -198,7 +198,7 @@ impl Journal {
         if self.flaw == Flaw::ReordersSlices && writes.len() == 2 && writes[1].hard_state.is_none() {
             self.append(&LogWrite { hard_state: writes[0].hard_state, ..writes[1].clone() })?;
             self.append(&writes[0])?;
-            return self.device.sync_if(sync);
+            return self.file.sync();
         }
         for write in writes {
             if self.flaw == Flaw::DefersTruncations && write.truncate_from.is_some() && write.entries.is_empty() {
@@ -265,7 +265,7 @@ impl LogStore for Journal {
         }
         let truncates = writes.iter().any(|write| write.truncate_from.is_some());
         let refused = truncates && self.flaw == Flaw::RefusesTruncations;
-        let result = if refused { Err(errno(EIO)) } else { self.persist(writes) };
+        let result = if refused { Err(ErrorKind::Unsupported.into()) } else { self.persist(writes) };
         if let Err(error) = result {
             self.failed = self.flaw != Flaw::GoesOnAfterAFailedSync;
             return Err(store_error("writing", &error));
