@@ -21,7 +21,7 @@
 //! ```
 //!
 //! # What decoding checks
-//! Whatever bytes come in, decoding ends with a value or a named error, and allocates no more than the bytes are. What
+//! Whatever bytes come in, decoding ends with a value or a named error, and allocates a small multiple of them. What
 //! the core takes for granted is checked here: terms and indexes lie below their limits, entries follow each other and
 //! the entry before them ([`Span::of`]), and each payload fits its checksum, so that a bit that the sender's memory
 //! flipped reaches no other disk \[TH-LOG-CHECKSUM\]. **Not** checked, since only the connection knows: that

@@ -179,6 +179,16 @@ impl KeptLog {
         if last.index < self.base.index || last.index == Index::ZERO {
             return Err(refused(format!("a snapshot that ends with {last}, of a log that begins after {}", self.base)));
         }
+        if last.term == Term::ZERO || last.index >= Index::LIMIT || snapshot.configuration.index() > last.index {
+            return Err(refused(format!(
+                "a snapshot that ends with {last} and has a configuration of a later entry, or none"
+            )));
+        }
+        if self.term_at(self.commit).is_some_and(|committed| last.term < committed && last.index > self.commit) {
+            return Err(refused(format!(
+                "a snapshot that ends with {last}, of an earlier term than what is committed"
+            )));
+        }
         let held = self.term_at(last.index) == Some(last.term);
         if !held && last.index <= self.commit {
             let commit = self.commit;

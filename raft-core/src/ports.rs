@@ -54,8 +54,8 @@ pub struct LogWrite {
     /// The new term and vote, when they change.
     pub hard_state: Option<HardState>,
     /// The commit index known by now, when it has moved. A hint that saves a restarted node from waiting for a leader
-    /// before it replays; it never causes a write of its own. It may lie beyond the log's end, and then counts up to
-    /// that; a lower one than before changes nothing.
+    /// before it replays; it never causes a write of its own. One beyond the log's end, or below an earlier one, is
+    /// never asked for: a store may refuse it, or take it for the nearest that makes sense.
     pub commit: Option<Index>,
     /// A snapshot of the state takes the place of all entries up to its last one. Entries after it stay if the log
     /// holds that last one, and are dropped if it does not (Raft Figure 13, steps 6 and 7). When this is durable the
@@ -974,7 +974,8 @@ pub struct Peer {
     pub incarnation: Option<Incarnation>,
 }
 
-/// A peer as its handshake and certificate prove it.
+/// Who is at the other end of a connection. Its certificate proves the **name**; incarnation, cluster and id are its own
+/// word. Those of a peer fit what [`Transport::set_peers`] said; those of a guest were compared with nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteIdentity {
     /// Its name.
@@ -1185,6 +1186,8 @@ pub trait Transport: Send + Sync {
 ///     messages: SyncSender<PeerMessage>,
 ///     /// A set, since a transport may say so for each message that it drops.
 ///     unreachable: Mutex<BTreeSet<NodeId>>,
+///     /// As the configuration in force has them.
+///     members: Vec<RemoteIdentity>,
 /// }
 ///
 /// #[async_trait::async_trait]
@@ -1196,8 +1199,9 @@ pub trait Transport: Send + Sync {
 ///         self.unreachable.lock().unwrap().insert(peer);
 ///     }
 ///     async fn request(&self, from: RemoteIdentity, request: Bytes) -> Bytes {
-///         // Whoever may connect may ask: what it may have depends on `from`.
-///         if from.id.is_some() { request } else { "members only".into() }
+///         // Whoever may connect may ask. Its certificate proves its name; all else is its own word, until it is found
+///         // to be that of a member.
+///         if self.members.contains(&from) { request } else { "members only".into() }
 ///     }
 ///     fn snapshot(&self, offer: SnapshotOffer) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
 ///         Err(SnapshotError::Refused(format!("no room for {} chunks", offer.chunks)))
@@ -1205,7 +1209,7 @@ pub trait Transport: Send + Sync {
 /// }
 ///
 /// let (messages, _received) = sync_channel(1024);
-/// let node = Node { messages, unreachable: Mutex::default() };
+/// let node = Node { messages, unreachable: Mutex::default(), members: Vec::new() };
 /// node.unreachable(NodeId(2));
 /// assert!(node.unreachable.lock().unwrap().contains(&NodeId(2)));
 /// ```

@@ -54,8 +54,11 @@ impl Credentials {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = Arc::new(load_roots(&files.ca, &bytes.ca)?);
         let chain = load_certificates("peer.tls.cert", &files.cert, &bytes.cert)?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes.key)
-            .map_err(|error| unreadable("peer.tls.key", &files.key, &error))?;
+        // What the error shows of the file may be the key itself.
+        let key = PrivateKeyDer::from_pem_slice(&bytes.key).map_err(|_| {
+            let problem = format!("{} holds no private key in PEM that can be read", files.key.display());
+            SetupError::new("peer.tls.key", problem, READABLE)
+        })?;
         let expires = end_of(&chain[0]).map_err(|error| {
             let problem = format!("{} cannot be read as a certificate: {error}", files.cert.display());
             SetupError::new("peer.tls.cert", problem, "issue the certificates anew")

@@ -537,6 +537,12 @@ impl NodeHandle {
         handovers::drain(&self.shared).await
     }
 
+    /// Has the others count this node as gone, since it is going to stop whatever they say.
+    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+    pub(crate) fn leave(&self) {
+        self.shared.cleared.store(true, Ordering::SeqCst);
+    }
+
     /// Takes back [`NodeHandle::drain`]. A node that is stopping goes on stopping.
     pub async fn end_drain(&self) {
         handovers::end_drain(&self.shared).await;
@@ -562,6 +568,8 @@ impl NodeHandle {
     /// When something could not be made durable, or the node had failed before.
     pub async fn stop(&self) -> Result<(), StopError> {
         let shared = &self.shared;
+        // Whatever others are told from now on, they do not count on this node.
+        shared.cleared.store(true, Ordering::SeqCst);
         if !shared.draining.load(Ordering::Acquire) {
             self.drain().await;
         }

@@ -142,6 +142,7 @@ impl Product {
     /// # Errors
     /// When the node had failed before, or something could not be made durable.
     pub async fn stop(self) -> Result<(), StopError> {
+        self.node.leave();
         // Clients are served until another node leads.
         self.node.drain().await;
         self.client.stop().await;

@@ -1,8 +1,8 @@
 //! Whether a node may stop: whether the other voters are a quorum without it.
 //!
 //! Several nodes may ask at once, as when all of a machine room is drained. Each of them would find the others up. So a
-//! node that was told that it may stop says so in its reports, and is counted as gone; it says so **before** it asks, and
-//! takes it back when the answer is no. Of two that ask at once at least one sees the other, then. So that they do not hold
+//! node that was told that it may stop says so in its reports, and is counted as gone; it says so **before** it asks the
+//! time that counts, and takes it back when the answer is no. Of two that ask at once at least one sees the other, then. So that they do not hold
 //! each other up for ever, one that is drained and has the lesser name comes first.
 
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use raft_core::types::NodeName;
 
 use crate::cluster_view::{HEALTHY_LAG_ENTRIES_MAX, cluster_status};
 use crate::shared::Shared;
-use crate::status::{ClusterStatus, Departure, MemberStatus};
+use crate::status::{ClusterStatus, Departure, MemberStatus, Phase};
 
 /// How far this node is on its way to a stop.
 pub(crate) fn departure(shared: &Shared) -> Departure {
-    if shared.cleared.load(Ordering::SeqCst) {
+    let stopping = matches!(*shared.phase.borrow(), Phase::Stopping | Phase::Stopped);
+    if stopping || shared.cleared.load(Ordering::SeqCst) {
         Departure::Cleared
     } else if shared.draining.load(Ordering::SeqCst) {
         Departure::Drained
@@ -40,13 +41,38 @@ pub(crate) async fn clear(shared: &Arc<Shared>, timeout: Duration) -> Vec<String
     if !shared.draining.load(Ordering::SeqCst) {
         return vec!["it is not drained; drain it first (POST /v1/node/drain)".into()];
     }
-    shared.cleared.store(true, Ordering::SeqCst);
-    let reasons = reasons(shared, timeout).await;
-    // A drain that was ended meanwhile has ended this too.
-    if !reasons.is_empty() || !shared.draining.load(Ordering::SeqCst) {
-        shared.cleared.store(false, Ordering::SeqCst);
+    let _turn = shared.clear_turn.lock().await;
+    // What was said once holds: whoever heard it may be on its way.
+    if shared.cleared.load(Ordering::SeqCst) {
+        return Vec::new();
     }
+    // Nodes that have to wait do not hold up those whose turn it is.
+    let first = reasons(shared, timeout).await;
+    if !first.is_empty() {
+        return first;
+    }
+    // Takes it back when nobody waits for the answer any more.
+    let mut claim = Claim { shared, granted: false };
+    shared.cleared.store(true, Ordering::SeqCst);
+    let mut reasons = reasons(shared, timeout).await;
+    if !shared.draining.load(Ordering::SeqCst) {
+        reasons.push("its drain was ended meanwhile".into());
+    }
+    claim.granted = reasons.is_empty();
     reasons
+}
+
+struct Claim<'a> {
+    shared: &'a Shared,
+    granted: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.granted {
+            self.shared.cleared.store(false, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Why the cluster of `status` would have no quorum without `own`.

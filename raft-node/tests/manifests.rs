@@ -108,9 +108,14 @@ fn the_objects_are_what_a_cluster_of_this_kind_needs() {
             .collect();
         assert_eq!(hook[..3], ["/raft-node", "pre-stop", "--max-wait"]);
         let seconds: u64 = hook[3].strip_suffix('s').unwrap().parse().unwrap();
-        assert!(seconds + 20 <= pod["terminationGracePeriodSeconds"].as_u64().unwrap(), "{overlay}");
+        assert!(seconds + 60 <= pod["terminationGracePeriodSeconds"].as_u64().unwrap(), "{overlay}");
         let policy = object(&objects, "NetworkPolicy").to_string();
         assert!(policy.contains(r#""port":7082,"protocol":"UDP""#), "{overlay}: {policy}");
+        let egress = object(&objects, "NetworkPolicy")["spec"]["egress"].as_array().unwrap();
+        let names = egress.iter().find(|rule| rule["ports"][0]["port"] == 53).unwrap();
+        let servers = &names["to"][0]["podSelector"];
+        assert_eq!(servers["matchLabels"], Value::Null, "{overlay}: no server of names has the labels of a node");
+        assert_eq!(servers["matchExpressions"][0]["values"][0], "kube-dns");
         let peers = objects.iter().find(|object| object["metadata"]["name"] == "raft-peers").unwrap();
         assert_eq!(peers["spec"]["publishNotReadyAddresses"], true);
         assert_eq!(peers["spec"]["ports"][0]["protocol"], "UDP");

@@ -37,11 +37,15 @@ impl LogStore for RedbStore {
     fn compact(&mut self, group: GroupId, upto: Index) -> Result<(), StoreError> {
         self.unless_failed(|store| {
             let Some(change) = store.log(group)?.compact(upto)? else { return Ok(()) };
-            let value = encode_beginning(group, &store.log(group)?.beginning());
+            let log = store.log(group)?;
+            let beginning = encode_beginning(group, &log.beginning());
+            // The commit index that allows it may have come with a write that changed nothing else.
+            let hard_state = encode_hard_state(group, log.hard_state(), log.commit());
             // Not synced here: it is durable with the next write, and until then the old beginning is as good.
             store.file.write("compacting the log", Durability::None, |transaction| {
                 drop_entries(&mut transaction.open_table(ENTRIES)?, group, change)?;
-                transaction.open_table(BEGINNINGS)?.insert(group.0, value.as_slice())?;
+                transaction.open_table(HARD_STATES)?.insert(group.0, hard_state.as_slice())?;
+                transaction.open_table(BEGINNINGS)?.insert(group.0, beginning.as_slice())?;
                 Ok(())
             })
         })

@@ -194,9 +194,9 @@ fn deliver(shared: &Shared, body: Bytes, remote: &RemoteIdentity, admission: Adm
 
 /// Answers one request after the other.
 async fn answer(shared: &Shared, mut connection: Connection, remote: &RemoteIdentity) -> io::Result<()> {
-    connection.silence = IDLE_MAX;
+    connection.allow(IDLE_MAX);
     loop {
-        let (kind, request) = connection.next().await?;
+        let (kind, request) = connection.next_from_now().await?;
         if kind != kind::REQUEST {
             return Err(fault(format!("a frame of kind {kind} in the place of a request")));
         }

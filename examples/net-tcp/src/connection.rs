@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raft_core::codec::{Frames, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsStream;
 
 /// What is written or read at once: each piece may take as long as nothing may move.
@@ -48,6 +48,8 @@ pub(crate) struct Connection {
     pub(crate) stream: TlsStream<TcpStream>,
     /// How long nothing may move, either way.
     pub(crate) silence: Duration,
+    /// Since when nothing came. Kept here: who waits for a frame beside other things begins to wait again and again.
+    heard: Instant,
     frames: Frames,
     frame_bytes_max: usize,
 }
@@ -58,7 +60,12 @@ pub(crate) fn fault(why: impl Display) -> io::Error {
 
 impl Connection {
     pub(crate) fn new(stream: TlsStream<TcpStream>, silence: Duration, frame_bytes_max: usize) -> Self {
-        Self { stream, silence, frames: Frames::new(frame_bytes_max), frame_bytes_max }
+        Self { stream, silence, heard: Instant::now(), frames: Frames::new(frame_bytes_max), frame_bytes_max }
+    }
+
+    /// From now on nothing may move for this long.
+    pub(crate) fn allow(&mut self, silence: Duration) {
+        (self.silence, self.heard) = (silence, Instant::now());
     }
 
     /// Sends one frame. Not to be dropped half way but with the connection.
@@ -79,6 +86,12 @@ impl Connection {
         timeout(self.silence, self.stream.flush()).await.map_err(stuck)?
     }
 
+    /// The next frame, for whoever was busy with something else until now.
+    pub(crate) async fn next_from_now(&mut self) -> io::Result<(u8, Bytes)> {
+        self.heard = Instant::now();
+        self.next().await
+    }
+
     /// The next frame. May be dropped while it waits.
     pub(crate) async fn next(&mut self) -> io::Result<(u8, Bytes)> {
         loop {
@@ -86,15 +99,19 @@ impl Connection {
                 return Ok(frame);
             }
             self.frames.buffer().reserve(PIECE_BYTES);
-            let read = timeout(self.silence, self.stream.read_buf(self.frames.buffer())).await;
+            let read = timeout_at(self.heard + self.silence, self.stream.read_buf(self.frames.buffer())).await;
             if read.map_err(|_| fault(format!("nothing came for {:?}", self.silence)))?? == 0 {
                 return Err(fault("the other side has closed it"));
             }
+            self.heard = Instant::now();
         }
     }
 
     /// Whether nothing comes and it is not closed, as it has to be between two requests.
     pub(crate) async fn is_quiet(&mut self) -> bool {
+        if !self.frames.buffer().is_empty() {
+            return false;
+        }
         tokio::select! { biased; _ = self.stream.read_u8() => false, () = std::future::ready(()) => true }
     }
 }

@@ -247,7 +247,7 @@ impl Link {
             Some(connection) => connection,
             None => self.dial(shared, ASK).await?.0,
         };
-        connection.silence = time;
+        connection.allow(time);
         connection.send_marking(kind::REQUEST, request, sent).await?;
         let (kind, answer) = connection.next().await?;
         if kind != kind::ANSWER {

@@ -32,7 +32,7 @@ pub(crate) async fn send(
     if member != Some(offer.to) {
         return Err(SnapshotError::Interrupted(format!("{} is no member of this cluster", link.peer.name)));
     }
-    connection.silence = shared.settings.snapshot_stall_timeout;
+    connection.allow(shared.settings.snapshot_stall_timeout);
     connection.send(kind::OFFER, &codec::encode_offer(&offer)).await.map_err(interrupted)?;
     let (mut sent, mut wanted, mut on_their_way) = (SnapshotSent::default(), VecDeque::new(), 0_u32);
     loop {
@@ -47,7 +47,7 @@ pub(crate) async fn send(
             (sent.chunks, sent.bytes) = (sent.chunks + 1, sent.bytes + bytes.len() as u64);
             on_their_way += 1;
         }
-        let (kind, mut body) = connection.next().await.map_err(interrupted)?;
+        let (kind, mut body) = connection.next_from_now().await.map_err(interrupted)?;
         let text = || String::from_utf8_lossy(&body).into_owned();
         match kind {
             kind::BEAT => {}
@@ -62,8 +62,12 @@ pub(crate) async fn send(
             }
             kind::WANTED => {
                 while body.len() >= 8 {
-                    // As many as there are, whatever is asked for.
-                    wanted.extend(body.get_u32()..body.get_u32().min(offer.chunks));
+                    let range = body.get_u32()..body.get_u32().min(offer.chunks);
+                    // What it asks for is held in memory here.
+                    if wanted.len() + range.len() > offer.chunks as usize {
+                        return Err(SnapshotError::Interrupted("it asks for more chunks than there are".into()));
+                    }
+                    wanted.extend(range);
                 }
             }
             other => return Err(SnapshotError::Interrupted(format!("a frame of kind {other} in a transfer"))),
@@ -72,8 +76,8 @@ pub(crate) async fn send(
 }
 
 pub(crate) async fn receive(shared: &Shared, mut connection: Connection, admission: Admission) -> io::Result<()> {
-    connection.silence = shared.settings.snapshot_stall_timeout;
-    let (kind::OFFER, body) = connection.next().await? else { return Err(fault("no offer")) };
+    connection.allow(shared.settings.snapshot_stall_timeout);
+    let (kind::OFFER, body) = connection.next_from_now().await? else { return Err(fault("no offer")) };
     let offer = codec::decode_offer(body).map_err(fault)?;
     let checked = shared.state.lock().roster.check(admission, offer.from, offer.to);
     if let Err(reason) = checked {
@@ -99,7 +103,7 @@ pub(crate) async fn receive(shared: &Shared, mut connection: Connection, admissi
         connection.send(kind::WANTED, &ranges.flatten().collect::<Vec<_>>()).await?;
         let mut due: u64 = missing.iter().map(|range| u64::from(range.end - range.start)).sum();
         while due > 0 {
-            let mut body = match connection.next().await? {
+            let mut body = match connection.next_from_now().await? {
                 (kind::CHUNK, body) if body.len() >= 4 => body,
                 (kind::BEAT, _) => continue,
                 (kind, _) => return Err(fault(format!("a frame of kind {kind} in a transfer"))),

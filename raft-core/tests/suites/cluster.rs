@@ -104,7 +104,7 @@ fn each_flaw_of_the_journal_is_refused_by_the_rule_that_it_breaks() {
         (Flaw::WritesBehindATornEnd, "a-log-keeps-term-and-vote"),
         (Flaw::IgnoresFailedSyncs, "a-log-keeps-what-it-acknowledged"),
         (Flaw::IgnoresAFullDisk, "a-log-keeps-what-it-acknowledged"),
-        (Flaw::InstallsInTwoSteps, "a-log-holds-nothing-else"),
+        (Flaw::InstallsInTwoSteps, "a-log-keeps-term-and-vote"),
         (Flaw::RefusesTruncations, "a-log-on-a-working-disk-takes-every-write"),
         (Flaw::ReportsALoss, "no-loss-is-reported-where-nothing-was-lost"),
         (Flaw::CompactsInTwoSteps, "a-node-starts-again"),

@@ -28,7 +28,14 @@ fn files_that_do_not_fit_are_named() {
     std::fs::write(&garbage, "not PEM").unwrap();
     assert_eq!(refused(config(TlsFiles { ca: garbage.clone(), ..good.clone() })).setting, "peer.tls.ca");
     assert_eq!(refused(config(TlsFiles { cert: garbage.clone(), ..good.clone() })).setting, "peer.tls.cert");
-    assert_eq!(refused(config(TlsFiles { key: garbage, ..good.clone() })).setting, "peer.tls.key");
+    assert_eq!(refused(config(TlsFiles { key: garbage.clone(), ..good.clone() })).setting, "peer.tls.key");
+    // A key whose line ends were lost on the way, as in a variable: no error may show it.
+    std::fs::write(&garbage, "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0\\n-----END PRIVATE KEY-----").unwrap();
+    let error = refused(config(TlsFiles { key: garbage, ..good.clone() }));
+    assert!(
+        !format!("{error} {error:?}").contains("c2VjcmV0") && !format!("{error:?}").contains("99, 50"),
+        "{error:?}"
+    );
 
     let other = authority.node(CLUSTER, "n2");
     let error = refused(config(TlsFiles { key: other.key, ..good.clone() }));

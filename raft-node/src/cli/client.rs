@@ -162,8 +162,10 @@ impl Client {
     /// What the first endpoint answers, whatever its status: probes are no problem details.
     pub(crate) async fn plain(&self, target: &str) -> Result<(StatusCode, String), CliError> {
         let endpoint = self.endpoints.first().ok_or_else(|| CliError::new(Exit::Usage, "no address is given"))?;
+        // Whether nobody listens there, or somebody who is slow.
         let unavailable = |error: reqwest::Error| {
-            CliError::new(Exit::Unavailable, format!("{endpoint} gave no answer: {}", chain(&error)))
+            let exit = if error.is_connect() && !error.is_timeout() { Exit::Unavailable } else { Exit::Failed };
+            CliError::new(exit, format!("{endpoint} gave no answer: {}", chain(&error)))
         };
         let response = self.http.get(format!("{endpoint}{target}")).send().await.map_err(unavailable)?;
         let status = response.status();

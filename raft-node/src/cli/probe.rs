@@ -30,35 +30,18 @@ impl PreStopArgs {
     pub(crate) async fn run(self) -> Result<(), CliError> {
         let begin = Instant::now();
         let client = Client::new(&self.endpoints)?;
-        let node: NodeView = match client.once(&Call::get("/v1/node")).await {
-            Ok(reply) => reply.json()?,
-            // Nobody is there to be waited for.
-            Err(error) if error.exit == Exit::Unavailable => {
-                return output::line(format!("the node does not answer, so nothing is waited for: {error}"));
-            }
-            Err(error) => return Err(error),
-        };
-        if node.removed.is_some() {
-            return output::line(format!("{} was removed from its cluster and may stop", node.name));
-        }
-        let drain = Call { method: Method::POST, ..Call::get("/v1/node/drain") };
-        let drained: DrainView = client.once(&drain).await?.json()?;
-        let leader = drained.leader.as_deref().unwrap_or("nobody");
-        output::line(format!("{} is drained; {leader} leads", node.name))?;
-        let ask = Call { method: Method::POST, ..Call::get("/v1/node/restart-safe?timeout=2s") };
-        let mut told = String::new();
+        let (mut drained, mut told) = (false, String::new());
         loop {
-            let error = match client.once(&ask).await {
-                Ok(reply) => {
-                    reply.json::<RestartView>()?;
-                    let waited = begin.elapsed().as_secs_f64();
-                    return output::line(format!("{} may stop, after {waited:.1} s", node.name));
+            let error = match step(&client, &mut drained).await {
+                Ok(Some(end)) => {
+                    return output::line(format!("{end}, after {:.1} s", begin.elapsed().as_secs_f64()));
                 }
+                Ok(None) => continue,
                 Err(error) => error,
             };
             if begin.elapsed() >= self.max_wait {
                 let limit = humantime::format_duration(self.max_wait);
-                let message = format!("{} must not stop yet, and --max-wait {limit} is over: {error}", node.name);
+                let message = format!("the node must not stop yet, and --max-wait {limit} is over: {error}");
                 return Err(CliError::new(Exit::StopUnsafe, message));
             }
             let reason = error.to_string();
@@ -66,8 +49,44 @@ impl PreStopArgs {
                 output::line(format!("waits: {reason}"))?;
                 told = reason;
             }
-            tokio::time::sleep(PAUSE.min(self.max_wait.saturating_sub(begin.elapsed()))).await;
+            // Nodes that ask at once shall not go on doing so.
+            let pause = PAUSE + Duration::from_millis(u64::from(std::process::id() % 250));
+            tokio::time::sleep(pause.min(self.max_wait.saturating_sub(begin.elapsed()))).await;
         }
+    }
+}
+
+/// The next step towards the end: what the end is, nothing when there is another step, or why to try again. Whatever the
+/// node says or does not say, only when nobody listens there is there nobody to wait for.
+async fn step(client: &Client, drained: &mut bool) -> Result<Option<String>, CliError> {
+    if !*drained {
+        let (status, text) = match client.plain("/v1/node").await {
+            Err(error) if error.exit == Exit::Unavailable => {
+                return Ok(Some(format!("the node does not answer, so nothing is waited for: {error}")));
+            }
+            answered => answered?,
+        };
+        if !status.is_success() {
+            return Err(CliError::failed(format!("the node answers {status}")));
+        }
+        let node: NodeView = serde_json::from_str(&text).map_err(CliError::failed)?;
+        if node.removed.is_some() {
+            return Ok(Some(format!("{} was removed from its cluster and may stop", node.name)));
+        }
+        let drain = Call { method: Method::POST, ..Call::get("/v1/node/drain") };
+        let view: DrainView = client.once(&drain).await?.json()?;
+        *drained = true;
+        output::line(format!("{} is drained; {} leads", node.name, view.leader.as_deref().unwrap_or("nobody")))?;
+        return Ok(None);
+    }
+    let ask = Call { method: Method::POST, ..Call::get("/v1/node/restart-safe?timeout=2s") };
+    match client.once(&ask).await {
+        Ok(reply) => reply.json::<RestartView>().map(|_| Some("the node may stop".to_owned())),
+        // It has ended by itself meanwhile.
+        Err(error) => match client.plain("/v1/node").await {
+            Err(gone) if gone.exit == Exit::Unavailable => Ok(Some(format!("the node has gone: {gone}"))),
+            _ => Err(error),
+        },
     }
 }
 

@@ -129,6 +129,9 @@ impl Tls {
             return Ok(false);
         }
         let fresh = Self::load(settings, files, contents)?;
+        if fresh.expires <= SystemTime::now() {
+            return Err(unusable("client.tls.cert", &files.cert, "it has expired"));
+        }
         *self.0.current.write() = fresh;
         Ok(true)
     }
@@ -152,11 +155,9 @@ impl Tls {
     fn load(settings: &ClientSettings, files: &TlsFiles, contents: Vec<Vec<u8>>) -> Result<Current, TlsError> {
         let chain = certificates("client.tls.cert", &files.cert, &contents[0])?;
         let expires = end_of(&chain[0]).map_err(|reason| unusable("client.tls.cert", &files.cert, reason))?;
-        if expires <= SystemTime::now() {
-            return Err(unusable("client.tls.cert", &files.cert, "it has expired"));
-        }
         let key = PrivateKeyDer::from_pem_slice(&contents[1])
-            .map_err(|error| unusable("client.tls.key", &files.key, error))?;
+            // What the error shows of the file may be the key itself.
+            .map_err(|_| unusable("client.tls.key", &files.key, "it holds no private key in PEM that can be read"))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()

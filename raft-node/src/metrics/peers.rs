@@ -48,6 +48,9 @@ impl PeerMetrics {
     }
 
     pub(super) fn show(&self, status: &NodeStatus) {
+        // Of a node that is no peer any more nothing is shown.
+        self.connected.reset();
+        self.rtt_seconds.reset();
         for (name, peer) in &status.peers {
             let labels = &[name.as_str()];
             self.connected.with_label_values(labels).set(i64::from(peer.connected));

@@ -8,7 +8,7 @@ use super::rules::SNAPSHOT_NAMES;
 use super::world::{What, World};
 use crate::snapshot::{SnapshotMeta, Transfer};
 use crate::status::Role;
-use crate::types::{LogId, NodeId, SnapshotId, Term};
+use crate::types::{Index, LogId, NodeId, SnapshotId, Term};
 
 /// Pieces that a snapshot is sent in.
 const PIECES: usize = 6;
@@ -132,10 +132,12 @@ impl World<'_> {
 
     /// What else is kept is of the state that this one has replaced.
     pub(super) fn keep_only(&mut self, id: NodeId, snapshot: SnapshotId) {
+        let process = self.nodes[&id].process.as_ref();
+        let applied = process.map_or(Index::ZERO, |process| process.machine.applied().index);
         self.sendings.retain(|_, sending| sending.from != id || sending.id == snapshot);
         self.node(id).snapshots.retain(|kept| {
-            // The next one may be here already.
-            let stays = kept.meta.id >= snapshot;
+            // The next one may be here already, whoever took it.
+            let stays = kept.meta.id == snapshot || kept.meta.last.index > applied;
             if !stays {
                 let _ = fs::remove_dir_all(&kept.directory);
             }

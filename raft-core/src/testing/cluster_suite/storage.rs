@@ -78,7 +78,13 @@ impl World<'_> {
             self.tally.writes += writes.len() as u64;
             if inside {
                 self.tell(format!("{id} loses power inside a slice of {} writes", writes.len()));
-                self.node(id).in_doubt = writes;
+                let node = self.node(id);
+                if result.is_ok() {
+                    // A slice that is acknowledged is durable, whatever became of the power meanwhile.
+                    writes.iter().for_each(|write| node.ledger.apply(write));
+                } else {
+                    node.in_doubt = writes;
+                }
                 return self.power_is_gone(id, Inside::Log);
             }
             if let Err(error) = result {

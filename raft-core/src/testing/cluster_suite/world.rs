@@ -21,8 +21,9 @@ pub(super) type Waiter = u64;
 
 /// Lines of the story that a failure tells.
 const STORY_LINES: usize = 40;
-/// A run with more events than this does not end by itself.
+/// A run with more events than this, or than so many for each of its calls, does not end by itself.
 const EVENTS_MAX: u64 = 3_000_000;
+const EVENTS_PER_CALL_MAX: u64 = 5_000;
 
 /// What will happen. `life` is the process that it is meant for.
 pub(super) enum What {
@@ -152,7 +153,8 @@ impl<'a> World<'a> {
         let Some(((at, _), what)) = self.queue.pop_first() else { return };
         self.now = self.now.max(at);
         self.tally.events += 1;
-        assert!(self.tally.events < EVENTS_MAX, "a run of {EVENTS_MAX} events does not end by itself");
+        let most = EVENTS_MAX.max(self.plan.calls.saturating_mul(EVENTS_PER_CALL_MAX));
+        assert!(self.tally.events < most, "a run of {most} events does not end by itself");
         if let Some(id) = what.node() {
             let node = &self.nodes[&id];
             if node.frozen_until > self.now {

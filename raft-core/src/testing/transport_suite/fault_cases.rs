@@ -113,6 +113,12 @@ fn stalled_peer(bench: &mut Bench) -> CaseFuture<'_> {
 /// Sends into a cut until the sender is told, and demands that none of it arrives.
 async fn send_in_vain(bench: &mut Bench, from: &Member, to: &Member, base: u64) {
     let told = from.inbound.times_unreachable(to.id);
+    // First a few words and no more: who has little to say must learn of it too, and no lane is full then.
+    for round in 0..3 {
+        from.transport.send(to.id, heartbeat(from, to, round));
+    }
+    let silence = format!("{} to notice without a further word that {} hears nothing", from.name, to.name);
+    bench.until(&silence, || from.inbound.times_unreachable(to.id) > told || !from.is_connected_to(to)).await;
     let mut number = base;
     bench
         .until(&format!("the word at {} that {} is unreachable", from.name, to.name), || {
