@@ -121,7 +121,10 @@ pub trait SmallState: Send + Sync + Sized + 'static {
     fn query(&self, query: &[u8]) -> Result<Bytes, String>;
 
     /// The state as bytes, all of it: what is missing here is gone after a restart or a snapshot. Equal states must
-    /// have equal bytes (use a `BTreeMap`): replicas compare them by [`SmallState::digest`].
+    /// have equal bytes (use a `BTreeMap`): replicas compare them by [`SmallState::digest`]. While a cluster is upgraded, old
+    /// and new programs must give the same bytes for the same state, or the fewer of them are fenced at the next mark, and
+    /// the old ones cannot read the snapshots of the new ones: write another encoding only once a **command** has switched
+    /// it on, which you send when all nodes run the new program.
     fn encode(&self) -> Vec<u8>;
 
     /// The state that these bytes are of. They are what [`SmallState::encode`] gave, perhaps of an earlier version of
