@@ -122,7 +122,13 @@ fn faults_are_what_they_are_called() {
 #[test]
 fn connections_are_broken_on_demand_and_forgotten_when_they_end() {
     let mut broken = pair(5);
-    assert_eq!(broken.relay.break_all(), 1);
+    // Who was accepted may know of the connection a moment before the relay carries it.
+    let mut looks = 0;
+    while broken.relay.break_all() == 0 {
+        looks += 1;
+        assert!(looks < 3000, "there is no connection to break");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert!(ended(&mut broken.accepted) && ended(&mut broken.dialed));
 
     let Pair { relay, dialed, mut accepted, .. } = pair(6);
