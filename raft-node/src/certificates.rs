@@ -19,12 +19,15 @@ const PEER: &str = "peer";
 /// The certificate for clients.
 const CLIENT: &str = "client";
 
+/// Judges the names in a certificate.
+pub(crate) type Names = Arc<dyn Fn(&CertificateDer<'_>) -> Result<(), SetupError> + Send + Sync>;
+
 /// What is looked at.
 pub(crate) struct Watched {
     pub(crate) node: NodeHandle,
     pub(crate) transport: Arc<QuicTransport>,
     /// Whether a certificate names this node, as at the start.
-    pub(crate) names: Arc<dyn Fn(&CertificateDer<'_>) -> Result<(), SetupError> + Send + Sync>,
+    pub(crate) names: Names,
     pub(crate) client: Option<Tls>,
 }
 
