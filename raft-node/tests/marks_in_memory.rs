@@ -46,7 +46,9 @@ async fn passed(cluster: &Cluster, mark: Index) {
     }
 }
 
+/// The entry as the node's log has it. The others may have made it durable, and so acknowledged it, before this one.
 async fn entry(node: &NodeHandle, index: Index) -> Entry {
+    eventually("the node's own log has the entry", async || node.entries(index, 1).await.is_ok()).await;
     node.entries(index, 1).await.unwrap().remove(0)
 }
 
