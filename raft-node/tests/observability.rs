@@ -18,7 +18,7 @@ use support::{BINARY, TestCluster, await_that, cli, command};
 const ONLY_AT_TIMES: &[&str] = &[
     // While a snapshot is taken or travels.
     "raft_snapshot_progress_ratio",
-    // From the first refusal, drop or failure on.
+    // From the first one on.
     "raft_transport_refusals_total",
     "raft_inbound_dropped_total",
 ];
