@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
-use support::http::call;
+use support::http::{Reply, call};
 use support::{BINARY, TestCluster, await_that, cli, command};
 
 /// Series that a healthy cluster does not have: their cases in `rules.test.yaml` are all there is to them.
@@ -126,16 +126,33 @@ impl Prometheus {
     fn query(&self, query: &str) -> Vec<Value> {
         let path = format!("/api/v1/query?query={}", percent(query));
         let reply = call(&self.address, "GET", &path, &[], b"").expect("Prometheus answers");
-        let answer = reply.json();
+        let answer = json(&reply);
         assert_eq!(answer["status"], "success", "{query}: {answer}");
         answer["data"]["result"].as_array().unwrap().clone()
     }
 
     fn rules(&self) -> Vec<Value> {
         let reply = call(&self.address, "GET", "/api/v1/rules", &[], b"").expect("Prometheus answers");
-        let groups = reply.json()["data"]["groups"].as_array().unwrap().clone();
+        let groups = json(&reply)["data"]["groups"].as_array().unwrap().clone();
         groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
     }
+}
+
+/// An answer of Prometheus, which sends long ones in chunks (RFC 9112, section 7.1).
+fn json(reply: &Reply) -> Value {
+    if reply.header("transfer-encoding") != Some("chunked") {
+        return reply.json();
+    }
+    let (mut body, mut rest) = (Vec::new(), &reply.body[..]);
+    while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let length = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
+        if length == 0 {
+            break;
+        }
+        body.extend_from_slice(&rest[end + 2..end + 2 + length]);
+        rest = &rest[end + 4 + length..];
+    }
+    serde_json::from_slice(&body).unwrap()
 }
 
 fn percent(text: &str) -> String {
