@@ -181,7 +181,7 @@ impl KeptLog {
         }
         if last.term == Term::ZERO || last.index >= Index::LIMIT || snapshot.configuration.index() > last.index {
             return Err(refused(format!(
-                "a snapshot that ends with {last} and has a configuration of a later entry, or none"
+                "a snapshot that ends with {last} and has no term, an index beyond the limit, or a configuration of a later entry"
             )));
         }
         if self.term_at(self.commit).is_some_and(|committed| last.term < committed && last.index > self.commit) {

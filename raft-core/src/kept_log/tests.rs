@@ -142,6 +142,9 @@ fn what_no_log_allows_is_refused_by_its_reason() {
     let install = |snapshot| LogWrite { snapshot: Some(snapshot), ..LogWrite::default() };
     let mut damaged = entry(5, 2, 3);
     damaged.payload = Payload::with_checksum(Bytes::from_static(b"abc"), 7);
+    let context = (NodeId(1), Bytes::from_static(b"x"));
+    let later = Configuration::new([NodeId(1)]).with_contexts(Index(10), &[context]).unwrap();
+    let of_later = SnapshotMeta { configuration: later, ..snapshot(9, 2) };
     for (write, wanted) in [
         (append(entry(6, 2, 0)), "entry 6@2 stands where index 5 belongs"),
         (append(entry(4, 2, 0)), "entry 4@2 stands where index 5 belongs"),
@@ -156,6 +159,9 @@ fn what_no_log_allows_is_refused_by_its_reason() {
         (vote(hard_state(2, None)), "after HardState"),
         (install(snapshot(2, 2)), "a snapshot that ends with 2@2, which is not what was committed up to 2"),
         (install(SnapshotMeta::default()), "a snapshot that ends with 0@0, of a log that begins after 1@1"),
+        (install(snapshot(9, 0)), "a snapshot that ends with 9@0 and has no term"),
+        (install(snapshot(Index::LIMIT.0, 3)), "has no term, an index beyond the limit"),
+        (install(of_later), "a snapshot that ends with 9@2 and has no term"),
     ] {
         let refusal = log.clone().write(&write).unwrap_err().to_string();
         assert!(refusal.starts_with("refused to write: ") && refusal.contains(wanted), "{refusal}, wanted {wanted}");
@@ -164,6 +170,12 @@ fn what_no_log_allows_is_refused_by_its_reason() {
     assert!(refusal.contains("a compaction up to 3 of a log that is committed up to 2 and ends with 4@2"), "{refusal}");
     assert_eq!(log.compact(Index(1)).unwrap(), None);
     assert_eq!(log.clone().write(&none).unwrap(), Change::default());
+
+    // Terms never fall along a log, so what is committed shows that such a snapshot is of another one.
+    let mut committed = log.clone();
+    committed.write(&LogWrite { commit: Some(Index(4)), ..LogWrite::default() }).unwrap();
+    let refusal = committed.write(&install(snapshot(9, 1))).unwrap_err().to_string();
+    assert!(refusal.contains("9@1, of an earlier term than what is committed"), "{refusal}");
 }
 
 #[test]
