@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 
 use log_redb::{DataFile, RedbIdentity, RedbStore};
-use raft_core::ports::{LogStore, StoreError};
-use raft_core::types::{ClusterId, GroupId, LogId, NodeId, NodeName};
+use raft_core::ports::{LogStore, LogWrite, StoreError};
+use raft_core::testing::entry;
+use raft_core::types::{ClusterId, GroupId, HardState, Index, LogId, NodeId, NodeName, Term};
 use raft_node::parts::{AcceptedFounding, IdentityStore};
 
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -49,6 +50,27 @@ fn a_founding_is_accepted_once() {
 
     let identity = RedbIdentity::open(&DataFile::open(&path).unwrap(), NodeName::new("a")).unwrap();
     assert_eq!(identity.founding().unwrap(), Some(founding));
+}
+
+#[test]
+fn a_compaction_takes_the_commit_index_with_it_that_allows_it() {
+    let (_directory, path) = place();
+    let entries = (1..=3).map(|index| entry(index, 1, 10)).collect();
+    let term = Some(HardState { term: Term(1), vote: None });
+    {
+        let mut store = RedbStore::new(&DataFile::open(&path).unwrap());
+        store.recover(GroupId::FIRST).unwrap();
+        let append = LogWrite { group: GroupId::FIRST, hard_state: term, entries, ..LogWrite::default() };
+        store.write(&[append]).unwrap();
+        // A write that changes nothing else is not written.
+        store.write(&[LogWrite { group: GroupId::FIRST, commit: Some(Index(2)), ..LogWrite::default() }]).unwrap();
+        store.compact(GroupId::FIRST, Index(2)).unwrap();
+        // Another group's write makes the compaction durable.
+        store.recover(GroupId(7)).unwrap();
+        store.write(&[LogWrite { group: GroupId(7), hard_state: term, ..LogWrite::default() }]).unwrap();
+    }
+    let recovered = RedbStore::new(&DataFile::open(&path).unwrap()).recover(GroupId::FIRST).unwrap();
+    assert_eq!((recovered.base.index, recovered.commit), (Index(2), Index(2)));
 }
 
 #[test]
