@@ -538,9 +538,8 @@ impl NodeHandle {
     }
 
     /// Has the others count this node as gone, since it is going to stop whatever they say.
-    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
     pub(crate) fn leave(&self) {
-        self.shared.cleared.store(true, Ordering::SeqCst);
+        self.shared.leaving.store(true, Ordering::SeqCst);
     }
 
     /// Takes back [`NodeHandle::drain`]. A node that is stopping goes on stopping.
@@ -568,8 +567,7 @@ impl NodeHandle {
     /// When something could not be made durable, or the node had failed before.
     pub async fn stop(&self) -> Result<(), StopError> {
         let shared = &self.shared;
-        // Whatever others are told from now on, they do not count on this node.
-        shared.cleared.store(true, Ordering::SeqCst);
+        self.leave();
         if !shared.draining.load(Ordering::Acquire) {
             self.drain().await;
         }

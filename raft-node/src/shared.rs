@@ -95,7 +95,9 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Whether it was told that it may stop; see `stop_check`.
     pub(crate) cleared: AtomicBool,
-    /// Held by whoever asks for that: one after the other.
+    /// Whether it stops, whatever it was told.
+    pub(crate) leaving: AtomicBool,
+    /// Held by whoever asks whether it may: one after the other.
     pub(crate) clear_turn: tokio::sync::Mutex<()>,
     /// Held by whoever drains the node or ends that: one after the other, so that the later wish counts.
     pub(crate) drain_turn: tokio::sync::Mutex<()>,
@@ -194,6 +196,7 @@ impl Shared {
             log_backlog_bytes: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             cleared: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             clear_turn: tokio::sync::Mutex::default(),
             drain_turn: tokio::sync::Mutex::default(),
             view: Mutex::new(Arc::new(View { status: Status::default(), taken: Instant::now() })),

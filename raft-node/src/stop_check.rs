@@ -2,8 +2,9 @@
 //!
 //! Several nodes may ask at once, as when all of a machine room is drained. Each of them would find the others up. So a
 //! node that was told that it may stop says so in its reports, and is counted as gone; it says so **before** it asks the
-//! time that counts, and takes it back when the answer is no. Of two that ask at once at least one sees the other, then. So that they do not hold
-//! each other up for ever, one that is drained and has the lesser name comes first.
+//! time that counts, and takes it back when the answer is no. Of two that ask at once at least one sees the other, then.
+//! So that they do not hold each other up for ever, one that is drained and has the lesser name comes first. A node that
+//! stops whatever it was told is counted as gone from the first moment, and nothing takes that back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,12 +15,11 @@ use raft_core::types::NodeName;
 
 use crate::cluster_view::{HEALTHY_LAG_ENTRIES_MAX, cluster_status};
 use crate::shared::Shared;
-use crate::status::{ClusterStatus, Departure, MemberStatus, Phase};
+use crate::status::{ClusterStatus, Departure, MemberStatus};
 
 /// How far this node is on its way to a stop.
 pub(crate) fn departure(shared: &Shared) -> Departure {
-    let stopping = matches!(*shared.phase.borrow(), Phase::Stopping | Phase::Stopped);
-    if stopping || shared.cleared.load(Ordering::SeqCst) {
+    if shared.leaving.load(Ordering::SeqCst) || shared.cleared.load(Ordering::SeqCst) {
         Departure::Cleared
     } else if shared.draining.load(Ordering::SeqCst) {
         Departure::Drained
