@@ -20,6 +20,7 @@ mod reading;
 mod serve;
 mod shared;
 mod snapshots;
+mod tls;
 mod token;
 pub mod view;
 mod write;
@@ -32,8 +33,9 @@ use crate::handle::NodeHandle;
 
 pub use ops::ops_router;
 pub use problem::{Code, PROBLEM_BASE, Problem, ProblemBody, WriteOutcome};
-pub use serve::{Listener, ServeError, Tls, TlsError};
+pub use serve::{Listener, ServeError};
 pub use shared::HttpOptions;
+pub use tls::{Tls, TlsError};
 pub use token::{Token, TokenError};
 
 /// The routes for clients: `/v1/*`.
