@@ -339,7 +339,12 @@ async fn read_lane(
     let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     let mut messages = Vec::new();
     loop {
-        let Some(count) = stream.read_chunks(&mut pieces).await? else {
+        let read = stream.read_chunks(&mut pieces).await;
+        // What it carried is lost, and the connection would stay without it.
+        if matches!(read, Err(quinn::ReadError::Reset(_))) {
+            return Err(Malformed::Truncated.into());
+        }
+        let Some(count) = read? else {
             return if buffer.is_empty() { Ok(()) } else { Err(Malformed::Truncated.into()) };
         };
         for piece in &mut pieces[..count] {

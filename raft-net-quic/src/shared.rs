@@ -36,12 +36,12 @@ use crate::wire::close_code;
 use crate::wire::hello::Refusal;
 
 /// Bytes of one stream that may be on their way. Also what bulk can occupy of the connection's buffers.
-const STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 /// Bytes of one connection that may be on their way or unread: enough that appends and requests at their bounds leave
 /// room for votes and heartbeats.
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Streams of one direction that a peer may have open: one per lane, and room for a version that has more.
-const UNI_STREAMS_MAX: u32 = 8;
+pub(crate) const UNI_STREAMS_MAX: u32 = 8;
 /// Transfers of snapshots that a peer may have open, refused ones and ended ones that are not forgotten yet included.
 const SNAPSHOT_STREAMS_OPEN_MAX: u32 = 4;
 /// Bytes that may be sent before the first acknowledgement. Peers are few and near.

@@ -51,6 +51,16 @@ impl Credentials {
 
     /// Checks what the files hold.
     pub(crate) fn of(bytes: FileBytes, files: &TlsFiles) -> Result<Self, SetupError> {
+        Self::checked_by(check_own_chain, bytes, files)
+    }
+
+    /// Uses what the files hold, whoever would refuse it: what a stranger may come with.
+    #[cfg(test)]
+    pub(crate) fn unchecked(files: &TlsFiles) -> Result<Self, SetupError> {
+        Self::checked_by(|_, _, _, _| Ok(()), FileBytes::read(files)?, files)
+    }
+
+    fn checked_by(check: CheckOwn, bytes: FileBytes, files: &TlsFiles) -> Result<Self, SetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let roots = Arc::new(load_roots(&files.ca, &bytes.ca)?);
         let chain = load_certificates("peer.tls.cert", &files.cert, &bytes.cert)?;
@@ -71,7 +81,7 @@ impl Credentials {
                 "give the key that the certificate was issued for",
             )
         })?;
-        check_own_chain(&own, &roots, &provider, files)?;
+        check(&own, &roots, &provider, files)?;
         Self::build(provider, roots, own, &secret, expires, bytes.contents())
             .map_err(|error| SetupError::new("peer.tls.cert", error, "issue the certificates anew"))
     }
@@ -211,20 +221,33 @@ fn load_roots(path: &Path, bytes: &[u8]) -> Result<RootCertStore, SetupError> {
     Ok(roots)
 }
 
-/// A certificate that its own authority would refuse is found at the start, not by every peer.
+/// Judges the chain of this node's own certificate against the roots.
+type CheckOwn = fn(&CertifiedKey, &RootCertStore, &CryptoProvider, &TlsFiles) -> Result<(), SetupError>;
+
+/// A certificate that its own authority would refuse is found at the start, not by every peer: as the one that answers and
+/// as the one that dials, since every node does both.
 fn check_own_chain(
     own: &CertifiedKey,
     roots: &RootCertStore,
     provider: &CryptoProvider,
     files: &TlsFiles,
 ) -> Result<(), SetupError> {
-    let checked = own.end_entity_cert().and_then(ParsedCertificate::try_from).and_then(|leaf| {
-        let algorithms = provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, roots, &own.cert[1..], UnixTime::now(), algorithms)
-    });
-    checked.map_err(|error| {
+    let refuse = |error: &dyn std::fmt::Display, remedy| {
         let problem = format!("{} does not hold against peer.tls.ca: {error}", files.cert.display());
-        SetupError::new("peer.tls.cert", problem, "issue one that is valid now, by that authority")
+        SetupError::new("peer.tls.cert", problem, remedy)
+    };
+    let algorithms = provider.signature_verification_algorithms.all;
+    let (leaf, intermediates, now) = (&own.cert[0], &own.cert[1..], UnixTime::now());
+    let answers = ParsedCertificate::try_from(leaf)
+        .and_then(|leaf| verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms));
+    answers.map_err(|error| refuse(&error, "issue one that is valid now, by that authority"))?;
+    let dials = webpki::EndEntityCert::try_from(leaf).and_then(|leaf| {
+        let usage = webpki::KeyUsage::client_auth();
+        leaf.verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, None, None).map(|_| ())
+    });
+    dials.map_err(|error| {
+        let problem = format!("as a client's certificate: {error}");
+        refuse(&problem, "issue one for client authentication as well as for server authentication, or for any use")
     })
 }
 

@@ -12,15 +12,19 @@ use crate::{Limits, SetupError};
 
 /// A QUIC client that speaks as it likes.
 pub(super) struct Stranger {
-    endpoint: Endpoint,
-    client: quinn::ClientConfig,
+    pub(super) endpoint: Endpoint,
+    pub(super) client: quinn::ClientConfig,
 }
 
 impl Stranger {
     pub(super) fn new(files: &TlsFiles) -> Result<Self, SetupError> {
-        let credentials = Credentials::load(files)?;
+        Ok(Self::with(quinn::ClientConfig::new(Credentials::load(files)?.client.clone())))
+    }
+
+    /// One that speaks TLS as it likes.
+    pub(super) fn with(client: quinn::ClientConfig) -> Self {
         let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        Ok(Self { endpoint, client: quinn::ClientConfig::new(credentials.client.clone()) })
+        Self { endpoint, client }
     }
 
     pub(super) async fn connect(&self, to: SocketAddr) -> Connection {
@@ -59,7 +63,7 @@ pub(super) async fn greet(connection: &Connection, hello: &Hello) -> Reply {
     }
 }
 
-fn honest() -> Hello {
+pub(super) fn honest() -> Hello {
     Hello::of(&member(3), CLUSTER, 1)
 }
 
@@ -224,7 +228,7 @@ async fn garbage_datagrams_are_counted_and_change_nothing() {
     assert_eq!(two.refusals("not_quic"), 0);
 }
 
-fn frame_bytes(message: &PeerMessage) -> Vec<u8> {
+pub(super) fn frame_bytes(message: &PeerMessage) -> Vec<u8> {
     let mut batch = Batch::default();
     assert!(batch.push(message, &Limits::default()));
     batch.finish().0.concat()

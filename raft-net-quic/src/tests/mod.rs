@@ -1,6 +1,7 @@
 //! Whole transports over UDP on loopback, and peers that do not behave.
 #![allow(clippy::unwrap_used)] // A test stops where it fails.
 
+mod attacks;
 mod behaviour;
 mod guests;
 mod hostile;
