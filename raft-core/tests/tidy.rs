@@ -224,6 +224,25 @@ fn links_and_pages_lead_somewhere() {
     report(&problems);
 }
 
+/// A promise about bad input names the tests that show it.
+#[test]
+fn promises_about_bad_input_name_tests_that_there_are() {
+    let tests: String = files(&["rs"]).into_iter().map(|file| file.text).collect();
+    let page = read(&root().join("docs/bad-input.md"));
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && !line.contains("| test |")).collect();
+    assert!(lines.len() > 40, "the page has {} promises", lines.len());
+    let mut problems = Vec::new();
+    for line in lines {
+        let shown = line.trim_end_matches('|').rsplit('|').next().unwrap();
+        for name in shown.split('`').skip(1).step_by(2) {
+            if !tests.contains(&format!("fn {name}(")) {
+                problems.push(format!("docs/bad-input.md: there is no test {name}"));
+            }
+        }
+    }
+    report(&problems);
+}
+
 /// A text file of the repository.
 struct SourceFile {
     /// Relative to the repository, with `/`.

@@ -9,6 +9,7 @@ mod handovers;
 pub mod key;
 mod kv;
 mod leases;
+mod lingering;
 mod marks;
 mod members;
 mod members_view;

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
+use crate::http::lingering::Lingering;
 use crate::http::tls::{Tls, TlsError};
 
 /// Connections that the kernel holds before they are accepted.
@@ -112,6 +113,7 @@ impl Listener {
                 router: router.clone(),
                 tls: self.tls.clone(),
                 watcher: graceful.watcher(),
+                stop: stop.clone(),
                 header_read_timeout: self.header_read_timeout,
                 _permit: permit,
             };
@@ -157,6 +159,7 @@ struct Connection {
     router: Router,
     tls: Option<Tls>,
     watcher: Watcher,
+    stop: CancellationToken,
     header_read_timeout: Duration,
     _permit: OwnedSemaphorePermit,
 }
@@ -186,8 +189,7 @@ impl Connection {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_read_timeout)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .pipeline_flush(true);
+            .max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -203,7 +205,8 @@ impl Connection {
             noted.store(true, Ordering::Relaxed);
             hyper::service::Service::call(&router, request)
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(Lingering::new(stream, self.stop));
+        let connection = builder.serve_connection(stream, service);
         let connection = self.watcher.watch(connection);
         tokio::pin!(connection);
         tokio::select! {
