@@ -109,6 +109,14 @@ impl Client {
         let usage = |message: String| CliError::new(Exit::Usage, message);
         // A second installation is refused and harmless: the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut urls = Vec::new();
+        for endpoint in endpoints.endpoint.iter().map(|endpoint| endpoint.trim().trim_end_matches('/')) {
+            let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+            reqwest::Url::parse(&url).map_err(|error| {
+                usage(format!("the endpoint `{endpoint}` is no address: {error}; write host:port or a URL"))
+            })?;
+            urls.push(url);
+        }
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(endpoints.timeout + TIMEOUT_SLACK)
@@ -119,16 +127,14 @@ impl Client {
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .map_err(|error| usage(format!("--ca {} holds no certificates: {error}", path.display())))?;
             builder = builder.tls_certs_only(certificates);
+        } else if urls.iter().all(|url| url.starts_with("http://")) {
+            // Nobody is asked over TLS: an image made from nothing has no authorities, and needs none.
+            builder = builder.tls_certs_only([]);
         }
-        let mut urls = Vec::new();
-        for endpoint in endpoints.endpoint.iter().map(|endpoint| endpoint.trim().trim_end_matches('/')) {
-            let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-            reqwest::Url::parse(&url).map_err(|error| {
-                usage(format!("the endpoint `{endpoint}` is no address: {error}; write host:port or a URL"))
-            })?;
-            urls.push(url);
-        }
-        let http = builder.build().map_err(CliError::failed)?;
+        let http = builder.build().map_err(|error| {
+            let remedy = "give the certificates of the nodes' authority with --ca, where the system has none";
+            CliError::failed(format!("no client can be made: {}; {remedy}", chain(&error)))
+        })?;
         Ok(Self { http, endpoints: urls, timeout: endpoints.timeout })
     }
 
