@@ -2,6 +2,7 @@
 // A panic is how a test fails.
 #![allow(clippy::unwrap_used)]
 
+mod compose;
 mod engine;
 #[path = "../support/mod.rs"]
 mod support;
