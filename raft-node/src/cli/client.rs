@@ -45,6 +45,11 @@ impl Endpoints {
         self.endpoint.clone()
     }
 
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Whether nobody said where the nodes are.
     pub(crate) fn is_default(&self) -> bool {
         self.endpoint == [DEFAULT_ENDPOINT]

@@ -54,8 +54,10 @@ impl Cluster {
             }
         }
         let mut all: Vec<String> = urls.to_vec();
+        // Who asks over TLS is not led to an address without.
+        let is_tls = |url: &str| url.starts_with("https://");
         let known = view.iter().flat_map(|view| &view.members).map(|member| member.api_address.clone());
-        for url in known {
+        for url in known.filter(|url| is_tls(url) || !urls.iter().any(|given| is_tls(given))) {
             if !all.iter().any(|other| other.trim_end_matches('/').ends_with(bare(&url))) {
                 all.push(url);
             }

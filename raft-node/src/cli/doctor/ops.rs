@@ -63,7 +63,8 @@ pub(super) async fn examine(
     thresholds: &Thresholds,
     report: &mut Report,
 ) -> Result<(), CliError> {
-    let client = Client::new(&endpoints.at(url))?;
+    // As probes are asked: in plain HTTP, and showing nothing of who asks.
+    let client = Client::to(vec![url.to_owned()], endpoints.timeout())?;
     let first = match Metrics::of(&client).await {
         Ok(metrics) => metrics,
         Err(error) => {
