@@ -1,5 +1,7 @@
 //! The data directory: whose it is, who has it open, and which life of the process this is.
 
+mod inspection;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::evidence;
 use crate::small_file::{self, Fields, Kind, SmallFileError};
 use crate::store::{LogOptions, RocksLog};
+
+pub use inspection::Inspection;
 
 /// The format of directories that this binary makes.
 const FORMAT_VERSION: u32 = 3;
@@ -366,17 +370,22 @@ fn open_format(path: &Path) -> Result<u32, DataDirError> {
         write_format(path)?;
         return Ok(FORMAT_VERSION);
     };
-    let parse = || {
-        let mut fields = Fields::new(&body);
-        let versions = (fields.u32()?, fields.u32()?);
-        fields.finish()?;
-        Ok::<_, String>(versions)
-    };
-    let (found, reader_min) = parse().map_err(|reason| FORMAT.damaged(path, reason))?;
+    let (found, reader_min) = parse_format(path, &body)?;
     if reader_min > FORMAT_VERSION {
         return Err(DataDirError::UnknownFormat { path: path.into(), found, reader_min });
     }
     Ok(found)
+}
+
+/// A directory's format, and the oldest that can read it.
+fn parse_format(path: &Path, body: &[u8]) -> Result<(u32, u32), DataDirError> {
+    let parse = || {
+        let mut fields = Fields::new(body);
+        let versions = (fields.u32()?, fields.u32()?);
+        fields.finish()?;
+        Ok::<_, String>(versions)
+    };
+    parse().map_err(|reason| FORMAT.damaged(path, reason).into())
 }
 
 fn open_identity(path: &Path, name: &NodeName) -> Result<Incarnation, DataDirError> {
@@ -391,18 +400,23 @@ fn open_identity(path: &Path, name: &NodeName) -> Result<Incarnation, DataDirErr
         IDENTITY.replace(path, &body)?;
         return Ok(incarnation);
     };
+    let (incarnation, found) = parse_identity(path, &body)?;
+    if found != *name {
+        return Err(DataDirError::OtherNode { path: path.into(), found, expected: name.clone() });
+    }
+    Ok(incarnation)
+}
+
+/// Whose a directory is.
+fn parse_identity(path: &Path, body: &[u8]) -> Result<(Incarnation, NodeName), DataDirError> {
     let parse = || {
-        let mut fields = Fields::new(&body);
+        let mut fields = Fields::new(body);
         let (incarnation, length) = (fields.u128()?, fields.u16()?);
         let found = std::str::from_utf8(fields.bytes(length.into())?).map_err(|error| error.to_string())?;
         fields.finish()?;
         Ok::<_, String>((Incarnation(incarnation), NodeName::new(found)))
     };
-    let (incarnation, found) = parse().map_err(|reason| IDENTITY.damaged(path, reason))?;
-    if found != *name {
-        return Err(DataDirError::OtherNode { path: path.into(), found, expected: name.clone() });
-    }
-    Ok(incarnation)
+    parse().map_err(|reason| IDENTITY.damaged(path, reason).into())
 }
 
 /// Counts this start, and notes whether there is a founding record by now, so that one that goes missing is noticed.

@@ -78,6 +78,6 @@ mod small_file;
 mod store;
 mod sweeper;
 
-pub use data_dir::{DataDir, DataDirError, EARLIER_STARTS_MAX, FOUNDING_RECORD_BYTES_MAX, StartRecord};
+pub use data_dir::{DataDir, DataDirError, EARLIER_STARTS_MAX, FOUNDING_RECORD_BYTES_MAX, Inspection, StartRecord};
 pub use reader::RocksLogReader;
 pub use store::{LogOptions, RocksLog, SyncCount, SyncObserver, SyncReport};

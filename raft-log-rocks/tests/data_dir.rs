@@ -362,3 +362,40 @@ fn a_founding_record_whose_writing_failed_is_final_for_this_process() {
     drop(opened);
     open_directory(directory.path()).unwrap().accept_founding(ClusterId(77), NodeId(2), record).unwrap();
 }
+
+#[test]
+fn an_inspection_tells_whose_it_is_and_changes_nothing() {
+    let directory = used();
+    let files = |path: &Path| -> BTreeSet<(PathBuf, Vec<u8>)> {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_file()).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    };
+    let before = files(directory.path());
+    let found = DataDir::inspect(directory.path()).unwrap().expect("a data directory");
+    assert_eq!(files(directory.path()), before);
+    assert!(!found.in_use, "{found:?}");
+    assert_eq!(found.cluster, Some((ClusterId(77), NodeId(2))));
+
+    let opened = open_directory(directory.path()).unwrap();
+    assert_eq!(found.identity, Some((name(), opened.incarnation())));
+    let found = DataDir::inspect(directory.path()).unwrap().expect("a data directory");
+    assert_eq!((found.in_use, found.holder), (true, Some(std::process::id())));
+    drop(opened);
+    // The look itself holds nothing.
+    assert_eq!(open_directory(directory.path()).unwrap().start().count, 3);
+}
+
+#[test]
+fn an_inspection_of_nothing_finds_nothing_and_of_something_else_is_refused() {
+    let directory = TempDir::new().unwrap();
+    assert_eq!(DataDir::inspect(directory.path()).unwrap(), None);
+    assert_eq!(DataDir::inspect(directory.path().join("absent")).unwrap(), None);
+    fs::write(directory.path().join("letter"), "dear").unwrap();
+    let error = DataDir::inspect(directory.path()).unwrap_err();
+    assert!(matches!(&error, DataDirError::Foreign { example, .. } if example == "letter"), "{error:?}");
+
+    let damaged = used();
+    fs::write(damaged.path().join("IDENTITY"), "no identity").unwrap();
+    let error = DataDir::inspect(damaged.path()).unwrap_err();
+    assert!(matches!(&error, DataDirError::Damaged { .. }), "{error:?}");
+}

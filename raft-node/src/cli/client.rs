@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::cli::exit::{CliError, Exit};
 use raft_node::http::{ProblemBody, WriteOutcome};
 
+/// Where a node's client listener is unless somebody says otherwise.
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7080";
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a node may take longer than the deadline that it was given.
@@ -22,7 +24,7 @@ const ROUND_PAUSE: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Endpoints {
     /// Nodes to ask, separated by commas; the next is tried when one cannot be reached.
-    #[arg(long, env = "RAFT_ENDPOINT", value_delimiter = ',', default_value = "http://127.0.0.1:7080", global = true)]
+    #[arg(long, env = "RAFT_ENDPOINT", value_delimiter = ',', default_value = DEFAULT_ENDPOINT, global = true)]
     endpoint: Vec<String>,
     /// Certificates (PEM) that sign the nodes' client certificates, for https endpoints.
     #[arg(long, value_name = "FILE", global = true)]
@@ -30,6 +32,28 @@ pub(crate) struct Endpoints {
     /// How long to wait for an answer.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "5s", value_name = "TIME", global = true)]
     timeout: Duration,
+}
+
+impl Endpoints {
+    /// These settings for one other address.
+    pub(crate) fn at(&self, url: &str) -> Self {
+        Self { endpoint: vec![url.to_owned()], ..self.clone() }
+    }
+
+    /// The addresses as they were given.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.endpoint.clone()
+    }
+
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether nobody said where the nodes are.
+    pub(crate) fn is_default(&self) -> bool {
+        self.endpoint == [DEFAULT_ENDPOINT]
+    }
 }
 
 /// A request that can be sent more than once.
@@ -109,6 +133,14 @@ impl Client {
         let usage = |message: String| CliError::new(Exit::Usage, message);
         // A second installation is refused and harmless: the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut urls = Vec::new();
+        for endpoint in endpoints.endpoint.iter().map(|endpoint| endpoint.trim().trim_end_matches('/')) {
+            let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+            reqwest::Url::parse(&url).map_err(|error| {
+                usage(format!("the endpoint `{endpoint}` is no address: {error}; write host:port or a URL"))
+            })?;
+            urls.push(url);
+        }
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(endpoints.timeout + TIMEOUT_SLACK)
@@ -119,16 +151,14 @@ impl Client {
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .map_err(|error| usage(format!("--ca {} holds no certificates: {error}", path.display())))?;
             builder = builder.tls_certs_only(certificates);
+        } else if urls.iter().all(|url| url.starts_with("http://")) {
+            // Nobody is asked over TLS: an image made from nothing has no authorities, and needs none.
+            builder = builder.tls_certs_only([]);
         }
-        let mut urls = Vec::new();
-        for endpoint in endpoints.endpoint.iter().map(|endpoint| endpoint.trim().trim_end_matches('/')) {
-            let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-            reqwest::Url::parse(&url).map_err(|error| {
-                usage(format!("the endpoint `{endpoint}` is no address: {error}; write host:port or a URL"))
-            })?;
-            urls.push(url);
-        }
-        let http = builder.build().map_err(CliError::failed)?;
+        let http = builder.build().map_err(|error| {
+            let remedy = "give the certificates of the nodes' authority with --ca, where the system has none";
+            CliError::failed(format!("no client can be made: {}; {remedy}", chain(&error)))
+        })?;
         Ok(Self { http, endpoints: urls, timeout: endpoints.timeout })
     }
 
@@ -161,6 +191,12 @@ impl Client {
 
     /// What the first endpoint answers, whatever its status: probes are no problem details.
     pub(crate) async fn plain(&self, target: &str) -> Result<(StatusCode, String), CliError> {
+        let (status, reply) = self.answer(target).await?;
+        Ok((status, String::from_utf8_lossy(&reply.body).into_owned()))
+    }
+
+    /// The same with its headers.
+    pub(crate) async fn answer(&self, target: &str) -> Result<(StatusCode, Reply), CliError> {
         let endpoint = self.endpoints.first().ok_or_else(|| CliError::new(Exit::Usage, "no address is given"))?;
         // Whether nobody listens there, or somebody who is slow.
         let unavailable = |error: reqwest::Error| {
@@ -168,8 +204,8 @@ impl Client {
             CliError::new(exit, format!("{endpoint} gave no answer: {}", chain(&error)))
         };
         let response = self.http.get(format!("{endpoint}{target}")).send().await.map_err(unavailable)?;
-        let status = response.status();
-        Ok((status, response.text().await.map_err(unavailable)?))
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok((status, Reply { headers, body: response.bytes().await.map_err(unavailable)?.to_vec() }))
     }
 
     /// Asks each endpoint in turn; `None` when none had a final answer.

@@ -32,13 +32,15 @@ pub(crate) enum Exit {
     Removed = 13,
     /// The time was over before the node could stop without costing the quorum (`pre-stop`).
     StopUnsafe = 14,
+    /// Something is wrong with what was looked at (`doctor`).
+    Findings = 15,
     /// A second signal cut the stop short (`start`, `demo`).
     Interrupted = 12,
 }
 
 impl Exit {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Failed,
         Self::Usage,
         Self::Config,
@@ -53,6 +55,7 @@ impl Exit {
         Self::Interrupted,
         Self::Removed,
         Self::StopUnsafe,
+        Self::Findings,
     ];
 
     pub(crate) fn code(self) -> u8 {

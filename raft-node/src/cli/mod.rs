@@ -3,6 +3,7 @@
 mod certs;
 mod client;
 mod demo;
+mod doctor;
 mod exit;
 mod kv;
 mod leader;
@@ -56,6 +57,8 @@ enum Command {
     Healthcheck(probe::HealthcheckArgs),
     /// Shows what happened to a node lately.
     Events(leader::EventsArgs),
+    /// Looks for what is wrong with a cluster or a node, and says what to do about it.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Checks or shows the configuration.
     Config(Box<settings::ConfigArgs>),
     /// Prints completions for a shell.
@@ -99,6 +102,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::PreStop(args) => block_on(args.run()),
         Command::Healthcheck(args) => block_on(args.run()),
         Command::Events(args) => block_on(args.run()),
+        Command::Doctor(args) => block_on(args.run()),
         Command::Members(args) => block_on(args.run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use raft_node::config::{FIELDS, Layers, Origin, Settings};
+use raft_node::config::{ConfigRefused, FIELDS, Layers, Origin, Settings};
 use serde_json::json;
 
 use crate::cli::exit::{CliError, Exit};
@@ -50,11 +50,21 @@ impl FromArgMatches for SettingFlags {
 }
 
 impl SettingsArgs {
-    fn layers(&self) -> Result<Layers, CliError> {
+    /// The merged settings, or everything that is wrong with one of them.
+    pub(crate) fn merged(&self) -> Result<Layers, ConfigRefused> {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Layers::merge(self.config.as_deref(), environment, &self.flags.0)
-            .map_err(|refused| CliError::new(Exit::Config, refused.to_string()))
+    }
+
+    fn layers(&self) -> Result<Layers, CliError> {
+        self.merged().map_err(|refused| CliError::new(Exit::Config, refused.to_string()))
+    }
+
+    /// Whether anybody said which node this is about: by a file, by flags, or by the environment.
+    pub(crate) fn given(&self) -> bool {
+        let named = || self.merged().is_ok_and(|layers| layers.value("data_dir").is_some());
+        self.config.is_some() || !self.flags.0.is_empty() || named()
     }
 
     /// The merged and checked settings.

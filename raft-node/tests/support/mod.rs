@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, unused_imports)]
 
 pub mod http;
+pub mod namespaces;
 pub mod stranger;
 pub mod trace;
 

@@ -1,0 +1,288 @@
+//! A running cluster, as its nodes tell of it over HTTP.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use raft_node::http::view::{ClusterView, NodeView};
+use tokio::task::JoinSet;
+
+use super::Thresholds;
+use super::finding::{Check, Report};
+use super::members;
+use crate::cli::client::{Client, Endpoints};
+use crate::cli::exit::CliError;
+
+/// A connection that has just broken, or a node that has just started, is given so long before it counts.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A node's `Date` is behind its clock by less than this: it is cut to seconds, and may be kept for one.
+const DATE_STEP: Duration = Duration::from_secs(2);
+
+/// What one address answered.
+pub(super) struct Seen {
+    pub(super) url: String,
+    pub(super) node: Result<NodeView, String>,
+    /// By how much its clock is ahead of ours at least and at most, in seconds.
+    ahead: Option<(f64, f64)>,
+}
+
+/// What was seen of a cluster.
+pub(super) struct Cluster {
+    /// The addresses that were given.
+    given: Vec<String>,
+    /// One node's view of all, the leader's if there is one.
+    pub(super) view: Option<ClusterView>,
+    /// Every address that was given or that a member is known by.
+    pub(super) seen: Vec<Seen>,
+    /// Connections that were down at both looks, as from, to, and what was said last.
+    pub(super) unconnected: Vec<(String, String, String)>,
+}
+
+impl Cluster {
+    /// Asks the nodes at `urls`, and those that they know.
+    pub(super) async fn look(endpoints: &Endpoints, urls: &[String]) -> Result<Self, CliError> {
+        let mut view: Option<ClusterView> = None;
+        for url in urls {
+            let client = Client::new(&endpoints.at(url))?;
+            let Ok((status, reply)) = client.answer("/v1/cluster?timeout=2s").await else { continue };
+            let Some(found) = reply.json().ok().filter(|_: &ClusterView| status.is_success()) else { continue };
+            // A node without a leader is heard when there is no other.
+            if found.leader.is_some() || view.is_none() {
+                view = Some(found);
+            }
+            if view.as_ref().is_some_and(|view| view.leader.is_some()) {
+                break;
+            }
+        }
+        let mut all: Vec<String> = urls.to_vec();
+        // Who asks over TLS is not led to an address without.
+        let is_tls = |url: &str| url.starts_with("https://");
+        let known = view.iter().flat_map(|view| &view.members).map(|member| member.api_address.clone());
+        for url in known.filter(|url| is_tls(url) || !urls.iter().any(|given| is_tls(given))) {
+            if !all.iter().any(|other| other.trim_end_matches('/').ends_with(bare(&url))) {
+                all.push(url);
+            }
+        }
+        let seen = ask_all(endpoints, &all).await?;
+        let mut unconnected = unconnected(&seen);
+        if !unconnected.is_empty() {
+            tokio::time::sleep(SECOND_LOOK).await;
+            let still = self::unconnected(&ask_all(endpoints, &all).await?);
+            unconnected.retain(|(from, to, _)| still.iter().any(|(other, at, _)| other == from && at == to));
+        }
+        Ok(Self { given: urls.to_vec(), view, seen, unconnected })
+    }
+
+    /// Those that answered.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.seen.iter().filter_map(|seen| seen.node.as_ref().ok())
+    }
+
+    /// Whether nobody answered.
+    pub(super) fn is_silent(&self) -> bool {
+        self.nodes().next().is_none()
+    }
+
+    /// Why one of them did not.
+    pub(super) fn silence(&self) -> Option<String> {
+        self.seen.iter().find_map(|seen| seen.node.as_ref().err().cloned())
+    }
+
+    /// The cluster's id, once it is founded.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.nodes().find_map(|node| node.cluster.as_deref())
+    }
+
+    /// Judges what was seen.
+    pub(super) fn examine(&self, thresholds: &Thresholds, report: &mut Report) {
+        self.examine_silence(report);
+        members::examine(self, thresholds, report);
+        self.examine_connections(report);
+        self.examine_versions(report);
+        self.examine_clocks(thresholds.clock_difference_max, report);
+    }
+
+    /// Addresses at which nobody answers; of members that are down too it is told with them.
+    fn examine_silence(&self, report: &mut Report) {
+        for seen in &self.seen {
+            let Err(error) = &seen.node else { continue };
+            let members = self.view.iter().flat_map(|view| &view.members);
+            let mut down = members.filter(|member| bare(&member.api_address) == bare(&seen.url));
+            if down.any(|member| member.unreachable.is_some()) {
+                continue;
+            }
+            let whose = if self.given.contains(&seen.url) { "that was given" } else { "that a member names" };
+            report.find(
+                Check::EndpointSilent,
+                format!("no node answers at an address {whose}"),
+                seen.url.as_str(),
+                error.as_str(),
+                "start the node there, or correct the address: --endpoint here, client.advertise at the node; is TCP \
+                 let through? Over TLS give --ca",
+            );
+        }
+    }
+
+    /// Connections that are down though both ends run: UDP is in the way, or one refuses the other.
+    fn examine_connections(&self, report: &mut Report) {
+        for (from, to, error) in &self.unconnected {
+            let address =
+                self.nodes().find(|node| node.name == *to).map_or(String::new(), |node| node.peer_address.clone());
+            let (place, evidence) = (format!("{from} -> {to} ({address})"), format!("{from} says: {error}"));
+            let refused = ["certificate", "refuse", "incarnation", "removed"];
+            if refused.iter().any(|word| error.contains(word)) {
+                let fix =
+                    format!("what the message says; then look at both ends: raft-node events, at {from} and at {to}");
+                report.find(Check::PeerRefused, format!("{from} and {to} refuse each other"), place, evidence, fix);
+                continue;
+            }
+            let port = address.rsplit_once(':').map_or("7082", |(_, port)| port).to_owned();
+            report.find(
+                Check::PeerUnreachable,
+                format!("{from} does not reach {to} over UDP, though both run"),
+                place,
+                evidence,
+                format!(
+                    "let UDP to port {port} through in both directions, with payloads of 1200 bytes: `nft add rule \
+                     inet filter input udp dport {port} accept`, the security groups, and in Kubernetes a \
+                     NetworkPolicy that says `protocol: UDP`; is {address} the present address of {to}?"
+                ),
+            );
+        }
+    }
+
+    fn examine_versions(&self, report: &mut Report) {
+        let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for node in self.nodes() {
+            versions.entry(&node.version).or_default().push(&node.name);
+        }
+        if versions.len() < 2 {
+            return;
+        }
+        let told: Vec<String> =
+            versions.iter().map(|(version, names)| format!("{version}: {}", names.join(", "))).collect();
+        report.find(
+            Check::VersionsDiffer,
+            "nodes run different versions",
+            "the cluster",
+            told.join("; "),
+            "finish the upgrade: one node after the other, `raft-node pre-stop`, stop it, start the new version, wait \
+             until `raft-node status` is healthy",
+        );
+    }
+
+    /// Dates are cut to seconds and take a moment to arrive, so two clocks are known to differ only when what each may
+    /// say at most and at least do not meet.
+    fn examine_clocks(&self, difference_max: Duration, report: &mut Report) {
+        let clocks: Vec<(&str, f64, f64)> = self
+            .seen
+            .iter()
+            .filter_map(|seen| Some((seen.node.as_ref().ok()?.name.as_str(), seen.ahead?.0, seen.ahead?.1)))
+            .collect();
+        let first = clocks.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let last = clocks.iter().min_by(|a, b| a.2.total_cmp(&b.2));
+        let (Some((ahead, least, _)), Some((behind, _, most))) = (first, last) else { return };
+        let difference = least - most;
+        if difference <= difference_max.as_secs_f64() {
+            return;
+        }
+        let told: Vec<String> =
+            clocks.iter().map(|(name, least, most)| format!("{name} {least:+.1} to {most:+.1} s")).collect();
+        report.find(
+            Check::ClocksDiffer,
+            format!("the clocks of {ahead} and {behind} are at least {difference:.1} s apart"),
+            format!("{ahead}, {behind}"),
+            format!("against the clock here: {}", told.join(", ")),
+            "have every machine's clock follow the same servers: `timedatectl set-ntp true`, then `chronyc tracking` \
+             (or `timedatectl timesync-status`) on each",
+        );
+    }
+}
+
+/// An address without its scheme.
+fn bare(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/')
+}
+
+/// Connections that a running node has not, to others that run.
+fn unconnected(seen: &[Seen]) -> Vec<(String, String, String)> {
+    let nodes: Vec<&NodeView> = seen.iter().filter_map(|seen| seen.node.as_ref().ok()).collect();
+    let runs = |name: &str| nodes.iter().any(|node| node.name == name && node.removed.is_none());
+    let mut found: Vec<(String, String, String)> = Vec::new();
+    for node in nodes.iter().filter(|node| node.removed.is_none()) {
+        for peer in node.peers.iter().filter(|peer| !peer.connected && runs(&peer.name)) {
+            // One of the two ends is enough.
+            if !found.iter().any(|(from, to, _)| *from == peer.name && *to == node.name) {
+                let error = peer.last_error.clone().unwrap_or_else(|| "no connection is up".to_owned());
+                found.push((node.name.clone(), peer.name.clone(), error));
+            }
+        }
+    }
+    found
+}
+
+async fn ask_all(endpoints: &Endpoints, urls: &[String]) -> Result<Vec<Seen>, CliError> {
+    let mut asking = JoinSet::new();
+    for (position, url) in urls.iter().enumerate() {
+        let (client, url) = (Client::new(&endpoints.at(url))?, url.clone());
+        asking.spawn(async move { (position, ask(&client, url).await) });
+    }
+    let mut seen = BTreeMap::new();
+    while let Some(asked) = asking.join_next().await {
+        let (position, answered) = asked.map_err(CliError::failed)?;
+        seen.insert(position, answered);
+    }
+    // A node that is known under two addresses is one node.
+    let mut all: Vec<Seen> = Vec::new();
+    for seen in seen.into_values() {
+        let name = seen.node.as_ref().ok().map(|node| &node.incarnation);
+        if name
+            .is_none_or(|name| !all.iter().any(|other| other.node.as_ref().is_ok_and(|node| node.incarnation == *name)))
+        {
+            all.push(seen);
+        }
+    }
+    Ok(all)
+}
+
+async fn ask(client: &Client, url: String) -> Seen {
+    let seconds = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let before = seconds();
+    let answered = client.answer("/v1/node").await;
+    let after = seconds();
+    let (status, reply) = match answered {
+        Ok(answered) => answered,
+        Err(error) => return Seen { url, node: Err(error.to_string()), ahead: None },
+    };
+    if !status.is_success() {
+        let said = String::from_utf8_lossy(&reply.body);
+        let node = Err(format!("{url} answers {status}: {}", said.trim()));
+        return Seen { url, node, ahead: None };
+    }
+    let date = reply.header("date").and_then(seconds_of_date);
+    let ahead = date.map(|date| (date - after, date + DATE_STEP.as_secs_f64() - before));
+    Seen { url, node: reply.json().map_err(|error| error.to_string()), ahead }
+}
+
+/// What a `Date` says, in seconds since the Unix epoch (IMF-fixdate, RFC 9110, section 5.6.7).
+fn seconds_of_date(text: &str) -> Option<f64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    // Sun, 06 Nov 1994 08:49:37 GMT
+    let mut words = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    let written = format!("{year}-{month:02}-{day}T{time}Z");
+    let at = humantime::parse_rfc3339(&written).ok()?;
+    Some(at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read() {
+        assert_eq!(seconds_of_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777.0));
+        assert_eq!(seconds_of_date("yesterday"), None);
+        assert_eq!(seconds_of_date("Sun, 06 Nov 1994 GMT"), None);
+    }
+}
