@@ -7,11 +7,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 
 use serde_json::Value;
-use support::http::{Reply, call};
+use support::http::call;
+use support::prometheus::{Prometheus, repository, tool};
 use support::{BINARY, TestCluster, await_that, cli, command};
 
 /// Series that a healthy cluster does not have: their cases in `rules.test.yaml` are all there is to them.
@@ -23,18 +23,8 @@ const ONLY_AT_TIMES: &[&str] = &[
     "raft_inbound_dropped_total",
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// A program of the package prometheus: where `.ci/setup` has put it, or the system's.
-fn tool(name: &str) -> PathBuf {
-    let fetched = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../tools/usr/bin").join(name);
-    if fetched.exists() { fetched } else { name.into() }
 }
 
 /// Runs promtool beside the rules and demands success.
@@ -76,90 +66,6 @@ fn every_alert_has_a_case_and_a_runbook_and_no_runbook_is_without_one() {
         let name = page.unwrap().file_name().into_string().unwrap();
         assert!(!name.starts_with("Raft") || named.contains(&name), "{name} is the runbook of no alert");
     }
-}
-
-/// A Prometheus of our own. It ends with this value.
-struct Prometheus {
-    address: String,
-    child: Child,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _ended = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    /// Scrapes the nodes each second, and evaluates the rules as often.
-    fn start(cluster: &TestCluster, directory: &Path) -> Self {
-        let mut config = String::from("global: {scrape_interval: 1s, evaluation_interval: 1s}\n");
-        let rules = repository().join("deploy/prometheus/rules.yaml");
-        let _ = writeln!(config, "rule_files: ['{}']", rules.display());
-        config += "scrape_configs:\n  - job_name: raft\n    static_configs:\n";
-        for node in &cluster.nodes {
-            let _ = writeln!(config, "      - targets: ['{}']", node.ops);
-            let _ = writeln!(config, "        labels: {{namespace: shop, pod: {}}}", node.name);
-        }
-        let file = directory.join("prometheus.yaml");
-        std::fs::write(&file, config).unwrap();
-        let host = cluster.nodes[0].ops.split(':').next().unwrap();
-        let address = format!("{host}:9090");
-        let log = std::fs::File::create(directory.join("prometheus.log")).unwrap();
-        let child = command(tool("prometheus"))
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("series").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("prometheus (.ci/setup test fetches it): {error}"));
-        let started = Self { address, child };
-        await_that("Prometheus", || {
-            call(&started.address, "GET", "/-/ready", &[], b"").is_some_and(|reply| reply.status == 200)
-        });
-        started
-    }
-
-    /// What a query finds now.
-    fn query(&self, query: &str) -> Vec<Value> {
-        let path = format!("/api/v1/query?query={}", percent(query));
-        let reply = call(&self.address, "GET", &path, &[], b"").expect("Prometheus answers");
-        let answer = json(&reply);
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        answer["data"]["result"].as_array().unwrap().clone()
-    }
-
-    fn rules(&self) -> Vec<Value> {
-        let reply = call(&self.address, "GET", "/api/v1/rules", &[], b"").expect("Prometheus answers");
-        let groups = json(&reply)["data"]["groups"].as_array().unwrap().clone();
-        groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
-    }
-}
-
-/// An answer of Prometheus, which sends long ones in chunks (RFC 9112, section 7.1).
-fn json(reply: &Reply) -> Value {
-    if reply.header("transfer-encoding") != Some("chunked") {
-        return reply.json();
-    }
-    let (mut body, mut rest) = (Vec::new(), &reply.body[..]);
-    while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
-        let length = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
-        if length == 0 {
-            break;
-        }
-        body.extend_from_slice(&rest[end + 2..end + 2 + length]);
-        rest = &rest[end + 4 + length..];
-    }
-    serde_json::from_slice(&body).unwrap()
-}
-
-fn percent(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut all, byte| {
-        let _ = write!(all, "%{byte:02X}");
-        all
-    })
 }
 
 /// The panels' queries, with what the variables stand for when everything is chosen.
@@ -208,7 +114,9 @@ fn keep_busy(cluster: &TestCluster, round: usize) {
 fn every_panel_and_every_rule_is_answered_by_a_real_cluster() {
     let cluster = TestCluster::start(3);
     let directory = support::scratch();
-    let prometheus = Prometheus::start(&cluster, directory.path());
+    let targets: Vec<(&str, &str)> = cluster.nodes.iter().map(|node| (&*node.name, &*node.ops)).collect();
+    let host = cluster.nodes[0].ops.split(':').next().unwrap();
+    let prometheus = Prometheus::start(&targets, host, directory.path());
     let queries = panel_queries();
     assert!(queries.len() > 50, "the dashboard has lost its panels: {}", queries.len());
     let mut round = 0;

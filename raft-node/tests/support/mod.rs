@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, unused_imports)]
 
 pub mod http;
+pub mod manifests;
+pub mod namespace;
 pub mod namespaces;
+pub mod prometheus;
 pub mod stranger;
 pub mod trace;
 
