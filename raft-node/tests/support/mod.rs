@@ -2,6 +2,7 @@
 // A panic is how a test fails; not every test uses every helper.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, unused_imports)]
 
+pub mod connection;
 pub mod http;
 pub mod manifests;
 pub mod namespace;
