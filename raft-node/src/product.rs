@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::certificates::Watched;
+use crate::certificates::{Looks, Watched};
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
 use crate::handle::{NodeHandle, StopError};
 use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
@@ -115,10 +115,13 @@ impl Product {
         transport.set_start(Start { count, nonce, earlier });
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
         let (named, stop) = (settings.clone(), CancellationToken::new());
+        let peer = &settings.peer;
         let watched = Watched {
             node: node.clone(),
             transport: transport.clone(),
             names: Arc::new(move |leaf| check_own_name(&named, leaf)),
+            peer_files: Looks::new(vec![peer.ca.clone(), peer.tls.cert.clone(), peer.tls.key.clone()]),
+            client_files: Looks::new(tls.as_ref().map(Tls::files).unwrap_or_default()),
             client: tls,
         };
         let certificates = Server { task: tokio::spawn(watched.watch(stop.clone())), stop };

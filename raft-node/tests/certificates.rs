@@ -212,7 +212,10 @@ impl Secured {
         let files = scratch();
         let path = |file: &str| files.path().join(file).to_str().unwrap().to_owned();
         let (pem, key, ca) = (path("server.pem"), path("server.key"), path("client_ca.pem"));
-        let flags = ["--client-tls-cert", &pem, "--client-tls-key", &key, "--client-tls-client-ca", &ca];
+        // Idle connections stay: nothing but what is tested closes them.
+        let idle = ["--limits-header-read-timeout", "5m"];
+        let flags =
+            ["--client-tls-cert", &pem, "--client-tls-key", &key, "--client-tls-client-ca", &ca, idle[0], idle[1]];
         let cluster = TestCluster::prepare(3, &flags);
         let mut secured = Self { cluster, files };
         secured.put("client_ca.pem", &authority.pem);

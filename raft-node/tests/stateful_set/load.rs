@@ -1,16 +1,19 @@
 //! Clients of the Service. Each request has one deadline, retries included, and so many tries: every one has to succeed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use raft_core::random::Random;
+use raft_core::testing::Report;
 
 use super::kubelet::Kubelet;
 use super::set::StatefulSet;
 use super::support::connection::{Answer, Connection};
 
+pub const CLIENTS: u64 = 6;
 /// Of one request, with all its tries.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const TRIES_MAX: usize = 5;
@@ -91,12 +94,18 @@ impl<'a> Load<'a> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).extend(written);
     }
 
-    /// What came of it, for the report.
-    pub fn summary(&self) -> String {
-        let tries: Vec<u64> = self.tries.iter().map(|tries| tries.load(Ordering::Acquire)).collect();
-        let slowest = self.slowest_millis.load(Ordering::Acquire);
-        let failed = self.failures().len();
-        format!("{} requests, by tries {tries:?}, the slowest {slowest} ms, {failed} failed", self.done())
+    /// What came of it.
+    pub fn report(&self, stage: &str, took: Duration) {
+        let mut report = Report::new(stage);
+        report.at_least("requests that succeeded", self.done(), 20 * CLIENTS);
+        for (nth, tries) in self.tries.iter().enumerate() {
+            report.count(&format!("of them at try {}", nth + 1), tries.load(Ordering::Acquire));
+        }
+        report
+            .count("requests that failed", self.failures().len() as u64)
+            .count("the slowest, in ms", self.slowest_millis.load(Ordering::Acquire))
+            .count("seconds", took.as_secs());
+        report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
     }
 
     /// Reads every acknowledged write at every pod, each from its own state after that has caught up.
