@@ -123,7 +123,7 @@ mod tests {
         register(&registry, directory.path(), &FailureNote::open(directory.path())).unwrap();
         let value = |name: &str| {
             let all = registry.gather();
-            all.iter().find(|family| family.name() == name).unwrap().get_metric()[0].get_gauge().value()
+            all.iter().find(|family| family.name() == name).unwrap().get_metric()[0].get_gauge().get_value()
         };
         assert!(value("raft_storage_free_bytes") > 0.0);
         assert!(value("raft_storage_size_bytes") >= value("raft_storage_free_bytes"));
