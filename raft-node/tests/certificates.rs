@@ -283,7 +283,7 @@ fn put_until(node: &TestNode, number: usize, over: &AtomicBool, config: &Mutex<A
         let answer = answer.unwrap_or_else(|| panic!("{} gave no answer to {key}", node.name));
         assert_eq!(answer.status, 200, "{key} at {}: {}", node.name, answer.text());
         done += 1;
-        if number % 2 == 0 && !answer.closes() {
+        if number.is_multiple_of(2) && !answer.closes() {
             kept = Some(connection);
         }
     }

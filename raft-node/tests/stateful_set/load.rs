@@ -200,7 +200,7 @@ impl Client<'_> {
         let kept = self.kept.take().filter(|kept| kept.host == host);
         let mut connection = kept.or_else(|| Connection::to(host, limit))?;
         let answer = connection.call(method, path, headers, body, limit)?;
-        if self.number % 2 == 0 && !answer.closes() {
+        if self.number.is_multiple_of(2) && !answer.closes() {
             self.kept = Some(connection);
         }
         Some(answer)
