@@ -1,6 +1,10 @@
-//! Certificates and authorities that change while the node runs: looked at every second, used when they are good.
+//! Certificates and authorities that change while the node runs: looked at every second, judged once two looks in a row
+//! have found the same, so that a pair that is half replaced is neither used nor complained of, and used when they are
+//! good.
 
 use std::fmt::Display;
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +33,32 @@ pub(crate) struct Watched {
     /// Whether a certificate names this node, as at the start.
     pub(crate) names: Names,
     pub(crate) client: Option<Tls>,
+    pub(crate) peer_files: Looks,
+    pub(crate) client_files: Looks,
+}
+
+/// Looks at files that may be in the middle of being replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    files: Vec<PathBuf>,
+    digests: RandomState,
+    last: Option<u64>,
+}
+
+impl Looks {
+    /// At these files, which were read a moment ago.
+    pub(crate) fn new(files: Vec<PathBuf>) -> Self {
+        let mut looks = Self { files, ..Self::default() };
+        looks.settled();
+        looks
+    }
+
+    /// Looks again: whether the files hold what they held at the look before, or still cannot be read.
+    fn settled(&mut self) -> bool {
+        let held: Result<Vec<Vec<u8>>, std::io::Error> = self.files.iter().map(std::fs::read).collect();
+        let found = held.ok().map(|held| self.digests.hash_one(held));
+        std::mem::replace(&mut self.last, found) == found
+    }
 }
 
 impl Watched {
@@ -42,6 +72,7 @@ impl Watched {
             }
             // A disk may hang.
             let looked = tokio::task::spawn_blocking(move || {
+                let mut watched = watched;
                 watched.look();
                 watched
             });
@@ -49,11 +80,13 @@ impl Watched {
         }
     }
 
-    fn look(&self) {
-        let names = self.names.clone();
-        let looked = self.transport.reload_certificates(|leaf| names(leaf));
-        self.judge(PEER, looked, self.transport.certificate_expires());
-        if let Some(client) = &self.client {
+    fn look(&mut self) {
+        if self.peer_files.settled() {
+            let names = self.names.clone();
+            let looked = self.transport.reload_certificates(|leaf| names(leaf));
+            self.judge(PEER, looked, self.transport.certificate_expires());
+        }
+        if let Some(client) = self.client.as_ref().filter(|_| self.client_files.settled()) {
             let looked = client.reload();
             self.judge(CLIENT, looked, client.expires());
         }
@@ -87,5 +120,30 @@ impl Watched {
                 self.node.tell(Tale::new(EventKind::Certificate, text).with("usage", usage).with("error", error));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot set itself up should stop
+    use super::*;
+
+    #[test]
+    fn what_is_half_replaced_is_not_judged_before_a_second_look_finds_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = ["pem", "key"].map(|file| directory.path().join(file));
+        for file in &files {
+            std::fs::write(file, "old").unwrap();
+        }
+        let mut looks = Looks::new(files.to_vec());
+        assert!(looks.settled(), "as they were read");
+        std::fs::write(&files[0], "new").unwrap();
+        assert!(!looks.settled(), "one file is new");
+        std::fs::write(&files[1], "new").unwrap();
+        assert!(!looks.settled(), "the other one followed");
+        assert!(looks.settled() && looks.settled(), "they stay");
+        std::fs::remove_file(&files[0]).unwrap();
+        assert!(!looks.settled(), "one is away, perhaps for a moment");
+        assert!(looks.settled(), "it stays away");
     }
 }

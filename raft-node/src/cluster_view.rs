@@ -47,7 +47,8 @@ pub(crate) async fn cluster_status(shared: &Arc<Shared>, timeout: Duration) -> C
     let Some(Member { name, .. }) = shared.leader() else {
         return gather(shared, timeout, Some("no leader is known".into())).await;
     };
-    let request = NodeRequest::Cluster { timeout: timeout / 2 };
+    // The leader waits for members that are silent. It has to answer before its own time is over, whoever is silent.
+    let request = NodeRequest::Cluster { timeout: timeout / 8 * 3 };
     let reason = match shared.transport.request(&name, request.encode(), timeout / 2).await.map(NodeAnswer::decode) {
         Ok(Ok(NodeAnswer::Cluster(status))) => return status,
         Ok(Ok(NodeAnswer::Failure(why))) => why,

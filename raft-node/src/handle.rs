@@ -264,6 +264,8 @@ pub struct Position {
     pub leader: Option<NodeName>,
     /// The last applied entry here.
     pub applied: LogId,
+    /// Whether it rests, and refuses requests.
+    pub draining: bool,
 }
 
 /// A running node. Cheap to clone; all clones are the same node.
@@ -386,6 +388,7 @@ impl NodeHandle {
             term: leadership.term,
             leader: leadership.leader.and_then(|id| self.shared.member(id)).map(|member| member.name.clone()),
             applied: self.shared.readers.get().map(|readers| readers.state.applied()).unwrap_or_default(),
+            draining: self.shared.draining.load(Ordering::Acquire),
         }
     }
 

@@ -127,6 +127,8 @@ pub mod small_state;
 pub mod snapshots;
 pub mod status;
 mod stop_check;
+#[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+mod storage_watch;
 mod verified;
 mod waiters;
 mod writes;

@@ -1,7 +1,7 @@
 //! The product: a node on RocksDB and QUIC that serves keys over HTTP.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use raft_core::membership::Configuration;
@@ -15,8 +15,9 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::certificates::Watched;
+use crate::certificates::{Looks, Watched};
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
+use crate::events::{EventKind, Tale};
 use crate::handle::{NodeHandle, StopError};
 use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
 use crate::kv_marks::KvMarks;
@@ -25,11 +26,14 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::parts::{Founder, NodeConfig, Parts, StartError};
 use crate::rocks::SharedDataDir;
+use crate::storage_watch::{self, FailureNote};
 
 /// Probes and metrics are few: connections to the ops listener at a time.
 const OPS_CONNECTIONS_MAX: usize = 64;
 /// How long the ops listener finishes what it answers when the node has stopped.
 const OPS_GRACE: Duration = Duration::from_millis(500);
+/// How long a disk that has failed may take for the note of it.
+const NOTE_TIME: Duration = Duration::from_secs(1);
 
 /// Why the product did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,7 @@ pub struct Product {
     client: Server,
     ops: Server,
     certificates: Server,
+    failures: FailureNote,
 }
 
 /// A listener that serves.
@@ -113,12 +118,19 @@ impl Product {
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
         let StartRecord { count, nonce, earlier } = directory.start().clone();
         transport.set_start(Start { count, nonce, earlier });
+        let failures = FailureNote::open(&settings.data_dir);
         let node = Node::start(parts(settings, directory, transport.clone())).await?;
+        tell_of_failure(&node, &failures);
+        storage_watch::register(node.metrics().registry(), &settings.data_dir, &failures)
+            .map_err(|error| ProductError::Internal(error.to_string()))?;
         let (named, stop) = (settings.clone(), CancellationToken::new());
+        let peer = &settings.peer;
         let watched = Watched {
             node: node.clone(),
             transport: transport.clone(),
             names: Arc::new(move |leaf| check_own_name(&named, leaf)),
+            peer_files: Looks::new(vec![peer.ca.clone(), peer.tls.cert.clone(), peer.tls.key.clone()]),
+            client_files: Looks::new(tls.as_ref().map(Tls::files).unwrap_or_default()),
             client: tls,
         };
         let certificates = Server { task: tokio::spawn(watched.watch(stop.clone())), stop };
@@ -129,6 +141,7 @@ impl Product {
             client: spawn(client, router, settings.shutdown_timeout),
             ops: spawn(ops, ops_router(node.clone()), OPS_GRACE),
             certificates,
+            failures,
             node,
             client_url,
             ops_url,
@@ -142,6 +155,9 @@ impl Product {
     /// # Errors
     /// When the node had failed before, or something could not be made durable.
     pub async fn stop(self) -> Result<(), StopError> {
+        if let Some(reason) = self.node.status().disk_failed {
+            note_failure(self.failures, reason).await;
+        }
         self.node.leave();
         // Clients are served until another node leads.
         self.node.drain().await;
@@ -150,6 +166,29 @@ impl Product {
         let result = self.node.stop().await;
         self.ops.stop().await;
         result
+    }
+}
+
+/// A node whose disk failed has ended; whoever looks afterwards finds this.
+fn tell_of_failure(node: &NodeHandle, failures: &FailureNote) {
+    if let Some((at, reason)) = &failures.found {
+        let ago = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_sub(*at);
+        tracing::warn!(%reason, ago, "the disk has failed in an earlier life of this node");
+        let text = format!("{ago} s before this start the disk failed, and the node ended: {reason}");
+        node.tell(Tale::new(EventKind::Fault, text).with("at", at).with("error", reason));
+    }
+}
+
+/// Has the failure of the disk noted by a thread of its own: a disk that failed may hang too.
+async fn note_failure(mut failures: FailureNote, reason: String) {
+    let (done, noted) = tokio::sync::oneshot::channel();
+    let noting = std::thread::Builder::new().name("raft-note".into()).spawn(move || {
+        failures.write(&reason);
+        // Nobody may wait for it any more.
+        let _ = done.send(());
+    });
+    if noting.is_ok() && tokio::time::timeout(NOTE_TIME, noted).await.is_err() {
+        tracing::warn!("the failure of the disk could not be noted in time");
     }
 }
 

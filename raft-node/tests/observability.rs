@@ -6,12 +6,11 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 
 use serde_json::Value;
-use support::http::{Reply, call};
+use support::http::call;
+use support::prometheus::{Prometheus, repository, tool};
 use support::{BINARY, TestCluster, await_that, cli, command};
 
 /// Series that a healthy cluster does not have: their cases in `rules.test.yaml` are all there is to them.
@@ -23,26 +22,22 @@ const ONLY_AT_TIMES: &[&str] = &[
     "raft_inbound_dropped_total",
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// A program of the package prometheus: where `.ci/setup` has put it, or the system's.
-fn tool(name: &str) -> PathBuf {
-    let fetched = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../tools/usr/bin").join(name);
-    if fetched.exists() { fetched } else { name.into() }
-}
-
 /// Runs promtool beside the rules and demands success.
 fn promtool(args: &[&str]) {
-    let ran = command(tool("promtool")).args(args).current_dir(repository().join("deploy/prometheus")).output();
+    let ran = promtool_command(args).output();
     let ran = ran.unwrap_or_else(|error| panic!("promtool (.ci/setup test fetches it): {error}"));
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "promtool {args:?}: {said}");
+}
+
+fn promtool_command(args: &[&str]) -> std::process::Command {
+    let mut promtool = command(tool("promtool"));
+    promtool.args(args).current_dir(repository().join("deploy/prometheus"));
+    promtool
 }
 
 /// The names after `- alert:`.
@@ -76,90 +71,6 @@ fn every_alert_has_a_case_and_a_runbook_and_no_runbook_is_without_one() {
         let name = page.unwrap().file_name().into_string().unwrap();
         assert!(!name.starts_with("Raft") || named.contains(&name), "{name} is the runbook of no alert");
     }
-}
-
-/// A Prometheus of our own. It ends with this value.
-struct Prometheus {
-    address: String,
-    child: Child,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _ended = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    /// Scrapes the nodes each second, and evaluates the rules as often.
-    fn start(cluster: &TestCluster, directory: &Path) -> Self {
-        let mut config = String::from("global: {scrape_interval: 1s, evaluation_interval: 1s}\n");
-        let rules = repository().join("deploy/prometheus/rules.yaml");
-        let _ = writeln!(config, "rule_files: ['{}']", rules.display());
-        config += "scrape_configs:\n  - job_name: raft\n    static_configs:\n";
-        for node in &cluster.nodes {
-            let _ = writeln!(config, "      - targets: ['{}']", node.ops);
-            let _ = writeln!(config, "        labels: {{namespace: shop, pod: {}}}", node.name);
-        }
-        let file = directory.join("prometheus.yaml");
-        std::fs::write(&file, config).unwrap();
-        let host = cluster.nodes[0].ops.split(':').next().unwrap();
-        let address = format!("{host}:9090");
-        let log = std::fs::File::create(directory.join("prometheus.log")).unwrap();
-        let child = command(tool("prometheus"))
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("series").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("prometheus (.ci/setup test fetches it): {error}"));
-        let started = Self { address, child };
-        await_that("Prometheus", || {
-            call(&started.address, "GET", "/-/ready", &[], b"").is_some_and(|reply| reply.status == 200)
-        });
-        started
-    }
-
-    /// What a query finds now.
-    fn query(&self, query: &str) -> Vec<Value> {
-        let path = format!("/api/v1/query?query={}", percent(query));
-        let reply = call(&self.address, "GET", &path, &[], b"").expect("Prometheus answers");
-        let answer = json(&reply);
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        answer["data"]["result"].as_array().unwrap().clone()
-    }
-
-    fn rules(&self) -> Vec<Value> {
-        let reply = call(&self.address, "GET", "/api/v1/rules", &[], b"").expect("Prometheus answers");
-        let groups = json(&reply)["data"]["groups"].as_array().unwrap().clone();
-        groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
-    }
-}
-
-/// An answer of Prometheus, which sends long ones in chunks (RFC 9112, section 7.1).
-fn json(reply: &Reply) -> Value {
-    if reply.header("transfer-encoding") != Some("chunked") {
-        return reply.json();
-    }
-    let (mut body, mut rest) = (Vec::new(), &reply.body[..]);
-    while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
-        let length = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
-        if length == 0 {
-            break;
-        }
-        body.extend_from_slice(&rest[end + 2..end + 2 + length]);
-        rest = &rest[end + 4 + length..];
-    }
-    serde_json::from_slice(&body).unwrap()
-}
-
-fn percent(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut all, byte| {
-        let _ = write!(all, "%{byte:02X}");
-        all
-    })
 }
 
 /// The panels' queries, with what the variables stand for when everything is chosen.
@@ -208,7 +119,9 @@ fn keep_busy(cluster: &TestCluster, round: usize) {
 fn every_panel_and_every_rule_is_answered_by_a_real_cluster() {
     let cluster = TestCluster::start(3);
     let directory = support::scratch();
-    let prometheus = Prometheus::start(&cluster, directory.path());
+    let targets: Vec<(&str, &str)> = cluster.nodes.iter().map(|node| (&*node.name, &*node.ops)).collect();
+    let host = cluster.nodes[0].ops.split(':').next().unwrap();
+    let prometheus = Prometheus::start(&targets, host, directory.path());
     let queries = panel_queries();
     assert!(queries.len() > 50, "the dashboard has lost its panels: {}", queries.len());
     let mut round = 0;
@@ -270,4 +183,139 @@ fn the_commands_of_every_runbook_run() {
     assert!(ran > 60, "only {ran} commands were found");
     // The commands are told where to look by the environment, as the index says.
     assert!(cli(&["status", "--endpoint", &node.client]).status.success());
+}
+
+/// Labels that a metric may have. None of them comes from a client; what each may be is bounded by the code or the members.
+const LABELS: [&str; 14] = [
+    "bound",
+    "direction",
+    "kind",
+    "le",
+    "mode",
+    "peer",
+    "phase",
+    "reason",
+    "result",
+    "role",
+    "route",
+    "standing",
+    "status",
+    "usage",
+];
+/// Different values of one label, of a metric on one node.
+const VALUES_MAX: usize = 40;
+/// Words for units that are not the base ones (seconds, bytes, entries, ratio).
+const OTHER_UNITS: [&str; 12] = [
+    "milliseconds",
+    "millis",
+    "ms",
+    "microseconds",
+    "us",
+    "nanoseconds",
+    "minutes",
+    "hours",
+    "kilobytes",
+    "kib",
+    "mib",
+    "percent",
+];
+
+/// What is wrong with the text of `/metrics`, a sentence each.
+fn lint(text: &str, documented: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let described = |kind: &str| -> std::collections::BTreeMap<&str, &str> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("# ")?.strip_prefix(kind)?.trim().split_once(' '));
+        lines.collect()
+    };
+    let (help, types) = (described("HELP"), described("TYPE"));
+    for (name, kind) in &types {
+        let bad = |what: &str| format!("{name} ({kind}): {what}");
+        let ours = name.starts_with("raft_");
+        let legal = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !legal || !ours && !name.starts_with("process_") {
+            wrong.push(bad("its name does not begin with raft_ or process_, or has other letters than a-z, 0-9 and _"));
+        }
+        if (*kind == "counter") != name.ends_with("_total") {
+            wrong.push(bad("_total is for counters, and for all of them"));
+        }
+        if name.split('_').any(|word| OTHER_UNITS.contains(&word)) {
+            wrong.push(bad("its unit is no base unit"));
+        }
+        if name.contains("_duration") && !name.ends_with("_seconds") {
+            wrong.push(bad("a duration is in seconds"));
+        }
+        if help.get(name).is_none_or(|help| help.is_empty()) {
+            wrong.push(bad("there is no help"));
+        }
+        if ours && !documented.contains(&format!("`{name}`")) {
+            wrong.push(bad("docs/metrics.md does not have it"));
+        }
+    }
+    let mut values: std::collections::BTreeMap<(String, String), BTreeSet<String>> = std::collections::BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        if !types.contains_key(name) && types.get(family) != Some(&"histogram") {
+            wrong.push(format!("{name} has no type"));
+        }
+        let Some((_, rest)) = line.split_once('{') else { continue };
+        for pair in rest.rsplit_once('}').unwrap().0.split("\",").map(|pair| pair.trim_end_matches('"')) {
+            let (label, value) = pair.split_once("=\"").unwrap();
+            let known = LABELS.contains(&label) || name == "raft_build_info" && label == "version";
+            if !known {
+                wrong
+                    .push(format!("{name} has the label {label}: is it bounded? then add it to the list of this test"));
+            }
+            values.entry((name.to_owned(), label.to_owned())).or_default().insert(value.to_owned());
+        }
+    }
+    for ((name, label), found) in values {
+        if found.len() > VALUES_MAX {
+            wrong.push(format!("{name} has {} values of {label}", found.len()));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn metrics_keep_the_rules_of_names_and_no_label_comes_from_a_client() {
+    const PLANTED: &str = "planted-by-a-client";
+    let cluster = TestCluster::start(3);
+    let node = &cluster.nodes[0];
+    (0..12).for_each(|round| keep_busy(&cluster, round));
+    let planted = [
+        ("PUT", format!("/v1/kv/{PLANTED}")),
+        ("GET", format!("/{PLANTED}")),
+        (PLANTED, "/v1/kv/key".to_owned()),
+        ("GET", format!("/v1/kv/key?{PLANTED}={PLANTED}")),
+        ("GET", format!("/v1/kv/key?consistency={PLANTED}")),
+        ("DELETE", format!("/v1/cluster/members/{PLANTED}")),
+        ("GET", format!("/v1/outcomes/{PLANTED}")),
+    ];
+    for (method, path) in planted {
+        let headers = [("Idempotency-Key", PLANTED), ("User-Agent", PLANTED), ("Raft-Token", PLANTED)];
+        assert!(call(&node.client, method, &path, &headers, PLANTED.as_bytes()).is_some(), "{method} {path}");
+    }
+    let documented = read("docs/metrics.md");
+    for node in &cluster.nodes {
+        let text = call(&node.ops, "GET", "/metrics", &[], b"").unwrap().text();
+        assert!(text.lines().count() > 200, "hardly any metrics: {text}");
+        assert_eq!(lint(&text, &documented), Vec::<String>::new(), "of {}", node.name);
+        assert!(!text.contains(PLANTED), "what a client said is in the metrics");
+    }
+    let text = call(&node.ops, "GET", "/metrics", &[], b"").unwrap().text();
+    support::manifests::filter(promtool_command(&["check", "metrics"]), "promtool check metrics", &text);
+    // And what breaks a rule is found.
+    for (broken, wanted) in [
+        ("# HELP raft_term The term.\n# TYPE raft_term counter\nraft_term 1", "_total is for counters"),
+        ("# HELP http_sent_bytes Bytes sent.\n# TYPE http_sent_bytes gauge\nhttp_sent_bytes 1", "does not begin"),
+        ("# HELP raft_wait_ms How long it waits.\n# TYPE raft_wait_ms gauge\nraft_wait_ms 1", "no base unit"),
+        ("# TYPE raft_term gauge\nraft_term 1", "no help"),
+        ("# HELP raft_term The term.\n# TYPE raft_term gauge\nraft_term{key=\"a\"} 1", "the label key"),
+        ("raft_term 1", "has no type"),
+        ("# HELP raft_new Something new.\n# TYPE raft_new gauge\nraft_new 1", "docs/metrics.md"),
+    ] {
+        let found = lint(broken, &documented).join("; ");
+        assert!(found.contains(wanted), "{broken}: {found}");
+    }
 }

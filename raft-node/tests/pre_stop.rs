@@ -6,8 +6,9 @@ mod support;
 
 use std::process::{Child, Stdio};
 
+use support::connection::Connection;
 use support::http::{Reply, call};
-use support::{BINARY, TestCluster, TestNode, await_some, await_that, cli, command};
+use support::{BINARY, PATIENCE, TestCluster, TestNode, await_some, await_that, cli, command};
 
 fn pre_stop(node: &TestNode, max_wait: &str) -> Child {
     let mut command = command(BINARY);
@@ -78,6 +79,34 @@ fn all_that_are_asked_at_once_never_go_together() {
         }
         await_healthy(&cluster);
     }
+}
+
+#[test]
+fn a_member_that_is_silent_does_not_hold_up_the_others() {
+    let cluster = TestCluster::start(5);
+    await_healthy(&cluster);
+    let leader = cluster.await_leader();
+    let (silent, asked) = (&cluster.nodes[(leader + 1) % 5], &cluster.nodes[(leader + 2) % 5]);
+    // Its connections stand, and it answers nobody: the leader waits for it, and has to answer in time all the same.
+    silent.signal("STOP");
+    let (code, said) = end(pre_stop(asked, "30s"));
+    silent.signal("CONT");
+    assert_eq!(code, 0, "without two of five there is a quorum: {said}");
+}
+
+#[test]
+fn a_drained_node_sends_away_who_keeps_a_connection() {
+    let cluster = TestCluster::start(3);
+    await_healthy(&cluster);
+    let node = &cluster.nodes[0];
+    let mut kept = Connection::to(&node.client, PATIENCE).unwrap();
+    let mut put = || kept.call("PUT", "/v1/kv/key?timeout=10s", &[], b"value", PATIENCE).expect("an answer");
+    let before = put();
+    assert!(before.status == 200 && !before.closes(), "{before:?}");
+    assert!(cli(&["drain", "--endpoint", &node.client]).status.success());
+    let drained = put();
+    assert!(drained.status == 503 && drained.closes(), "behind a balancer it would stay with this node: {drained:?}");
+    assert_eq!(kept.until_closed(PATIENCE), Some(Vec::new()));
 }
 
 #[test]

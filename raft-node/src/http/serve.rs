@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{HeaderValue, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::http::lingering::Lingering;
@@ -28,6 +29,8 @@ const STREAMS_MAX: u32 = 256;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Pause after the system refused to hand out a connection, when file descriptors ran out for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client may go on, on a connection that it was asked to end since its authority is none any more.
+const DISTRUSTED_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a listener could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -106,19 +109,18 @@ impl Listener {
 
     /// Serves until `stop`; then finishes what is in flight, for at most `grace`.
     pub async fn serve(self, router: Router, stop: CancellationToken, grace: Duration) {
-        let graceful = GracefulShutdown::new();
         let closed = CancellationToken::new();
+        let connections = TaskTracker::new();
         while let Some((stream, permit)) = self.accept(&stop).await {
             let connection = Connection {
                 router: router.clone(),
                 tls: self.tls.clone(),
-                watcher: graceful.watcher(),
                 stop: stop.clone(),
                 header_read_timeout: self.header_read_timeout,
                 _permit: permit,
             };
             let closed = closed.clone();
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 tokio::select! {
                     () = connection.serve(stream) => {}
                     () = closed.cancelled() => {}
@@ -126,7 +128,8 @@ impl Listener {
             });
         }
         drop(self.socket);
-        if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        connections.close();
+        if tokio::time::timeout(grace, connections.wait()).await.is_err() {
             tracing::warn!(?grace, "connections were still busy when the time to finish was over; they are closed");
         }
         closed.cancel();
@@ -158,7 +161,7 @@ impl Listener {
 struct Connection {
     router: Router,
     tls: Option<Tls>,
-    watcher: Watcher,
+    /// Cancelled when what is in flight is to be finished, and nothing more to be begun.
     stop: CancellationToken,
     header_read_timeout: Duration,
     _permit: OwnedSemaphorePermit,
@@ -171,11 +174,14 @@ impl Connection {
             return; // closed by the client already
         }
         match self.tls.clone() {
-            None => self.serve_http(stream).await,
+            None => self.serve_http(stream, std::future::pending()).await,
             Some(tls) => {
                 let handshake = tokio::time::timeout(self.header_read_timeout, tls.acceptor().accept(stream));
                 match handshake.await {
-                    Ok(Ok(stream)) => self.serve_http(stream).await,
+                    Ok(Ok(stream)) => {
+                        let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+                        self.serve_http(stream, async move { tls.distrusts(&chain).await }).await;
+                    }
                     Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),
                     Err(_) => tracing::debug!("a client's TLS handshake took too long"),
                 }
@@ -183,40 +189,85 @@ impl Connection {
         }
     }
 
-    async fn serve_http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_read_timeout)
-            .max_buf_size(HEAD_BYTES_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(self.header_read_timeout)
-            .keep_alive_timeout(self.header_read_timeout);
-        // Which protocol a client speaks is told by its first bytes, and nothing above limits the time for those.
-        let spoke = Arc::new(AtomicBool::new(false));
-        let noted = Arc::clone(&spoke);
+    /// Serves until the client goes, or is to go: when the node stops, and when `distrusted` ends.
+    async fn serve_http(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        distrusted: impl Future<Output = ()>,
+    ) {
+        let builder = builder(self.header_read_timeout);
+        let (spoken, ending) = (Arc::new(Spoken::default()), Arc::new(AtomicBool::new(false)));
+        let (noted, ends) = (Arc::clone(&spoken), Arc::clone(&ending));
         let router = TowerToHyperService::new(self.router);
         let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-            noted.store(true, Ordering::Relaxed);
-            hyper::service::Service::call(&router, request)
+            let one = request.version() <= Version::HTTP_11;
+            (if one { &noted.one } else { &noted.two }).store(true, Ordering::Relaxed);
+            let (answer, ends) = (hyper::service::Service::call(&router, request), Arc::clone(&ends));
+            async move {
+                let mut answer = answer.await;
+                if let Ok(answer) = &mut answer
+                    && one
+                    && ends.load(Ordering::Relaxed)
+                {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                answer
+            }
         });
-        let stream = TokioIo::new(Lingering::new(stream, self.stop));
-        let connection = builder.serve_connection(stream, service);
-        let connection = self.watcher.watch(connection);
-        tokio::pin!(connection);
-        tokio::select! {
-            result = &mut connection => return log_end(result),
-            () = tokio::time::sleep(self.header_read_timeout) => {}
-        }
-        if spoke.load(Ordering::Relaxed) {
-            log_end(connection.await);
+        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream, self.stop.clone())), service);
+        let first_words = tokio::time::sleep(self.header_read_timeout);
+        let over = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(connection, first_words, distrusted, over);
+        let (mut judged, mut finishing) = (false, false);
+        loop {
+            tokio::select! {
+                result = &mut connection => return log_end(result),
+                // Which protocol a client speaks is told by its first bytes, and nothing else limits the time for those.
+                () = &mut first_words, if !judged => {
+                    if !spoken.one.load(Ordering::Relaxed) && !spoken.two.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    judged = true;
+                }
+                () = self.stop.cancelled(), if !finishing => {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut distrusted, if !ending.load(Ordering::Relaxed) => {
+                    ending.store(true, Ordering::Relaxed);
+                    over.as_mut().reset(tokio::time::Instant::now() + DISTRUSTED_GRACE);
+                    // HTTP/2 has a word for it, which no request meets on its way. HTTP/1 has one in the next answer.
+                    if spoken.two.load(Ordering::Relaxed) {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+                () = &mut over => {
+                    tracing::debug!("a client whose authority is none any more did not end its connection");
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Which protocols were spoken on a connection.
+#[derive(Default)]
+struct Spoken {
+    one: AtomicBool,
+    two: AtomicBool,
+}
+
+fn builder(header_read_timeout: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_read_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(header_read_timeout)
+        .keep_alive_timeout(header_read_timeout);
+    builder
 }
 
 /// Clients go away in many ways; none is this node's fault.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -174,7 +174,7 @@ async fn read_bounded(mut body: Body, bytes_max: usize) -> Result<Option<Bytes>,
 
 /// Around every request to the client listener: the bound on requests, the headers of every answer, the metrics.
 pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let began = Instant::now();
+    let (began, version) = (Instant::now(), request.version());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
     let mut response = match shared.requests.try_acquire() {
@@ -201,6 +201,10 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, 
     }
     if let Some(leader) = &position.leader {
         insert_name(headers, LEADER, leader);
+    }
+    // Whoever keeps its connection would be refused on it again and again: behind a balancer it stays with this node.
+    if position.draining && version <= Version::HTTP_11 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     shared.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
     shared.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());

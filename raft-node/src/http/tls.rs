@@ -1,12 +1,16 @@
 //! TLS for clients: the certificates that are used, and how they are replaced while the node runs.
 
-use std::path::Path;
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{ClientSettings, TlsFiles};
@@ -32,14 +36,22 @@ struct Reloadable {
     settings: ClientSettings,
     current: RwLock<Current>,
     /// What the files held when they were looked at last; nothing when they could not be read.
-    looked_at: Mutex<Option<Vec<Vec<u8>>>>,
+    looked_at: Mutex<Option<Contents>>,
+    /// Of the digests, drawn at the start.
+    digests: RandomState,
+    /// Told of every replacement.
+    changes: watch::Sender<()>,
 }
+
+/// A digest of what the files held: one of them is a private key, of which no more is kept than is used.
+type Contents = u64;
 
 struct Current {
     acceptor: TlsAcceptor,
+    /// Judges the certificates of clients; nothing when they need none.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
     expires: SystemTime,
-    /// What the files held.
-    contents: Vec<Vec<u8>>,
+    contents: Contents,
 }
 
 impl std::fmt::Debug for Tls {
@@ -55,10 +67,20 @@ impl Tls {
     /// Names the setting and the file that cannot be used.
     pub fn new(settings: &ClientSettings) -> Result<Option<Self>, TlsError> {
         let Some(files) = &settings.tls else { return Ok(None) };
-        let contents = read_files(settings, files)?;
-        let current = Self::load(settings, files, contents.clone())?;
-        let (current, looked_at) = (RwLock::new(current), Mutex::new(Some(contents)));
-        Ok(Some(Self(Arc::new(Reloadable { settings: settings.clone(), current, looked_at }))))
+        let digests = RandomState::new();
+        let bytes = read_files(settings, files)?;
+        let contents = digests.hash_one(&bytes);
+        let (current, looked_at) = (RwLock::new(load(settings, files, &bytes, contents)?), Mutex::new(Some(contents)));
+        let (settings, changes) = (settings.clone(), watch::Sender::new(()));
+        Ok(Some(Self(Arc::new(Reloadable { settings, current, looked_at, digests, changes }))))
+    }
+
+    /// The files that are looked at.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let settings = &self.0.settings;
+        let pair = settings.tls.iter().flat_map(|files| [&files.cert, &files.key]);
+        pair.chain(&settings.client_ca).cloned().collect()
     }
 
     /// Looks at the files again, and uses what they hold for connections from now on, when it differs from before and is
@@ -71,8 +93,8 @@ impl Tls {
         let settings = &self.0.settings;
         let Some(files) = &settings.tls else { return Ok(false) };
         let mut looked_at = self.0.looked_at.lock();
-        let contents = match read_files(settings, files) {
-            Ok(contents) => contents,
+        let bytes = match read_files(settings, files) {
+            Ok(bytes) => bytes,
             // Said once.
             Err(_) if looked_at.is_none() => return Ok(false),
             Err(error) => {
@@ -80,25 +102,27 @@ impl Tls {
                 return Err(error);
             }
         };
-        if looked_at.replace(contents.clone()).is_some_and(|before| before == contents) {
+        let contents = self.0.digests.hash_one(&bytes);
+        if looked_at.replace(contents) == Some(contents) {
             return Ok(false);
         }
         if self.0.current.read().contents == contents {
             // What was wrong is taken back.
             return Ok(false);
         }
-        let fresh = Self::load(settings, files, contents)?;
+        let fresh = load(settings, files, &bytes, contents)?;
         if fresh.expires <= SystemTime::now() {
             return Err(unusable("client.tls.cert", &files.cert, "it has expired"));
         }
         *self.0.current.write() = fresh;
+        self.0.changes.send_replace(());
         Ok(true)
     }
 
     /// Whether the files held what is in use, when they were looked at last. Else they hold what cannot be used.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.0.looked_at.lock().as_ref() == Some(&self.0.current.read().contents)
+        *self.0.looked_at.lock() == Some(self.0.current.read().contents)
     }
 
     /// When the certificate that is in use ends.
@@ -112,34 +136,66 @@ impl Tls {
         self.0.current.read().acceptor.clone()
     }
 
-    fn load(settings: &ClientSettings, files: &TlsFiles, contents: Vec<Vec<u8>>) -> Result<Current, TlsError> {
-        let chain = certificates("client.tls.cert", &files.cert, &contents[0])?;
-        let expires = end_of(&chain[0]).map_err(|reason| unusable("client.tls.cert", &files.cert, reason))?;
-        let key = PrivateKeyDer::from_pem_slice(&contents[1])
-            // What the error shows of the file may be the key itself.
-            .map_err(|_| unusable("client.tls.key", &files.key, "it holds no private key in PEM that can be read"))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable("client.tls.cert", &files.cert, error))?;
-        let builder = match &settings.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for certificate in certificates("client.tls.client_ca", path, &contents[2])? {
-                    roots.add(certificate).map_err(|error| unusable("client.tls.client_ca", path, error))?;
-                }
-                let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .build()
-                    .map_err(|error| unusable("client.tls.client_ca", path, error))?;
-                builder.with_client_cert_verifier(verifier)
+    /// Ends when the authorities that are in use do not vouch for this client any more: never, while none are asked for.
+    pub(super) async fn distrusts(&self, chain: &[CertificateDer<'_>]) {
+        let mut changes = self.0.changes.subscribe();
+        while self.trusts(chain) {
+            // The sender is in `self`.
+            if changes.changed().await.is_err() {
+                return;
             }
-        };
-        let mut config =
-            builder.with_single_cert(chain, key).map_err(|error| unusable("client.tls.cert", &files.cert, error))?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Current { acceptor: TlsAcceptor::from(Arc::new(config)), expires, contents })
+        }
     }
+
+    fn trusts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let clients = self.0.current.read().clients.clone();
+        let Some(clients) = clients else { return true };
+        let checked = |(leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>])| {
+            clients.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
+        };
+        chain.split_first().is_some_and(checked)
+    }
+}
+
+fn load(
+    settings: &ClientSettings,
+    files: &TlsFiles,
+    bytes: &[Vec<u8>],
+    contents: Contents,
+) -> Result<Current, TlsError> {
+    let bad_certificate = |reason: String| unusable("client.tls.cert", &files.cert, reason);
+    let chain = certificates("client.tls.cert", &files.cert, &bytes[0])?;
+    let (begins, expires) = validity(&chain[0]).map_err(bad_certificate)?;
+    if let Ok(early) = begins.duration_since(SystemTime::now()) {
+        let reason = format!("it is not valid yet, and will be in {} s; is this node's clock right?", early.as_secs());
+        return Err(bad_certificate(reason));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&bytes[1])
+        // What the error shows of the file may be the key itself.
+        .map_err(|_| unusable("client.tls.key", &files.key, "it holds no private key in PEM that can be read"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad_certificate(error.to_string()))?;
+    let clients = match &settings.client_ca {
+        None => None,
+        Some(path) => {
+            let refuse = |error: &dyn std::fmt::Display| unusable("client.tls.client_ca", path, error);
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in certificates("client.tls.client_ca", path, &bytes[2])? {
+                roots.add(certificate).map_err(|error| refuse(&error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            Some(verifier.build().map_err(|error| refuse(&error))?)
+        }
+    };
+    let builder = match &clients {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| bad_certificate(error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Current { acceptor: TlsAcceptor::from(Arc::new(config)), clients, expires, contents })
 }
 
 /// The bytes of certificate, key and authorities, read once: what is checked is what is used.
@@ -150,11 +206,12 @@ fn read_files(settings: &ClientSettings, files: &TlsFiles) -> Result<Vec<Vec<u8>
     named.map(|(setting, path)| std::fs::read(path).map_err(|error| unusable(setting, path, error))).collect()
 }
 
-/// When a certificate ends.
-fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
+/// From when to when a certificate holds.
+fn validity(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    let time = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let validity = parsed.validity();
+    Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
 }
 
 fn certificates(setting: &'static str, path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

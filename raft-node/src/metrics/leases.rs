@@ -1,6 +1,6 @@
 //! The metrics of read leases.
 
-use prometheus::{Gauge, IntCounter, IntGauge};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge};
 
 use super::registered::{Builder, number, raise};
 use crate::status::NodeStatus;
@@ -15,7 +15,7 @@ pub(super) struct LeaseMetrics {
     granted: IntCounter,
     passed_over: IntCounter,
     holds_back_total: IntCounter,
-    held_back_milliseconds: IntCounter,
+    held_back_seconds: Counter,
     clock_jumps: IntCounter,
 }
 
@@ -48,9 +48,9 @@ impl LeaseMetrics {
                 "raft_read_lease_holds_back_total",
                 "Times that commits began to wait for leases though a quorum had the entries.",
             ),
-            held_back_milliseconds: build.counter(
-                "raft_read_lease_held_back_milliseconds_total",
-                "How long commits waited for leases in all, in milliseconds.",
+            held_back_seconds: build.seconds_counter(
+                "raft_read_lease_held_back_seconds_total",
+                "How long commits waited for leases in all.",
             ),
             clock_jumps: build.counter(
                 "raft_clock_jumps_total",
@@ -69,8 +69,8 @@ impl LeaseMetrics {
         raise(&self.granted, counters.leases_granted);
         raise(&self.passed_over, counters.lease_requests_passed_over);
         raise(&self.holds_back_total, counters.lease_holds_back);
-        let milliseconds = counters.lease_held_back_for.as_millis();
-        raise(&self.held_back_milliseconds, u64::try_from(milliseconds).unwrap_or(u64::MAX));
+        let seconds = counters.lease_held_back_for.as_secs_f64();
+        self.held_back_seconds.inc_by((seconds - self.held_back_seconds.get()).max(0.0));
         raise(&self.clock_jumps, counters.clock_jumps);
     }
 }

@@ -9,6 +9,7 @@ use crate::status::NodeStatus;
 #[derive(Debug)]
 pub(super) struct MemberMetrics {
     members: IntGaugeVec,
+    is_voter: IntGauge,
     configuration_index: IntGauge,
     change_running: IntGauge,
     pending: IntGauge,
@@ -25,6 +26,7 @@ impl MemberMetrics {
                  learner.",
                 &["standing"],
             ),
+            is_voter: build.gauge("raft_is_voter", "1 when this node votes, in the configuration that it has in force."),
             configuration_index: build
                 .gauge("raft_configuration_index", "The entry of the configuration in force; 0 for the founders'."),
             change_running: build.gauge(
@@ -50,6 +52,8 @@ impl MemberMetrics {
         for (standing, count) in counts {
             self.members.with_label_values(&[standing]).set(number(count as u64));
         }
+        let votes = status.id.is_some_and(|id| configuration.is_voter(id)) && status.raft.removed.is_none();
+        self.is_voter.set(i64::from(votes));
         self.configuration_index.set(number(configuration.index().0));
         self.change_running.set(match configuration.phase() {
             Phase::Settled => 0,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use raft_core::status::{Role, Status};
 
@@ -95,6 +95,10 @@ impl Builder<'_> {
 
     pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    pub(super) fn seconds_counter(&self, name: &str, help: &str) -> Counter {
+        self.add(Counter::new(name, help))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {

@@ -12,7 +12,6 @@ mod client;
 mod history;
 mod looks;
 mod monitor;
-mod namespace;
 mod nemesis;
 #[path = "../support/mod.rs"]
 mod support;
@@ -42,18 +41,18 @@ const SECONDS: u64 = 20;
 
 #[test]
 fn three_nodes_under_faults() {
-    namespace::run("three_nodes_under_faults", || run(3));
+    support::namespace::run("three_nodes_under_faults", || run(3));
 }
 
 #[test]
 fn five_nodes_under_faults() {
-    namespace::run("five_nodes_under_faults", || run(5));
+    support::namespace::run("five_nodes_under_faults", || run(5));
 }
 
 /// The harness must be able to see what it looks for: reads that may be stale, passed off as linearizable, are found out.
 #[test]
 fn a_stale_read_is_found_out() {
-    namespace::run("a_stale_read_is_found_out", stale_reads);
+    support::namespace::run("a_stale_read_is_found_out", stale_reads);
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -2,8 +2,12 @@
 // A panic is how a test fails; not every test uses every helper.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, unused_imports)]
 
+pub mod connection;
 pub mod http;
+pub mod manifests;
+pub mod namespace;
 pub mod namespaces;
+pub mod prometheus;
 pub mod stranger;
 pub mod trace;
 

@@ -23,9 +23,22 @@ const WAYS: [&[&str]; 4] = [
 /// # Panics
 /// When the test fails in there, or there are no namespaces: with the reason and the remedy. It is never skipped.
 pub fn run(test: &str, body: impl FnOnce()) {
+    enter(test, false, body);
+}
+
+/// The same for a test that makes network devices, and so cannot do without a namespace.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_isolated(test: &str, body: impl FnOnce()) {
+    enter(test, true, body);
+}
+
+fn enter(test: &str, always: bool, body: impl FnOnce()) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if std::env::var_os(INSIDE).is_some() || std::env::var(SWITCH).is_ok_and(|switch| switch == "off") {
+    let off = std::env::var(SWITCH).is_ok_and(|switch| switch == "off");
+    if std::env::var_os(INSIDE).is_some() || off && !always {
         return body();
     }
     let way = way();
@@ -51,7 +64,8 @@ fn way() -> &'static [&'static str] {
     }
     panic!(
         "this machine gives no network namespace:{reasons}\nrun as root or allow unprivileged user namespaces, and \
-         install util-linux (unshare) and iproute2 (ip); or set {SWITCH}=off to use the machine's own loopback network"
+         install util-linux (unshare) and iproute2 (ip); or, for the tests of chaos, set \
+         {SWITCH}=off to use the machine's own loopback network"
     );
 }
 
