@@ -50,7 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use crate::{CHANGES_MAX, Change, Precondition};
@@ -71,6 +71,17 @@ pub struct Builder {
     endpoints: Result<Endpoints, Error>,
     bounds: Bounds,
     authorities: Option<Vec<u8>>,
+    token: Option<Hidden<String>>,
+    certificate: Option<Hidden<Vec<u8>>>,
+}
+
+/// What no `Debug` shows.
+struct Hidden<T>(T);
+
+impl<T> std::fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("..")
+    }
 }
 
 impl Builder {
@@ -103,10 +114,25 @@ impl Builder {
         self
     }
 
+    /// The bearer token that says who asks, where access is controlled (`docs/access.md`). It goes to every endpoint, and to
+    /// the leader that one of them names: give it to `https` endpoints only, unless the network is trusted. Nothing shows it.
+    #[must_use]
+    pub fn access_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Hidden(token.into()));
+        self
+    }
+
+    /// The client certificate and its private key (PEM, one after the other) that say who asks.
+    #[must_use]
+    pub fn certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.certificate = Some(Hidden(pem.into()));
+        self
+    }
+
     /// Makes the client. Connects nowhere yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`]: an endpoint or a certificate cannot be used.
+    /// [`ErrorKind::Usage`]: an endpoint, a token or a certificate cannot be used.
     pub fn build(self) -> Result<Client, Error> {
         let usage = |error: reqwest::Error| Error::new(ErrorKind::Usage, error.to_string());
         // A second installation is refused and harmless: the first one stands.
@@ -117,6 +143,16 @@ impl Builder {
             .no_proxy();
         if let Some(pem) = &self.authorities {
             http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).map_err(usage)?);
+        }
+        if let Some(Hidden(token)) = &self.token {
+            http = http.default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer(token)?)]));
+        }
+        if let Some(Hidden(pem)) = &self.certificate {
+            // What the error shows of it may be the key itself.
+            let identity = reqwest::Identity::from_pem(pem).map_err(|_| {
+                Error::new(ErrorKind::Usage, "the client certificate is no certificate and private key in PEM")
+            })?;
+            http = http.identity(identity);
         }
         let caller = Caller { http: http.build().map_err(usage)?, endpoints: self.endpoints?, bounds: self.bounds };
         Ok(Client { caller: Arc::new(caller), session: Arc::default() })
@@ -142,7 +178,7 @@ impl Client {
     /// The same, with bounds of its own.
     pub fn builder<S: AsRef<str>>(endpoints: impl IntoIterator<Item = S>) -> Builder {
         let bounds = Bounds { deadline: Duration::from_secs(10), try_timeout: Duration::from_secs(2), tries_max: 20 };
-        Builder { endpoints: Endpoints::new(endpoints), bounds, authorities: None }
+        Builder { endpoints: Endpoints::new(endpoints), bounds, authorities: None, token: None, certificate: None }
     }
 
     /// The newest position that this client and its clones have seen, if any.
@@ -241,6 +277,18 @@ impl Client {
         let replied = self.caller.run(&self.session, &call, write.within).await.and_then(|reply| written(&reply));
         replied.map_err(|error| error.with(|about| about.idempotency_key = Some(key)))
     }
+}
+
+/// The header that shows a token. Nothing of it is in an error or in `Debug`.
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| {
+        Error::new(
+            ErrorKind::Usage,
+            "the access token cannot stand in a header; give it as raft-node token new printed it",
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn header(text: &str) -> Result<HeaderValue, Error> {

@@ -1,4 +1,4 @@
-//! Certificates and authorities that change while the node runs: looked at every second, judged once two looks in a row
+//! Certificates, authorities and tokens that change while the node runs: looked at every second, judged once two looks in a row
 //! have found the same, so that a pair that is half replaced is neither used nor complained of, and used when they are
 //! good.
 
@@ -12,6 +12,7 @@ use raft_net_quic::{QuicTransport, SetupError};
 use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::events::{EventKind, Tale};
 use crate::handle::NodeHandle;
 use crate::http::Tls;
@@ -33,6 +34,7 @@ pub(crate) struct Watched {
     /// Whether a certificate names this node, as at the start.
     pub(crate) names: Names,
     pub(crate) client: Option<Tls>,
+    pub(crate) access: Access,
     pub(crate) peer_files: Looks,
     pub(crate) client_files: Looks,
 }
@@ -90,7 +92,29 @@ impl Watched {
             let looked = client.reload();
             self.judge(CLIENT, looked, client.expires());
         }
+        self.look_at_tokens();
         self.show();
+    }
+
+    fn look_at_tokens(&self) {
+        let looked = self.access.reload();
+        let metrics = self.node.metrics().access();
+        match looked {
+            Ok(false) => {}
+            Ok(true) => {
+                metrics.changed(true);
+                let identities = self.access.book().identities().len();
+                tracing::info!(identities, "the token file was replaced");
+                let text = format!("the token file was replaced; it names {identities} identities");
+                self.node.tell(Tale::new(EventKind::Access, text).with("identities", identities));
+            }
+            Err(error) => {
+                metrics.changed(false);
+                tracing::error!(%error, "the changed token file cannot be used; the last good one stays in use");
+                let text = format!("the changed token file cannot be used, so the last good one stays: {error}");
+                self.node.tell(Tale::new(EventKind::Access, text).with("error", error));
+            }
+        }
     }
 
     fn show(&self) {
@@ -99,6 +123,7 @@ impl Watched {
         if let Some(client) = &self.client {
             metrics.show(CLIENT, client.expires(), !client.is_current());
         }
+        self.node.metrics().access().show(self.access.book().identities().len(), !self.access.is_current());
     }
 
     /// Tells what became of a look; `expires` is the end of what is used now.

@@ -31,6 +31,8 @@ pub enum EventKind {
     Refusal,
     /// Certificates were replaced, or could not be.
     Certificate,
+    /// The token file was replaced, or could not be.
+    Access,
     /// Members come, go, or change their part. Whoever changes the membership tells of it by this kind.
     Membership,
 }
@@ -48,6 +50,7 @@ impl EventKind {
             Self::Fault => "fault",
             Self::Refusal => "refusal",
             Self::Certificate => "certificate",
+            Self::Access => "access",
             Self::Membership => "membership",
         }
     }

@@ -88,6 +88,8 @@
 //! A blank node does nothing until a cluster is founded, and that takes **all** founders; see [`founding`]. Until then
 //! [`NodeHandle::status`] says for whom it waits, and why.
 
+#[cfg(feature = "http")]
+pub mod access;
 mod applier;
 #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
 mod certificates;

@@ -15,11 +15,12 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, AccessError, LocalToken};
 use crate::certificates::{Looks, Watched};
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
 use crate::events::{EventKind, Tale};
 use crate::handle::{NodeHandle, StopError};
-use crate::http::{HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
+use crate::http::{Doorplate, HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
 use crate::kv_marks::KvMarks;
 use crate::marks::{FileFence, MarkParts};
 use crate::metrics::Metrics;
@@ -47,6 +48,9 @@ pub enum ProductError {
     /// A peer setting or certificate cannot be used.
     #[error(transparent)]
     Peer(#[from] SetupError),
+    /// The token file cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The node cannot start.
     #[error(transparent)]
     Node(#[from] StartError),
@@ -70,6 +74,8 @@ pub struct Product {
     ops: Server,
     certificates: Server,
     failures: FailureNote,
+    /// While it is there, `pre-stop` beside this node can show who it is.
+    _local_token: Option<LocalToken>,
 }
 
 /// A listener that serves.
@@ -99,6 +105,7 @@ impl Product {
             return Err(StartError::NotAFounder { name: settings.name.clone() }.into());
         }
         let tls = Tls::new(&settings.client).map_err(ServeError::from)?;
+        let access = access(settings)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let limits = &settings.limits;
         let ops_limits = Limits { connections_max: OPS_CONNECTIONS_MAX, ..limits.clone() };
@@ -107,7 +114,13 @@ impl Product {
         let address =
             |listener: &Listener| listener.address().map_err(|error| ProductError::Internal(error.to_string()));
         let (client_url, ops_url) = (format!("{scheme}://{}", address(&client)?), format!("http://{}", address(&ops)?));
-
+        let plate = Doorplate {
+            advertise: settings.client.advertise.clone(),
+            is_loopback: client.address().is_ok_and(|address| address.ip().is_loopback()),
+        };
+        for concern in concerns(settings, &access, &plate) {
+            tracing::warn!(node = %settings.name, listen = %settings.client.listen, "{concern}");
+        }
         if !settings.storage_sync {
             tracing::warn!(
                 node = %settings.name,
@@ -116,6 +129,7 @@ impl Product {
         }
         let transport = Arc::new(transport(settings)?);
         let directory = DataDir::open(&settings.data_dir, &settings.name)?;
+        let local_token = local_token(settings, &access)?;
         let StartRecord { count, nonce, earlier } = directory.start().clone();
         transport.set_start(Start { count, nonce, earlier });
         let failures = FailureNote::open(&settings.data_dir);
@@ -132,16 +146,18 @@ impl Product {
             peer_files: Looks::new(vec![peer.ca.clone(), peer.tls.cert.clone(), peer.tls.key.clone()]),
             client_files: Looks::new(tls.as_ref().map(Tls::files).unwrap_or_default()),
             client: tls,
+            access: access.clone(),
         };
         let certificates = Server { task: tokio::spawn(watched.watch(stop.clone())), stop };
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
-        let router = client_router(node.clone(), HttpOptions { limits: limits.clone() })
+        let router = client_router(node.clone(), HttpOptions { limits: limits.clone(), access, plate })
             .map_err(|error| ProductError::Internal(error.to_string()))?;
         Ok(Self {
             client: spawn(client, router, settings.shutdown_timeout),
             ops: spawn(ops, ops_router(node.clone()), OPS_GRACE),
             certificates,
             failures,
+            _local_token: local_token,
             node,
             client_url,
             ops_url,
@@ -192,14 +208,54 @@ async fn note_failure(mut failures: FailureNote, reason: String) {
     }
 }
 
-/// Reads the certificates that the settings name, as a start would.
+/// Reads the certificates and the token file that the settings name, as a start would.
 ///
 /// # Errors
 /// Names the setting and the file that cannot be used.
 pub fn check_files(settings: &Settings) -> Result<(), ProductError> {
     Tls::new(&settings.client).map_err(ServeError::from)?;
+    access(settings)?;
     transport(settings)?;
     Ok(())
+}
+
+fn access(settings: &Settings) -> Result<Access, AccessError> {
+    settings.token_file.as_ref().map_or_else(|| Ok(Access::open_to_all()), |path| Access::from_file(path))
+}
+
+/// A token for who stops this node and has no other: whoever can read its directory.
+fn local_token(settings: &Settings, access: &Access) -> Result<Option<LocalToken>, ProductError> {
+    if !access.is_controlled() {
+        return Ok(None);
+    }
+    let (kept, secret) = LocalToken::write(&settings.data_dir).map_err(|error| {
+        let directory = settings.data_dir.display();
+        ProductError::Internal(format!("no token for the stop of this node can be written to {directory}: {error}"))
+    })?;
+    access.admit_local(&secret.digest());
+    Ok(Some(kept))
+}
+
+/// What others than this machine may do or read, and nobody may have meant.
+fn concerns(settings: &Settings, access: &Access, plate: &Doorplate) -> Vec<&'static str> {
+    let (tls, needs_certificate) = (settings.client.tls.is_some(), settings.client.client_ca.is_some());
+    let mut concerns = Vec::new();
+    if !access.is_controlled() && !needs_certificate && !plate.is_loopback {
+        concerns.push(
+            "anybody who reaches client.listen may read and write everything and change the cluster; set auth.token_file \
+             to say who may",
+        );
+    }
+    if access.is_controlled() && !tls && !plate.is_loopback {
+        concerns.push(
+            "tokens travel in plain text to client.listen; set client.tls.cert and client.tls.key, or put something \
+             before it that encrypts",
+        );
+    }
+    if access.book().identities().iter().any(|identity| identity.certificate.is_some()) && !needs_certificate {
+        concerns.push("auth.token_file names certificates, and without client.tls.client_ca clients show none");
+    }
+    concerns
 }
 
 fn spawn(listener: Listener, router: axum::Router, grace: Duration) -> Server {
@@ -315,6 +371,34 @@ fn decode_seeds(bytes: &Bytes) -> Result<raft_kv::Settings, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn who_is_let_in_unmeant_is_told_at_the_start() {
+        let told = |more: &[(&'static str, &str)], access: &Access, is_loopback: bool| {
+            let least =
+                ["name", "data_dir", "peer.tls.ca", "peer.tls.cert", "peer.tls.key"].map(|key| (key, "x".into()));
+            let advertise = [("peer.advertise", "h:1".into())];
+            let more = more.iter().map(|(key, text)| (*key, (*text).to_owned()));
+            let flags: Vec<(&'static str, String)> = least.into_iter().chain(advertise).chain(more).collect();
+            let mut layers = Layers::merge(None, std::iter::empty(), &flags).expect("these settings are known");
+            let settings = Settings::new(&mut layers).expect("these settings go together");
+            concerns(&settings, access, &Doorplate { is_loopback, ..Doorplate::default() }).join("; ")
+        };
+        let tls = [("client.tls.cert", "c"), ("client.tls.key", "k")];
+        let certificates = [tls[0], tls[1], ("client.tls.client_ca", "a")];
+        let open = Access::open_to_all();
+        assert!(told(&[], &open, false).contains("anybody who reaches client.listen"));
+        assert!(told(&tls, &open, false).contains("anybody who reaches client.listen"));
+        assert_eq!(told(&[], &open, true) + &told(&certificates, &open, false), "");
+        let directory = tempfile::tempdir().expect("there is room");
+        let path = directory.path().join("tokens.toml");
+        std::fs::write(&path, "[[identity]]\nname = \"a\"\ncertificate = \"a.example\"\n").expect("there is room");
+        let kept = Access::from_file(&path).expect("the file is good");
+        let plain = told(&[], &kept, false);
+        assert!(plain.contains("plain text") && plain.contains("clients show none"), "{plain}");
+        assert_eq!(told(&certificates, &kept, false), "");
+    }
 
     #[test]
     fn first_settings_survive_the_founding_record() {

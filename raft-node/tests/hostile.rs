@@ -60,15 +60,19 @@ fn heads_that_are_none_are_refused() {
     let long = "a".repeat(70 << 10);
     let many: String = (0..200).map(|nth| format!("\r\nx-{nth}: 1")).collect();
     let cases: [(&str, Vec<u8>, u16); 12] = [
-        ("a path beyond the longest head", with_head(&format!("GET /v1/kv/{long} HTTP/1.1\r\nhost: n"), b""), 431),
+        (
+            "a path beyond the longest head",
+            with_head(&format!("GET /v1/kv/{long} HTTP/1.1\r\nhost: localhost"), b""),
+            431,
+        ),
         ("a header beyond the longest head", with_head(&format!("GET /v1/node HTTP/1.1\r\nx: {long}"), b""), 431),
-        ("two hundred headers", with_head(&format!("GET /v1/node HTTP/1.1\r\nhost: n{many}"), b""), 431),
+        ("two hundred headers", with_head(&format!("GET /v1/node HTTP/1.1\r\nhost: localhost{many}"), b""), 431),
         ("no HTTP", with_head("\x01\x02\x03", b""), 400),
-        ("a version that there is not", with_head("GET /v1/node HTTP/7.7\r\nhost: n", b""), 400),
-        ("a space in the path", with_head("GET /v1/kv/a b HTTP/1.1\r\nhost: n", b""), 400),
+        ("a version that there is not", with_head("GET /v1/node HTTP/7.7\r\nhost: localhost", b""), 400),
+        ("a space in the path", with_head("GET /v1/kv/a b HTTP/1.1\r\nhost: localhost", b""), 400),
         ("a header without a colon", with_head("GET /v1/node HTTP/1.1\r\nhost", b""), 400),
         ("a header name with a space", with_head("GET /v1/node HTTP/1.1\r\nho st: n", b""), 400),
-        ("a NUL in a header", with_head("GET /v1/node HTTP/1.1\r\nhost: n\r\nx: \0", b""), 400),
+        ("a NUL in a header", with_head("GET /v1/node HTTP/1.1\r\nhost: localhost\r\nx: \0", b""), 400),
         ("two lengths", with_head("PUT /v1/kv/k HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2", b"xy"), 400),
         ("a length below zero", with_head("PUT /v1/kv/k HTTP/1.1\r\ncontent-length: -1", b"x"), 400),
         ("chunks that are none", with_head("PUT /v1/kv/k HTTP/1.1\r\ntransfer-encoding: chunked", b"zz\r\nx"), 400),
@@ -87,13 +91,13 @@ fn heads_that_are_none_are_refused() {
 fn a_request_behind_junk_is_not_carried_out() {
     let cluster = one(&[]);
     let node = &cluster.nodes[0];
-    let first = with_head("GET /v1/limits HTTP/1.1\r\nhost: n", b"");
-    let put = with_head("PUT /v1/kv/smuggled HTTP/1.1\r\nhost: n\r\ncontent-length: 1", b"x");
+    let first = with_head("GET /v1/limits HTTP/1.1\r\nhost: localhost", b"");
+    let put = with_head("PUT /v1/kv/smuggled HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1", b"x");
     let reply = raw(&node.client, &[&first[..], b"\x00junk\r\n\r\n", &put].concat()).unwrap();
     assert_eq!(reply.status, 200, "what came before the junk is answered");
     assert!(!reply.text().contains("\"revision\""), "{}", reply.text());
     // A length and chunks: one of two readers would take the rest for a request of its own. It ends the connection.
-    let both = "PUT /v1/kv/k HTTP/1.1\r\nhost: n\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\nif-match: \"1\"";
+    let both = "PUT /v1/kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\nif-match: \"1\"";
     let reply = raw(&node.client, &[with_head(both, b"0\r\n\r\n"), put].concat()).unwrap();
     assert_eq!(reply.status, 412, "{}", reply.text());
     assert!(!reply.text().contains("\"revision\""), "the request behind was carried out");
@@ -118,13 +122,13 @@ fn bodies_that_do_not_end_or_are_too_long_cost_their_request_only() {
     let huge = 64 << 20;
     // Refused by what they announce: nothing of them is read, nor asked for.
     for expectation in ["", "\r\nexpect: 100-continue"] {
-        let head = format!("PUT /v1/kv/k HTTP/1.1\r\nhost: n\r\ncontent-length: {huge}{expectation}");
+        let head = format!("PUT /v1/kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: {huge}{expectation}");
         expect("a value of 64 MiB", raw(&node.client, &with_head(&head, b"")).as_ref(), 413, "value_too_large");
-        let head = format!("POST /v1/kv/batch HTTP/1.1\r\nhost: n\r\ncontent-length: {huge}{expectation}");
+        let head = format!("POST /v1/kv/batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: {huge}{expectation}");
         expect("a batch of 64 MiB", raw(&node.client, &with_head(&head, b"")).as_ref(), 413, "batch_too_large");
     }
     let chunk = [&b"100000\r\n"[..], &vec![b'x'; 1 << 20], b"\r\n"].concat();
-    let head = with_head("PUT /v1/kv/k HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked", b"");
+    let head = with_head("PUT /v1/kv/k HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked", b"");
     let reply = raw(&node.client, &[&head[..], &chunk, &chunk, b"0\r\n\r\n"].concat());
     expect("chunks of 2 MiB", reply.as_ref(), 413, "value_too_large");
     // Without an end: the deadline of the request ends the wait, and the write surely was not done.
@@ -133,7 +137,7 @@ fn bodies_that_do_not_end_or_are_too_long_cost_their_request_only() {
         ("chunks without an end", "transfer-encoding: chunked", b"4\r\nonly\r\n"),
     ];
     for (case, length, body) in dribbles {
-        let head = format!("PUT /v1/kv/k?timeout=200ms HTTP/1.1\r\nhost: n\r\nconnection: close\r\n{length}");
+        let head = format!("PUT /v1/kv/k?timeout=200ms HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{length}");
         let reply = raw(&node.client, &with_head(&head, body));
         expect(case, reply.as_ref(), 504, "deadline");
         assert_eq!(reply.unwrap().json()["outcome"], "not_applied", "{case}");

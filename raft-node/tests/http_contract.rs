@@ -382,7 +382,8 @@ async fn bytes_in_flight_are_bounded() {
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let head = "PUT /v1/kv/slow?timeout=30s HTTP/1.1\r\nhost: n1\r\ncontent-length: 1048576\r\n\r\n";
+        let head =
+            format!("PUT /v1/kv/slow?timeout=30s HTTP/1.1\r\nhost: {address}\r\ncontent-length: 1048576\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         slow.push(stream);
     }

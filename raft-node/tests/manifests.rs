@@ -9,13 +9,13 @@ use serde_json::Value;
 use support::manifests::{built, filter, kubernetes, object, objects, python};
 use support::{BINARY, certificates, command};
 
-const OVERLAYS: [&str; 4] = ["dev", "production", "cert-manager", "monitoring"];
+const OVERLAYS: [&str; 5] = ["dev", "production", "cert-manager", "monitoring", "access"];
 /// The version of Kubernetes whose schemas the objects have to fit.
 const KUBERNETES: &str = "1.32";
 
 #[test]
 fn every_overlay_is_built_and_every_object_fits_its_schema() {
-    for (overlay, wanted) in OVERLAYS.iter().zip([6, 6, 9, 12]) {
+    for (overlay, wanted) in OVERLAYS.iter().zip([6, 6, 9, 12, 9]) {
         let mut validate = python();
         validate.arg(kubernetes().join("validate.py")).arg(KUBERNETES);
         let said = filter(validate, &format!("the validation of overlay {overlay}"), &built(overlay));
@@ -83,6 +83,7 @@ fn a_node_accepts_the_environment_of_its_pod() {
     for (from, to) in [("ca.pem", "ca.crt"), ("raft-0.pem", "tls.crt"), ("raft-0.key", "tls.key")] {
         std::fs::copy(directory.path().join(from), directory.path().join(to)).unwrap();
     }
+    std::fs::write(directory.path().join("tokens.toml"), "").unwrap();
     for overlay in OVERLAYS {
         let objects = objects(overlay);
         let container = &object(&objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0];
@@ -101,9 +102,15 @@ fn a_node_accepts_the_environment_of_its_pod() {
                 value = value.replace(&format!("$({name})"), replacement);
             }
             assert!(!value.contains("$("), "{overlay}: {name} names a variable that stands behind it: {value}");
-            value = value.replace("/etc/raft/peer", directory.path().to_str().unwrap());
+            for mounted in ["/etc/raft/peer", "/etc/raft/access"] {
+                value = value.replace(mounted, directory.path().to_str().unwrap());
+            }
             known.push((name, value));
         }
+        let set = |name: &str| known.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let local = format!("{}/local.token", set("RAFT_DATA_DIR").unwrap());
+        assert_eq!(set("RAFT_LOCAL_TOKEN_FILE"), Some(local.as_str()), "{overlay}: the hook looks elsewhere");
+        assert_eq!(set("RAFT_AUTH_TOKEN_FILE").is_some(), overlay == "access");
         check.envs(known.iter().map(|(name, value)| (name, value)));
         let done = check.output().unwrap();
         assert!(done.status.success(), "{overlay}: {}", String::from_utf8_lossy(&done.stderr));

@@ -74,7 +74,7 @@ impl Cluster {
                 marks: MarkParts { rules: Arc::new(KvMarks), fence: Arc::new(MemFence::default()) },
             };
             let node = Node::start(parts).await.unwrap();
-            let router = client_router(node.clone(), HttpOptions { limits: limits() }).unwrap();
+            let router = client_router(node.clone(), HttpOptions::new(limits())).unwrap();
             tokio::spawn(listener.serve(router, CancellationToken::new(), PATIENCE));
             nodes.push(node);
             urls.push(url);

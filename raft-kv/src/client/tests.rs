@@ -151,6 +151,23 @@ async fn a_write_is_tried_again_under_one_key_and_has_one_answer() {
 }
 
 #[tokio::test]
+async fn a_token_goes_with_every_request_and_is_never_shown() {
+    let server = Server::start([problem(401, "unauthenticated", ""), written(7)]).await;
+    let builder = Client::builder([&server.url]).access_token("raft_secret\n").certificate("PRIVATE");
+    assert!(!format!("{builder:?}").contains("secret") && !format!("{builder:?}").contains("PRIVATE"), "{builder:?}");
+    let error = builder.build().unwrap_err();
+    assert!(error.kind() == ErrorKind::Usage && !format!("{error} {error:?}").contains("PRIVATE"), "{error:?}");
+    let client = Client::builder([&server.url]).access_token("raft_secret\n").build().unwrap();
+    let refused = client.get("k", Read::default()).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.code(), refused.tries()), (ErrorKind::Refused, Some("unauthenticated"), 1));
+    client.put("k", "v", Write::default()).await.unwrap();
+    assert!(server.heard().iter().all(|heard| heard.header("authorization") == Some("Bearer raft_secret")));
+    assert!(!format!("{client:?} {refused} {refused:?}").contains("secret"), "{client:?}");
+    let wrong = Client::builder([&server.url]).access_token("raft_\u{1}secret").build().unwrap_err();
+    assert!(wrong.kind() == ErrorKind::Usage && !format!("{wrong:?}").contains("secret"), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn one_try_in_doubt_leaves_the_whole_in_doubt() {
     let not_ready = || problem(503, "not_ready", r#","outcome":"not_applied","retry_after_ms":1"#);
     for (script, outcome) in [

@@ -1,11 +1,13 @@
 //! A client of the HTTP interface that knows several endpoints and tries the next one when one cannot be reached.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
+use crate::cli::credentials::Credentials;
 use crate::cli::exit::{CliError, Exit};
 use raft_node::http::{ProblemBody, WriteOutcome};
 
@@ -29,6 +31,8 @@ pub(crate) struct Endpoints {
     /// Certificates (PEM) that sign the nodes' client certificates, for https endpoints.
     #[arg(long, value_name = "FILE", global = true)]
     ca: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    credentials: Credentials,
     /// How long to wait for an answer.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "5s", value_name = "TIME", global = true)]
     timeout: Duration,
@@ -53,6 +57,11 @@ impl Endpoints {
     /// Whether nobody said where the nodes are.
     pub(crate) fn is_default(&self) -> bool {
         self.endpoint == [DEFAULT_ENDPOINT]
+    }
+
+    /// These, but with the token of this file while it is there.
+    pub(crate) fn with_local_token(&self, local: Option<&Path>) -> Self {
+        Self { credentials: self.credentials.or_local(local), ..self.clone() }
     }
 }
 
@@ -130,6 +139,13 @@ impl Doubt {
 
 impl Client {
     pub(crate) fn new(endpoints: &Endpoints) -> Result<Self, CliError> {
+        Self::with(endpoints, |builder| endpoints.credentials.add_to(builder))
+    }
+
+    fn with(
+        endpoints: &Endpoints,
+        credentials: impl FnOnce(reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, CliError>,
+    ) -> Result<Self, CliError> {
         let usage = |message: String| CliError::new(Exit::Usage, message);
         // A second installation is refused and harmless: the first one stands.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -155,16 +171,17 @@ impl Client {
             // Nobody is asked over TLS: an image made from nothing has no authorities, and needs none.
             builder = builder.tls_certs_only([]);
         }
-        let http = builder.build().map_err(|error| {
+        let http = credentials(builder)?.build().map_err(|error| {
             let remedy = "give the certificates of the nodes' authority with --ca, where the system has none";
             CliError::failed(format!("no client can be made: {}; {remedy}", chain(&error)))
         })?;
         Ok(Self { http, endpoints: urls, timeout: endpoints.timeout })
     }
 
-    /// A client of these plain endpoints.
+    /// A client of these plain endpoints. It shows nobody a token: probes need none.
     pub(crate) fn to(urls: Vec<String>, timeout: Duration) -> Result<Self, CliError> {
-        Self::new(&Endpoints { endpoint: urls, ca: None, timeout })
+        let endpoints = Endpoints { endpoint: urls, ca: None, credentials: Credentials::default(), timeout };
+        Self::with(&endpoints, Ok)
     }
 
     /// Sends a request to one endpoint after the other, once.

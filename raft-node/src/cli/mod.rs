@@ -2,6 +2,7 @@
 
 mod certs;
 mod client;
+mod credentials;
 mod demo;
 mod doctor;
 mod exit;
@@ -14,6 +15,7 @@ mod settings;
 mod snapshot;
 mod start;
 mod status;
+mod token;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ enum Command {
     Events(leader::EventsArgs),
     /// Looks for what is wrong with a cluster or a node, and says what to do about it.
     Doctor(Box<doctor::DoctorArgs>),
+    /// Makes tokens, and checks the file that says who may do what.
+    Token(token::TokenArgs),
     /// Checks or shows the configuration.
     Config(Box<settings::ConfigArgs>),
     /// Prints completions for a shell.
@@ -93,6 +97,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Start(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::InitCerts(args) => args.run(),
+        Command::Token(args) => args.run(),
         Command::Demo(args) => block_on(args.run()),
         Command::Kv(args) => block_on(args.run()),
         Command::Status(args) => block_on(args.run()),

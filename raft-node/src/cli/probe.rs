@@ -1,8 +1,10 @@
 //! `pre-stop` and `healthcheck`: what a container runtime calls beside a node.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use raft_node::http::ProblemBody;
 use raft_node::http::view::{DrainView, NodeView, RestartView};
 use reqwest::Method;
 
@@ -24,15 +26,19 @@ pub(crate) struct PreStopArgs {
     /// How long to wait at most. Below the grace period of whoever stops the node: what is left of that is for its stop.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "90s", value_name = "TIME")]
     max_wait: Duration,
+    /// The file local.token in the node's data directory: it says that this is called on the node's own behalf. Where there
+    /// is none, as when access is not controlled, it is done without.
+    #[arg(long, env = "RAFT_LOCAL_TOKEN_FILE", value_name = "FILE")]
+    local_token_file: Option<PathBuf>,
 }
 
 impl PreStopArgs {
     pub(crate) async fn run(self) -> Result<(), CliError> {
         let begin = Instant::now();
-        let client = Client::new(&self.endpoints)?;
         let (mut drained, mut told) = (false, String::new());
         loop {
-            let error = match step(&client, &mut drained).await {
+            // Read anew each time: each start of the node writes another one.
+            let error = match self.step(&mut drained).await {
                 Ok(Some(end)) => {
                     return output::line(format!("{end}, after {:.1} s", begin.elapsed().as_secs_f64()));
                 }
@@ -54,6 +60,11 @@ impl PreStopArgs {
             tokio::time::sleep(pause.min(self.max_wait.saturating_sub(begin.elapsed()))).await;
         }
     }
+
+    async fn step(&self, drained: &mut bool) -> Result<Option<String>, CliError> {
+        let endpoints = self.endpoints.with_local_token(self.local_token_file.as_deref());
+        step(&Client::new(&endpoints)?, drained).await
+    }
 }
 
 /// The next step towards the end: what the end is, nothing when there is another step, or why to try again. Whatever the
@@ -67,7 +78,8 @@ async fn step(client: &Client, drained: &mut bool) -> Result<Option<String>, Cli
             answered => answered?,
         };
         if !status.is_success() {
-            return Err(CliError::failed(format!("the node answers {status}")));
+            let why = serde_json::from_str::<ProblemBody>(&text).map(|problem| problem.detail).unwrap_or_default();
+            return Err(CliError::failed(format!("the node answers {status}: {why}")));
         }
         let node: NodeView = serde_json::from_str(&text).map_err(CliError::failed)?;
         if node.removed.is_some() {

@@ -153,7 +153,7 @@ async fn announce(settings: &Settings, product: &Product) -> CliError {
 fn refused(error: ProductError) -> CliError {
     let exit = match &error {
         ProductError::Listen(ServeError::Bind { .. }) | ProductError::Node(StartError::Transport(_)) => Exit::Address,
-        ProductError::Listen(ServeError::Tls(_)) | ProductError::Peer(_) => Exit::Config,
+        ProductError::Listen(ServeError::Tls(_)) | ProductError::Peer(_) | ProductError::Access(_) => Exit::Config,
         ProductError::Node(StartError::Config(_) | StartError::NotAFounder { .. }) => Exit::Config,
         ProductError::DataDir(_) | ProductError::Node(StartError::Identity(_) | StartError::Record(_)) => {
             Exit::DataDirectory

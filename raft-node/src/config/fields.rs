@@ -59,6 +59,12 @@ pub const FIELDS: &[Field] = &[
     ),
     field("client.tls.key", Kind::Path, None, "Private key (PEM) of client.tls.cert."),
     field("client.tls.client_ca", Kind::Path, None, "Certificates (PEM) of which one must have signed a client's own."),
+    field(
+        "auth.token_file",
+        Kind::Path,
+        None,
+        "Who may do what (TOML), by bearer token or client certificate: docs/access.md. Without it, anybody who reaches client.listen may do everything.",
+    ),
     field("ops.listen", Kind::Address, Some("127.0.0.1:7081"), "Where probes and metrics are served, in plain HTTP."),
     field("peer.listen", Kind::Address, Some("0.0.0.0:7082"), "Where other nodes are served: QUIC, so UDP."),
     field(

@@ -8,7 +8,15 @@ use super::fields::{FIELDS, Field, find, nearest};
 use super::value::{Kind, Value};
 
 /// Variables of the environment that begin with `RAFT_` and are no settings.
-const OTHER_VARIABLES: [&str; 4] = ["RAFT_CONFIG", "RAFT_ENDPOINT", "RAFT_OPS", "RAFT_TOKEN"];
+const OTHER_VARIABLES: [&str; 7] = [
+    "RAFT_CONFIG",
+    "RAFT_ENDPOINT",
+    "RAFT_OPS",
+    "RAFT_TOKEN",
+    "RAFT_TOKEN_FILE",
+    "RAFT_ACCESS_TOKEN",
+    "RAFT_LOCAL_TOKEN_FILE",
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The client listener.
     pub client: ClientSettings,
+    /// Who may do what; anybody everything when unset.
+    pub token_file: Option<PathBuf>,
     /// Where probes and metrics are served.
     pub ops_listen: String,
     /// The peer listener.
@@ -288,6 +290,7 @@ impl Reader<'_> {
             cluster: self.required("cluster"),
             data_dir: self.required("data_dir").into(),
             client: self.client(),
+            token_file: self.text("auth.token_file").map(PathBuf::from),
             ops_listen: self.required("ops.listen"),
             peer: self.peer(),
             bootstrap: self.bootstrap(),

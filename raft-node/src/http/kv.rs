@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -13,7 +14,9 @@ use bytes::Bytes;
 use raft_core::types::Index;
 use raft_kv::{Change, Command, Found, Precondition, Query, Value};
 
+use crate::access::{Caller, Need, Role};
 use crate::handle::{Consistency, ReadAnswer};
+use crate::http::door::demand;
 use crate::http::key;
 use crate::http::parameters::{Parameters, header as header_text, malformed};
 use crate::http::past;
@@ -103,10 +106,12 @@ pub(crate) fn value_response(found: Option<Value>) -> Response {
 /// `POST /v1/kv/batch`.
 pub(crate) async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    write_batch(&shared, &parts.uri, &parts.headers, body).await.map_err(Problem::of_write)
+    write_batch(&shared, &parts, body).await.map_err(Problem::of_write)
 }
 
-async fn write_batch(shared: &Shared, uri: &Uri, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn write_batch(shared: &Shared, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    let Parts { uri, headers, extensions, .. } = parts;
+    let caller = extensions.get::<Caller>().ok_or_else(|| Problem::new(Code::Internal, "the door was passed by"))?;
     let asked = Asked::read(shared, uri, headers)?;
     let limits = shared.limits();
     // Base64 makes 4 of 3; the rest of an operation's JSON is small.
@@ -122,6 +127,9 @@ async fn write_batch(shared: &Shared, uri: &Uri, headers: &HeaderMap, body: Body
     let request: BatchRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Code::MalformedBody, format!("the body is not a batch: {error}")))?;
     let changes = changes_of(shared, request)?;
+    for (position, change) in changes.iter().enumerate() {
+        demand(caller, Need::Key(Role::Write, &change.key), &format!("operation {position}: "))?;
+    }
     Ok(carry_out(shared, &asked, Command::batch(changes)).await?.respond(shared))
 }
 
@@ -205,7 +213,7 @@ fn check_key_length(shared: &Shared, length: usize) -> Result<(), Problem> {
     }
 }
 
-/// Any method on `/v1/kv/`: the key is empty.
+/// `/v1/kv/`: the key is empty.
 pub(crate) async fn empty_key(method: Method) -> Problem {
     let problem = Problem::new(Code::MalformedKey, key::KeyError::Empty.to_string());
     if method.is_safe() { problem } else { problem.of_write() }

@@ -4,6 +4,7 @@
 //! [`NodeHandle`].
 
 mod cluster;
+mod door;
 mod events;
 mod handovers;
 pub mod key;
@@ -26,12 +27,15 @@ mod token;
 pub mod view;
 mod write;
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::Request;
-use axum::routing::{any, delete, get, post, put};
+use axum::http::{Method, Uri};
+use axum::routing::MethodRouter;
 
 use crate::handle::NodeHandle;
 
+pub use door::{Class, Doorplate, Route};
 pub use ops::ops_router;
 pub use problem::{Code, PROBLEM_BASE, Problem, ProblemBody, WriteOutcome};
 pub use serve::{Listener, ServeError};
@@ -39,48 +43,75 @@ pub use shared::HttpOptions;
 pub use tls::{Tls, TlsError};
 pub use token::{Token, TokenError};
 
-/// The routes for clients: `/v1/*`.
+/// Writes the routes and their classes down once: a route without a class does not compile.
+macro_rules! routes {
+    ($($path:literal { $($method:ident $class:ident $handler:path,)+ })+) => {
+        /// Every route of the client listener, and who may come to it.
+        pub const ROUTES: &[Route] = &[
+            $($(Route { method: stringify!($method), path: $path, class: Class::$class },)+)+
+        ];
+
+        fn routes() -> Router<Arc<shared::Shared>> {
+            Router::new()$(.route($path, MethodRouter::new()$(.$method($handler))+))+
+        }
+    };
+}
+
+routes! {
+    "/v1/kv/{*key}" { get ReadKey kv::get, put WriteKey kv::put, delete WriteKey kv::delete, }
+    "/v1/kv/batch" {
+        get ReadKey kv::get, put WriteKey kv::put, delete WriteKey kv::delete, post WriteBatch kv::batch,
+    }
+    "/v1/kv/" {
+        get NoKey kv::empty_key, put NoKey kv::empty_key, delete NoKey kv::empty_key, post NoKey kv::empty_key,
+    }
+    "/v1/outcomes/{token}" { get Status cluster::outcome, }
+    "/v1/cluster" { get Status cluster::cluster, }
+    "/v1/cluster/members" { post Admin members::add, put Admin members::set, }
+    "/v1/cluster/members/{name}" { delete Admin members::remove, }
+    "/v1/cluster/members/{name}/promote" { post Admin members::promote, }
+    "/v1/cluster/members/{name}/demote" { post Admin members::demote, }
+    "/v1/cluster/members/{name}/replace" { post Admin members::replace, }
+    "/v1/cluster/change" { delete Admin members::cancel, }
+    "/v1/cluster/settings" { get Status cluster::settings, put Admin cluster::change_settings, }
+    "/v1/cluster/mark" { post Admin marks::mark, }
+    "/v1/cluster/leader" { post Admin handovers::hand_over, }
+    "/v1/node" { get NodeStatus cluster::node, }
+    "/v1/node/drain" { post Stop handovers::drain, delete Stop handovers::end_drain, }
+    "/v1/node/restart-safe" { get NodeStatus handovers::restart_safe, post Stop handovers::clear_to_stop, }
+    "/v1/node/rebuild" { post Admin marks::rebuild, }
+    "/v1/node/log" { get Admin cluster::log, }
+    "/v1/node/snapshot" { post Admin snapshots::take, }
+    "/v1/events" { get Status events::events, }
+    "/v1/limits" { get Status cluster::limits, }
+}
+
+/// The routes for clients: `/v1/*`, behind their door.
 ///
 /// # Errors
 /// When the metrics of HTTP are registered already: a node has one client router.
 pub fn client_router(node: NodeHandle, options: HttpOptions) -> Result<Router, prometheus::Error> {
     let shared = shared::Shared::new(node, options)?;
-    let key = || put(kv::put).get(kv::get).delete(kv::delete);
-    Ok(Router::new()
-        .route("/v1/kv/", any(kv::empty_key))
-        .route("/v1/kv/{*key}", key())
-        .route("/v1/kv/batch", key().post(kv::batch))
-        .route("/v1/outcomes/{token}", get(cluster::outcome))
-        .route("/v1/cluster", get(cluster::cluster))
-        .route("/v1/cluster/members", post(members::add).put(members::set))
-        .route("/v1/cluster/members/{name}", delete(members::remove))
-        .route("/v1/cluster/members/{name}/promote", post(members::promote))
-        .route("/v1/cluster/members/{name}/demote", post(members::demote))
-        .route("/v1/cluster/members/{name}/replace", post(members::replace))
-        .route("/v1/cluster/change", delete(members::cancel))
-        .route("/v1/cluster/settings", get(cluster::settings).put(cluster::change_settings))
-        .route("/v1/cluster/mark", post(marks::mark))
-        .route("/v1/cluster/leader", post(handovers::hand_over))
-        .route("/v1/node", get(cluster::node))
-        .route("/v1/node/drain", post(handovers::drain).delete(handovers::end_drain))
-        .route("/v1/node/restart-safe", get(handovers::restart_safe).post(handovers::clear_to_stop))
-        .route("/v1/node/rebuild", post(marks::rebuild))
-        .route("/v1/node/log", get(cluster::log))
-        .route("/v1/node/snapshot", post(snapshots::take))
-        .route("/v1/events", get(events::events))
-        .route("/v1/limits", get(cluster::limits))
+    Ok(routes()
         .fallback(route_not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(shared.clone(), shared::around))
         .with_state(shared))
 }
 
-async fn route_not_found(request: Request) -> Problem {
-    let detail = format!("there is no route {}; docs/http.md lists them", request.uri().path());
-    Problem::new(Code::RouteNotFound, detail)
+async fn route_not_found(uri: Uri) -> Problem {
+    no_route(&uri)
 }
 
-async fn method_not_allowed(request: Request) -> Problem {
-    let detail = format!("{} does not take {}; docs/http.md lists the routes", request.uri().path(), request.method());
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    no_method(&method, &uri)
+}
+
+fn no_route(uri: &Uri) -> Problem {
+    Problem::new(Code::RouteNotFound, format!("there is no route {}; docs/http.md lists them", uri.path()))
+}
+
+fn no_method(method: &Method, uri: &Uri) -> Problem {
+    let detail = format!("{} does not take {method}; docs/http.md lists the routes", uri.path());
     Problem::new(Code::MethodNotAllowed, detail)
 }

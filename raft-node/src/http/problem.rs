@@ -55,6 +55,12 @@ codes! {
     MalformedBody = "malformed_body", BAD_REQUEST, "The body cannot be read";
     /// The token is not one.
     MalformedToken = "malformed_token", BAD_REQUEST, "The token cannot be read";
+    /// The request shows no token or certificate that stands for somebody.
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "Nobody is named who may come in";
+    /// Whoever asks may not do this.
+    Forbidden = "forbidden", FORBIDDEN, "The caller may not do this";
+    /// A browser asks on behalf of a page of another site.
+    CrossOrigin = "cross_origin", FORBIDDEN, "A page of another site asks";
     /// The key does not exist.
     KeyNotFound = "key_not_found", NOT_FOUND, "The key does not exist";
     /// There is no such route.
@@ -280,11 +286,15 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self.body()).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.code.status();
+        response.extensions_mut().insert(self.code);
         if let Some(position) = self.position {
             response.extensions_mut().insert(Reflects(*position));
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.code == Code::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(after) = self.retry_after {
             // The header counts whole seconds; `retry_after_ms` says it finer.
             let seconds = after.as_millis().div_ceil(1000).max(1) as u64;

@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::PeerNames;
 use crate::config::Limits;
 use crate::http::lingering::Lingering;
-use crate::http::tls::{Tls, TlsError};
+use crate::http::tls::{Tls, TlsError, peer_names};
 
 /// Connections that the kernel holds before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -174,13 +175,14 @@ impl Connection {
             return; // closed by the client already
         }
         match self.tls.clone() {
-            None => self.serve_http(stream, std::future::pending()).await,
+            None => self.serve_http(stream, None, std::future::pending()).await,
             Some(tls) => {
                 let handshake = tokio::time::timeout(self.header_read_timeout, tls.acceptor().accept(stream));
                 match handshake.await {
                     Ok(Ok(stream)) => {
                         let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-                        self.serve_http(stream, async move { tls.distrusts(&chain).await }).await;
+                        let names = peer_names(&chain);
+                        self.serve_http(stream, names, async move { tls.distrusts(&chain).await }).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),
                     Err(_) => tracing::debug!("a client's TLS handshake took too long"),
@@ -189,17 +191,22 @@ impl Connection {
         }
     }
 
-    /// Serves until the client goes, or is to go: when the node stops, and when `distrusted` ends.
+    /// Serves until the client goes, or is to go: when the node stops, and when `distrusted` ends. `names` is who has been
+    /// seen to send the requests.
     async fn serve_http(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        names: Option<PeerNames>,
         distrusted: impl Future<Output = ()>,
     ) {
         let builder = builder(self.header_read_timeout);
         let (spoken, ending) = (Arc::new(Spoken::default()), Arc::new(AtomicBool::new(false)));
         let (noted, ends) = (Arc::clone(&spoken), Arc::clone(&ending));
         let router = TowerToHyperService::new(self.router);
-        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+            if let Some(names) = &names {
+                request.extensions_mut().insert(names.clone());
+            }
             let one = request.version() <= Version::HTTP_11;
             (if one { &noted.one } else { &noted.two }).store(true, Ordering::Relaxed);
             let (answer, ends) = (hyper::service::Service::call(&router, request), Arc::clone(&ends));

@@ -14,8 +14,11 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use raft_core::types::{ClusterId, LogId, NodeName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::access::Access;
 use crate::config::Limits;
 use crate::handle::NodeHandle;
+use crate::http::ROUTES;
+use crate::http::door::{Door, Doorplate, allowed};
 use crate::http::problem::{Code, Problem, Reflects};
 use crate::http::token::Token;
 
@@ -37,8 +40,20 @@ pub(crate) const DIVERGED: &str = "this is another history, not a replica that i
 /// What the routers need to know beside the node.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// What is let in.
+    /// How much is let in.
     pub limits: Limits,
+    /// Who is let in.
+    pub access: Access,
+    /// Under which names clients come.
+    pub plate: Doorplate,
+}
+
+impl HttpOptions {
+    /// Anybody is let in, by any name, within these limits.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, access: Access::open_to_all(), plate: Doorplate::default() }
+    }
 }
 
 /// The node behind the handlers.
@@ -46,12 +61,14 @@ pub struct HttpOptions {
 pub(crate) struct Shared {
     pub(crate) node: NodeHandle,
     pub(crate) name: NodeName,
-    pub(crate) options: HttpOptions,
+    limits: Limits,
+    door: Door,
     cluster: OnceLock<ClusterId>,
     requests: Semaphore,
     bytes: Arc<Semaphore>,
     requests_total: IntCounterVec,
     request_duration: HistogramVec,
+    refused_total: IntCounterVec,
 }
 
 impl Shared {
@@ -65,6 +82,14 @@ impl Shared {
                 .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?),
             &["route"],
         )?;
+        let refused_total = IntCounterVec::new(
+            Opts::new("raft_access_refused_total", "Requests that the door refused, by reason"),
+            &["reason"],
+        )?;
+        for code in [Code::Unauthenticated, Code::Forbidden, Code::CrossOrigin] {
+            refused_total.with_label_values(&[code.name()]).inc_by(0);
+        }
+        node.metrics().registry().register(Box::new(refused_total.clone()))?;
         node.metrics().registry().register(Box::new(requests_total.clone()))?;
         node.metrics().registry().register(Box::new(request_duration.clone()))?;
         Ok(Arc::new(Self {
@@ -73,14 +98,16 @@ impl Shared {
             requests: Semaphore::new(options.limits.requests_in_flight_max),
             bytes: Arc::new(Semaphore::new(options.limits.bytes_in_flight_max)),
             node,
-            options,
+            limits: options.limits,
+            door: Door { access: options.access, plate: options.plate },
             requests_total,
             request_duration,
+            refused_total,
         }))
     }
 
     pub(crate) fn limits(&self) -> &Limits {
-        &self.options.limits
+        &self.limits
     }
 
     /// The cluster, once founded.
@@ -118,6 +145,44 @@ impl Shared {
         headers.insert(TERM, id.term.0.into());
         if let Some(token) = self.token(id).and_then(|token| HeaderValue::from_str(&token.to_string()).ok()) {
             headers.insert(TOKEN, token);
+        }
+    }
+
+    /// The answer to a request that was not let in.
+    fn refuse(route: &str, problem: Problem) -> Response {
+        let no_method = problem.code() == Code::MethodNotAllowed;
+        let mut response = problem.into_response();
+        if let Some(methods) = HeaderValue::from_str(&allowed(ROUTES, route)).ok().filter(|_| no_method) {
+            response.headers_mut().insert(header::ALLOW, methods);
+        }
+        response
+    }
+
+    /// The headers of every answer.
+    fn set_headers(&self, response: &mut Response) {
+        let code = response.extensions().get::<Code>().copied();
+        if matches!(code, Some(Code::Unauthenticated | Code::Forbidden | Code::CrossOrigin)) {
+            let reason = code.map_or("", Code::name);
+            self.refused_total.with_label_values(&[reason]).inc();
+        }
+        if matches!(code, Some(Code::Unauthenticated | Code::CrossOrigin)) {
+            // Who is nobody here, or a page of another site, is told nothing of the cluster.
+            return;
+        }
+        let position = self.node.position();
+        let reflects = response.extensions().get::<Reflects>().copied();
+        let headers = response.headers_mut();
+        if let Some(Reflects(entry)) = reflects {
+            self.set_position(headers, entry);
+        } else if !headers.contains_key(REVISION) {
+            self.set_position(headers, position.applied);
+            headers.insert(TERM, position.term.0.into());
+        }
+        if !headers.contains_key(SERVED_BY) {
+            insert_name(headers, SERVED_BY, &self.name);
+        }
+        if let Some(leader) = &position.leader {
+            insert_name(headers, LEADER, leader);
         }
     }
 
@@ -172,13 +237,16 @@ async fn read_bounded(mut body: Body, bytes_max: usize) -> Result<Option<Bytes>,
     Ok(Some(joined.map_or(first, BytesMut::freeze)))
 }
 
-/// Around every request to the client listener: the bound on requests, the headers of every answer, the metrics.
-pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// Around every request to the client listener: the door, the bound on requests, the headers of every answer, the metrics.
+pub(crate) async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let (began, version) = (Instant::now(), request.version());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
     let mut response = match shared.requests.try_acquire() {
-        Ok(_permit) => next.run(request).await,
+        Ok(_permit) => match shared.door.admit(ROUTES, &mut request) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => Shared::refuse(route, problem),
+        },
         Err(_) => {
             let max = shared.limits().requests_in_flight_max;
             let problem =
@@ -187,24 +255,10 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, 
             (if safe { problem } else { problem.of_write() }).into_response()
         }
     };
-    let position = shared.node.position();
-    let reflects = response.extensions().get::<Reflects>().copied();
-    let headers = response.headers_mut();
-    if let Some(Reflects(entry)) = reflects {
-        shared.set_position(headers, entry);
-    } else if !headers.contains_key(REVISION) {
-        shared.set_position(headers, position.applied);
-        headers.insert(TERM, position.term.0.into());
-    }
-    if !headers.contains_key(SERVED_BY) {
-        insert_name(headers, SERVED_BY, &shared.name);
-    }
-    if let Some(leader) = &position.leader {
-        insert_name(headers, LEADER, leader);
-    }
+    shared.set_headers(&mut response);
     // Whoever keeps its connection would be refused on it again and again: behind a balancer it stays with this node.
-    if position.draining && version <= Version::HTTP_11 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if shared.node.position().draining && version <= Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     shared.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
     shared.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());

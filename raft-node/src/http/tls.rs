@@ -13,6 +13,7 @@ use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::PeerNames;
 use crate::config::{ClientSettings, TlsFiles};
 
 /// Certificates that cannot be used.
@@ -204,6 +205,14 @@ fn read_files(settings: &ClientSettings, files: &TlsFiles) -> Result<Vec<Vec<u8>
     let authority = settings.client_ca.iter().map(|path| ("client.tls.client_ca", path));
     let named = named.into_iter().chain(authority);
     named.map(|(setting, path)| std::fs::read(path).map_err(|error| unusable(setting, path, error))).collect()
+}
+
+/// The names in the certificate that a client has shown, and that was verified; none when clients need none.
+pub(super) fn peer_names(chain: &[CertificateDer<'_>]) -> Option<PeerNames> {
+    let leaf = chain.first()?;
+    let parsed = webpki::EndEntityCert::try_from(leaf).ok()?;
+    let names = parsed.valid_dns_names().chain(parsed.valid_uri_names()).map(str::to_owned).collect();
+    Some(PeerNames { names, ends: validity(leaf).ok()?.1 })
 }
 
 /// From when to when a certificate holds.

@@ -4,6 +4,8 @@
 //! no cost, so that an embedder without Prometheus does not build it.
 
 #[cfg(feature = "metrics")]
+mod access;
+#[cfg(feature = "metrics")]
 mod certificates;
 #[cfg(feature = "metrics")]
 mod leases;

@@ -9,6 +9,7 @@ use prometheus::{
 };
 use raft_core::status::{Role, Status};
 
+use super::access::AccessMetrics;
 use super::certificates::CertificateMetrics;
 use super::leases::LeaseMetrics;
 use super::marks::MarkMetrics;
@@ -41,6 +42,7 @@ pub struct Metrics {
     inbound_dropped: IntCounterVec,
     messages_refused: IntCounter,
     fills_failed: IntCounter,
+    access: AccessMetrics,
     certificates: CertificateMetrics,
     marks: MarkMetrics,
     snapshots: SnapshotMetrics,
@@ -182,6 +184,7 @@ impl Metrics {
                 "raft_fills_failed_total",
                 "Appends that were dropped because their entries changed meanwhile or could not be read.",
             ),
+            access: AccessMetrics::new(&build),
             certificates: CertificateMetrics::new(&build),
             marks: MarkMetrics::new(&build),
             snapshots: SnapshotMetrics::new(&build),
@@ -256,6 +259,11 @@ impl Metrics {
 
     pub(crate) fn fill_failed(&self) {
         self.fills_failed.inc();
+    }
+
+    #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+    pub(crate) fn access(&self) -> &AccessMetrics {
+        &self.access
     }
 
     #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
