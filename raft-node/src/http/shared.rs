@@ -159,7 +159,12 @@ impl Shared {
     }
 
     /// The headers of every answer.
-    fn set_headers(&self, response: &mut Response) {
+    fn set_headers(&self, response: &mut Response, version: Version) {
+        let position = self.node.position();
+        // Whoever keeps its connection would be refused on it again and again: behind a balancer it stays with this node.
+        if position.draining && version <= Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let code = response.extensions().get::<Code>().copied();
         if matches!(code, Some(Code::Unauthenticated | Code::Forbidden | Code::CrossOrigin)) {
             let reason = code.map_or("", Code::name);
@@ -169,7 +174,6 @@ impl Shared {
             // Who is nobody here, or a page of another site, is told nothing of the cluster.
             return;
         }
-        let position = self.node.position();
         let reflects = response.extensions().get::<Reflects>().copied();
         let headers = response.headers_mut();
         if let Some(Reflects(entry)) = reflects {
@@ -255,11 +259,7 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, mut request: Reque
             (if safe { problem } else { problem.of_write() }).into_response()
         }
     };
-    shared.set_headers(&mut response);
-    // Whoever keeps its connection would be refused on it again and again: behind a balancer it stays with this node.
-    if shared.node.position().draining && version <= Version::HTTP_11 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    shared.set_headers(&mut response, version);
     shared.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
     shared.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());
     response
