@@ -203,15 +203,17 @@ impl Shared {
             }
         };
         let contents = found.contents();
-        if looked_at.replace(contents) == Some(contents) {
-            return Ok(false);
-        }
+        let again = looked_at.replace(contents) == Some(contents);
         if self.credentials().contents == contents {
-            // What was wrong is taken back.
+            // Nothing is new, or what was wrong is taken back.
             return Ok(false);
         }
-        let fresh = Arc::new(Credentials::of(found, &self.config.tls)?);
-        fits(&fresh.leaf)?;
+        // Tried at every look, since time makes some certificates good; said once.
+        let fresh = match Credentials::of(found, &self.config.tls).and_then(|fresh| fits(&fresh.leaf).map(|()| fresh)) {
+            Ok(fresh) => Arc::new(fresh),
+            Err(_) if again => return Ok(false),
+            Err(error) => return Err(error),
+        };
         *self.credentials.write() = fresh.clone();
         let Some(running) = self.running.get() else { return Ok(true) };
         if let Some(endpoint) = running.endpoint.lock().as_ref() {

@@ -1,6 +1,5 @@
-//! Certificates, authorities and tokens that change while the node runs: looked at every second, judged once two looks in a row
-//! have found the same, so that a pair that is half replaced is neither used nor complained of, and used when they are
-//! good.
+//! Certificates, authorities and tokens that change while the node runs: looked at every second, judged once two looks in a
+//! row have found the same, so that what is half replaced is neither used nor complained of, and used when they are good.
 
 use std::fmt::Display;
 use std::hash::{BuildHasher as _, RandomState};
@@ -37,6 +36,7 @@ pub(crate) struct Watched {
     pub(crate) access: Access,
     pub(crate) peer_files: Looks,
     pub(crate) client_files: Looks,
+    pub(crate) token_files: Looks,
 }
 
 /// Looks at files that may be in the middle of being replaced.
@@ -92,7 +92,9 @@ impl Watched {
             let looked = client.reload();
             self.judge(CLIENT, looked, client.expires());
         }
-        self.look_at_tokens();
+        if self.token_files.settled() {
+            self.look_at_tokens();
+        }
         self.show();
     }
 
@@ -111,8 +113,9 @@ impl Watched {
             Err(error) => {
                 metrics.changed(false);
                 tracing::error!(%error, "the changed token file cannot be used; the last good one stays in use");
-                let text = format!("the changed token file cannot be used, so the last good one stays: {error}");
-                self.node.tell(Tale::new(EventKind::Access, text).with("error", error));
+                // Whoever may see events need not know who is in the file.
+                let text = "the changed token file cannot be used, so the last good one stays; the node's log says why";
+                self.node.tell(Tale::new(EventKind::Access, text));
             }
         }
     }

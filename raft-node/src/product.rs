@@ -145,6 +145,7 @@ impl Product {
             names: Arc::new(move |leaf| check_own_name(&named, leaf)),
             peer_files: Looks::new(vec![peer.ca.clone(), peer.tls.cert.clone(), peer.tls.key.clone()]),
             client_files: Looks::new(tls.as_ref().map(Tls::files).unwrap_or_default()),
+            token_files: Looks::new(settings.token_file.iter().cloned().collect()),
             client: tls,
             access: access.clone(),
         };
@@ -178,6 +179,8 @@ impl Product {
         // Clients are served until another node leads.
         self.node.drain().await;
         self.client.stop().await;
+        // While the directory is still ours: the next process has a token of its own there.
+        drop(self._local_token);
         self.certificates.stop().await;
         let result = self.node.stop().await;
         self.ops.stop().await;

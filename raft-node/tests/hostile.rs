@@ -278,6 +278,32 @@ fn what_clients_make_up_is_no_label_and_what_they_store_is_told_nowhere() {
     }
 }
 
+#[test]
+fn answers_that_nobody_takes_are_bounded_and_end() {
+    let cluster = one(&["--limits-bytes-in-flight-max", "4MiB"]);
+    let node = &cluster.nodes[0];
+    assert_eq!(node.put("long", &vec![b'x'; 1 << 20]).unwrap().status, 200);
+    let before = last_index(node);
+    // Far more than the system's buffers hold: the rest has to wait at the node.
+    let asked = with_head("GET /v1/kv/long HTTP/1.1\r\nhost: localhost", b"").repeat(16);
+    let deaf: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&node.client).unwrap();
+            stream.write_all(&asked).unwrap();
+            stream
+        })
+        .collect();
+    // While they wait their bytes count, and once they are given up they count no more.
+    await_that("a client that is told to come later", || {
+        node.get("/v1/kv/long").is_some_and(|reply| reply.status == 429)
+    });
+    await_that("the end of those that take nothing", || {
+        node.get("/v1/kv/long").is_some_and(|reply| reply.status == 200)
+    });
+    drop(deaf);
+    unharmed(node, &before);
+}
+
 /// Between the pieces of a head that is sent too slowly.
 const DRIBBLE: Duration = Duration::from_millis(50);
 

@@ -110,6 +110,20 @@ fn a_drained_node_sends_away_who_keeps_a_connection() {
 }
 
 #[test]
+fn whoever_answers_in_another_protocol_is_waited_for() {
+    // It takes connections and says nothing that TLS could mean: no reason to think that the node has gone.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut &stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let done = cli(&["pre-stop", "--endpoint", &format!("https://{address}"), "--max-wait", "1s"]);
+    assert_eq!(done.status.code(), Some(14), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+#[test]
 fn who_is_not_waited_for() {
     let mut cluster = TestCluster::start(1);
     let node = &cluster.nodes[0];

@@ -226,6 +226,13 @@ fn without_values(message: &str) -> String {
         kept.push('…');
         kept.push_str(last);
     }
+    for before in ["unknown field `", "unknown variant `"] {
+        if let Some((head, tail)) = kept.split_once(before)
+            && let Some((_, tail)) = tail.split_once('`')
+        {
+            kept = format!("{head}{before}…`{tail}");
+        }
+    }
     kept.replace('\n', " ").trim_end().to_owned()
 }
 
@@ -317,6 +324,8 @@ mod tests {
             format!("[[identity]]\nname = \"a\"\nexpires = \"{token}\"\ncertificate = \"x\""),
             format!("[[identity]]\nname = \"a\"\ntoken_sha256 = \"{token}"),
             format!("identity = \"{token}\""),
+            format!("[[identity]]\nname = \"a\"\n{token} = 1"),
+            format!("[[identity]]\nname = \"a\"\ngrants = [{{ role = \"{token}\", prefix = \"\" }}]"),
             format!("[[identity]]\nname = [\"{token}\"]"),
         ] {
             let refused = Book::parse(&text).unwrap_err();

@@ -255,7 +255,14 @@ fn warn_of_readers(path: &Path) {
     let Ok(found) = std::fs::metadata(path) else { return };
     // Where somebody else owns it, as in a mounted Secret, the node reads it by its group.
     let by_group = found.mode() & 0o040 != 0 && found.uid() == rustix::process::geteuid().as_raw();
-    if by_group || found.mode() & 0o004 != 0 {
+    if found.mode() & 0o022 != 0 {
+        let mode = format!("{:o}", found.mode() & 0o777);
+        tracing::warn!(
+            path = %path.display(),
+            mode,
+            "auth.token_file can be written by others, who so become administrators; chmod 600 keeps them out"
+        );
+    } else if by_group || found.mode() & 0o004 != 0 {
         let mode = format!("{:o}", found.mode() & 0o777);
         tracing::warn!(path = %path.display(), mode, "auth.token_file can be read by others; chmod 600 keeps them out");
     }

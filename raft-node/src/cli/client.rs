@@ -29,7 +29,7 @@ pub(crate) struct Endpoints {
     #[arg(long, env = "RAFT_ENDPOINT", value_delimiter = ',', default_value = DEFAULT_ENDPOINT, global = true)]
     endpoint: Vec<String>,
     /// Certificates (PEM) that sign the nodes' client certificates, for https endpoints.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, env = "RAFT_CA", value_name = "FILE", global = true)]
     ca: Option<std::path::PathBuf>,
     #[command(flatten)]
     credentials: Credentials,
@@ -217,7 +217,7 @@ impl Client {
         let endpoint = self.endpoints.first().ok_or_else(|| CliError::new(Exit::Usage, "no address is given"))?;
         // Whether nobody listens there, or somebody who is slow.
         let unavailable = |error: reqwest::Error| {
-            let exit = if error.is_connect() && !error.is_timeout() { Exit::Unavailable } else { Exit::Failed };
+            let exit = if nobody_listens(&error) { Exit::Unavailable } else { Exit::Failed };
             CliError::new(exit, format!("{endpoint} gave no answer: {}", chain(&error)))
         };
         let response = self.http.get(format!("{endpoint}{target}")).send().await.map_err(unavailable)?;
@@ -260,6 +260,17 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether there is nobody at the address, by the system's own word. A handshake that fails is no such word: somebody is
+/// there who speaks another protocol, or whose certificate does not hold.
+fn nobody_listens(error: &reqwest::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).any(|error| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    })
 }
 
 /// An error with everything that it says about its causes.

@@ -17,10 +17,10 @@ pub(crate) struct Credentials {
     #[arg(long, env = "RAFT_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
     /// Your client certificate (PEM), for https endpoints.
-    #[arg(long, value_name = "FILE", requires = "key_file", global = true)]
+    #[arg(long, env = "RAFT_CERT", value_name = "FILE", requires = "key_file", global = true)]
     cert: Option<PathBuf>,
     /// The private key (PEM) of --cert.
-    #[arg(long = "key", id = "key_file", value_name = "FILE", requires = "cert", global = true)]
+    #[arg(long = "key", id = "key_file", env = "RAFT_KEY", value_name = "FILE", requires = "cert", global = true)]
     key_file: Option<PathBuf>,
 }
 
@@ -48,6 +48,8 @@ impl Credentials {
             return token_in(path).map(Some);
         }
         match std::env::var(VARIABLE) {
+            // As compose files leave what they do not set.
+            Ok(text) if text.is_empty() => Ok(None),
             Ok(text) => Secret::read(&text)
                 .map(Some)
                 .map_err(|problem| CliError::new(Exit::Usage, format!("{VARIABLE} {problem}"))),

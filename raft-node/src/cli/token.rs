@@ -84,7 +84,7 @@ impl NewArgs {
             Format::Table => {
                 output::line(format!("The token of {}; it is shown this once:\n\n{}\n", self.name, token.expose()))?;
                 output::line(format!(
-                    "Put this into auth.token_file; nodes use it within a second:\n\n{}",
+                    "Put this into auth.token_file; nodes use it within two seconds:\n\n{}",
                     block.trim_end()
                 ))
             }

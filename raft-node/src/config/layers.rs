@@ -8,9 +8,12 @@ use super::fields::{FIELDS, Field, find, nearest};
 use super::value::{Kind, Value};
 
 /// Variables of the environment that begin with `RAFT_` and are no settings.
-const OTHER_VARIABLES: [&str; 7] = [
+const OTHER_VARIABLES: [&str; 10] = [
+    "RAFT_CA",
+    "RAFT_CERT",
     "RAFT_CONFIG",
     "RAFT_ENDPOINT",
+    "RAFT_KEY",
     "RAFT_OPS",
     "RAFT_TOKEN",
     "RAFT_TOKEN_FILE",

@@ -82,24 +82,25 @@ pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri, headers: He
 fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Result<Response, Problem> {
     let Found(found) =
         Found::decode(answer.bytes.clone()).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let mut response = value_response(found);
+    let mut response = value_response(shared, found)?;
     reading::set_headers(shared, response.headers_mut(), consistency, &answer);
     Ok(response)
 }
 
 /// A value as it is, or that there is none.
-pub(crate) fn value_response(found: Option<Value>) -> Response {
+pub(crate) fn value_response(shared: &Shared, found: Option<Value>) -> Result<Response, Problem> {
     match found {
         Some(value) => {
-            let mut response = Body::from(value.bytes).into_response();
+            let mut response = Body::from(shared.hold(value.bytes)?).into_response();
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", value.revision)) {
                 headers.insert(header::ETAG, tag);
             }
-            response
+            Ok(response)
         }
-        None => Problem::new(Code::KeyNotFound, "no value stands under this key").into_response(),
+        // No failure: its answer has the headers of a read.
+        None => Ok(Problem::new(Code::KeyNotFound, "no value stands under this key").into_response()),
     }
 }
 

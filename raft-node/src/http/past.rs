@@ -38,12 +38,12 @@ pub(crate) async fn get(shared: &Shared, key: Bytes, at: At, deadline: Instant) 
             Past { value: at_revision(shared, &key, revision, deadline).await?, revision, is_mark: false }
         }
     };
-    Ok(respond(shared, past).await)
+    respond(shared, past).await
 }
 
-async fn respond(shared: &Shared, past: Past) -> Response {
+async fn respond(shared: &Shared, past: Past) -> Result<Response, Problem> {
     let Past { value, revision, is_mark } = past;
-    let mut response = value_response(value);
+    let mut response = value_response(shared, value)?;
     let (id, age) = position(shared, revision, is_mark).await;
     let headers = response.headers_mut();
     set_position(shared, headers, revision, id);
@@ -54,7 +54,7 @@ async fn respond(shared: &Shared, past: Past) -> Response {
             headers.insert(STALENESS, millis(age).into());
         }
     }
-    response
+    Ok(response)
 }
 
 /// The entry's whole name, and how old a mark is; from memory for marks, else from the log, as long as that holds it.

@@ -221,7 +221,8 @@ impl Connection {
                 answer
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream, self.stop.clone())), service);
+        let stream = Lingering::new(stream, self.stop.clone(), self.header_read_timeout);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let first_words = tokio::time::sleep(self.header_read_timeout);
         let over = tokio::time::sleep(Duration::MAX);
         tokio::pin!(connection, first_words, distrusted, over);

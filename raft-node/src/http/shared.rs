@@ -31,6 +31,8 @@ pub(crate) const CONSISTENCY: HeaderName = HeaderName::from_static("raft-consist
 pub(crate) const MARK: HeaderName = HeaderName::from_static("raft-mark");
 pub(crate) const STALENESS: HeaderName = HeaderName::from_static("raft-staleness-ms");
 
+/// Shorter values are not counted: what a connection's streams hold of them is little.
+const HELD_BYTES_MIN: usize = 16 << 10;
 /// No restore and no forced recovery has rewritten the history of a cluster that this version serves.
 const EPOCH: u64 = 0;
 /// What to do about a token that names nothing here.
@@ -66,6 +68,7 @@ pub(crate) struct Shared {
     cluster: OnceLock<ClusterId>,
     requests: Semaphore,
     bytes: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
     requests_total: IntCounterVec,
     request_duration: HistogramVec,
     refused_total: IntCounterVec,
@@ -97,6 +100,7 @@ impl Shared {
             cluster: OnceLock::new(),
             requests: Semaphore::new(options.limits.requests_in_flight_max),
             bytes: Arc::new(Semaphore::new(options.limits.bytes_in_flight_max)),
+            answers: Arc::new(Semaphore::new(options.limits.bytes_in_flight_max)),
             node,
             limits: options.limits,
             door: Door { access: options.access, plate: options.plate },
@@ -190,6 +194,23 @@ impl Shared {
         }
     }
 
+    /// Counts the bytes of an answer until the client has taken them: a client that takes none of many long answers must
+    /// not have all of them kept for it.
+    pub(crate) fn hold(&self, bytes: Bytes) -> Result<Bytes, Problem> {
+        if bytes.len() < HELD_BYTES_MIN {
+            return Ok(bytes);
+        }
+        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        match Arc::clone(&self.answers).try_acquire_many_owned(count) {
+            Ok(permit) => Ok(Bytes::from_owner(Held { bytes, _permit: permit })),
+            Err(_) => {
+                let max = self.limits().bytes_in_flight_max;
+                let detail = format!("{max} bytes of answers wait for their clients (limits.bytes_in_flight_max)");
+                Err(Problem::new(Code::Overloaded, detail))
+            }
+        }
+    }
+
     /// Reads a body of at most `bytes_max`, before `deadline`. The permit counts its bytes until it is dropped.
     pub(crate) async fn body(
         &self,
@@ -214,6 +235,18 @@ impl Shared {
             Ok(Err(error)) => Err(Problem::new(Code::MalformedBody, format!("the body broke off: {error}"))),
             Err(_) => Err(Problem::new(Code::Deadline, "the body did not arrive before the deadline")),
         }
+    }
+}
+
+/// Bytes that are counted as long as they are there.
+struct Held {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -246,12 +279,12 @@ pub(crate) async fn around(State(shared): State<Arc<Shared>>, mut request: Reque
     let (began, version) = (Instant::now(), request.version());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let mut response = match shared.requests.try_acquire() {
-        Ok(_permit) => match shared.door.admit(ROUTES, &mut request) {
-            Ok(()) => next.run(request).await,
-            Err(problem) => Shared::refuse(route, problem),
-        },
-        Err(_) => {
+    // The door first: who is nobody here is told nothing, not even that the node is busy.
+    let admitted = shared.door.admit(ROUTES, &mut request);
+    let mut response = match admitted.map(|()| shared.requests.try_acquire()) {
+        Err(problem) => Shared::refuse(route, problem),
+        Ok(Ok(_permit)) => next.run(request).await,
+        Ok(Err(_)) => {
             let max = shared.limits().requests_in_flight_max;
             let problem =
                 Problem::new(Code::Overloaded, format!("{max} requests are in flight (limits.requests_in_flight_max)"));

@@ -16,6 +16,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::access::PeerNames;
 use crate::config::{ClientSettings, TlsFiles};
 
+/// Between two looks at whether a client's certificate still holds: at its end, and never later or sooner than these.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+const LOOK_MAX: Duration = Duration::from_secs(600);
+
 /// Certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} = {path} cannot be used: {reason}")]
@@ -53,6 +57,8 @@ struct Current {
     clients: Option<Arc<dyn ClientCertVerifier>>,
     expires: SystemTime,
     contents: Contents,
+    /// Of the authorities alone: only who vouches for clients concerns connections that there are.
+    authorities: Option<Contents>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -71,7 +77,9 @@ impl Tls {
         let digests = RandomState::new();
         let bytes = read_files(settings, files)?;
         let contents = digests.hash_one(&bytes);
-        let (current, looked_at) = (RwLock::new(load(settings, files, &bytes, contents)?), Mutex::new(Some(contents)));
+        let mut current = load(settings, files, &bytes, contents)?;
+        current.authorities = bytes.get(2).map(|bytes| digests.hash_one(bytes));
+        let (current, looked_at) = (RwLock::new(current), Mutex::new(Some(contents)));
         let (settings, changes) = (settings.clone(), watch::Sender::new(()));
         Ok(Some(Self(Arc::new(Reloadable { settings, current, looked_at, digests, changes }))))
     }
@@ -104,19 +112,24 @@ impl Tls {
             }
         };
         let contents = self.0.digests.hash_one(&bytes);
-        if looked_at.replace(contents) == Some(contents) {
-            return Ok(false);
-        }
+        let again = looked_at.replace(contents) == Some(contents);
         if self.0.current.read().contents == contents {
-            // What was wrong is taken back.
+            // Nothing is new, or what was wrong is taken back.
             return Ok(false);
         }
-        let fresh = load(settings, files, &bytes, contents)?;
-        if fresh.expires <= SystemTime::now() {
-            return Err(unusable("client.tls.cert", &files.cert, "it has expired"));
-        }
+        // Tried at every look, since time makes some certificates good; said once.
+        let mut fresh = match load(settings, files, &bytes, contents) {
+            Ok(fresh) if fresh.expires > SystemTime::now() => fresh,
+            _ if again => return Ok(false),
+            Ok(_) => return Err(unusable("client.tls.cert", &files.cert, "it has expired")),
+            Err(error) => return Err(error),
+        };
+        fresh.authorities = bytes.get(2).map(|bytes| self.0.digests.hash_one(bytes));
+        let concerns_clients = self.0.current.read().authorities != fresh.authorities;
         *self.0.current.write() = fresh;
-        self.0.changes.send_replace(());
+        if concerns_clients {
+            self.0.changes.send_replace(());
+        }
         Ok(true)
     }
 
@@ -137,13 +150,20 @@ impl Tls {
         self.0.current.read().acceptor.clone()
     }
 
-    /// Ends when the authorities that are in use do not vouch for this client any more: never, while none are asked for.
+    /// Ends when the authorities that are in use do not vouch for this client any more, or its certificate is over: never,
+    /// while none are asked for.
     pub(super) async fn distrusts(&self, chain: &[CertificateDer<'_>]) {
+        if chain.is_empty() {
+            return std::future::pending().await;
+        }
         let mut changes = self.0.changes.subscribe();
         while self.trusts(chain) {
-            // The sender is in `self`.
-            if changes.changed().await.is_err() {
-                return;
+            // The clock may be set meanwhile, so never one long sleep.
+            let left = end_of(chain).and_then(|end| end.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+            tokio::select! {
+                // The sender is in `self`.
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(left.clamp(LOOK_MIN, LOOK_MAX)) => {}
             }
         }
     }
@@ -196,7 +216,8 @@ fn load(
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| bad_certificate(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Current { acceptor: TlsAcceptor::from(Arc::new(config)), clients, expires, contents })
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Ok(Current { acceptor, clients, expires, contents, authorities: None })
 }
 
 /// The bytes of certificate, key and authorities, read once: what is checked is what is used.
@@ -211,8 +232,15 @@ fn read_files(settings: &ClientSettings, files: &TlsFiles) -> Result<Vec<Vec<u8>
 pub(super) fn peer_names(chain: &[CertificateDer<'_>]) -> Option<PeerNames> {
     let leaf = chain.first()?;
     let parsed = webpki::EndEntityCert::try_from(leaf).ok()?;
-    let names = parsed.valid_dns_names().chain(parsed.valid_uri_names()).map(str::to_owned).collect();
-    Some(PeerNames { names, ends: validity(leaf).ok()?.1 })
+    // What looks like a DNS name counts as one only where authorities restrict those.
+    let uris = parsed.valid_uri_names().filter(|uri| uri.contains("://"));
+    let names = parsed.valid_dns_names().chain(uris).map(str::to_owned).collect();
+    Some(PeerNames { names, ends: end_of(chain)? })
+}
+
+/// When the first certificate of a chain ends.
+fn end_of(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    chain.iter().map(|certificate| validity(certificate).ok().map(|(_, end)| end)).min().flatten()
 }
 
 /// From when to when a certificate holds.
