@@ -294,9 +294,8 @@ fn answers_that_nobody_takes_are_bounded_and_end() {
         })
         .collect();
     // While they wait their bytes count, and once they are given up they count no more.
-    await_that("a client that is told to come later", || {
-        node.get("/v1/kv/long").is_some_and(|reply| reply.status == 429)
-    });
+    let told = "raft_http_requests_total{route=\"/v1/kv/{*key}\",status=\"429\"}";
+    await_that("a request that is told to come later", || node.metric(told).is_some_and(|count| count > 0.0));
     await_that("the end of those that take nothing", || {
         node.get("/v1/kv/long").is_some_and(|reply| reply.status == 200)
     });
