@@ -4,7 +4,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -60,11 +63,44 @@ impl FailureNote {
     }
 }
 
-/// Room on the disk, measured when somebody looks.
+/// Between two looks at the room on the disk.
+const SPACE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Room on the disk. A thread of its own measures it: on a volume that is reached over a network the question may hang, and
+/// whoever scrapes shall not hang with it. So the figures are as old as the last answer.
 struct Space {
-    path: PathBuf,
     free: IntGauge,
     size: IntGauge,
+    /// While nothing was measured there are no figures.
+    measured: Arc<AtomicBool>,
+    /// The thread ends when this is dropped.
+    _lives: SyncSender<()>,
+}
+
+impl Space {
+    fn watch(path: PathBuf, free: IntGauge, size: IntGauge) -> Self {
+        let measured = Arc::new(AtomicBool::new(measure(&path, &free, &size)));
+        let (lives, ends) = std::sync::mpsc::sync_channel(0);
+        let (thread_free, thread_size, told) = (free.clone(), size.clone(), measured.clone());
+        let watch = move || {
+            while ends.recv_timeout(SPACE_PERIOD) == Err(RecvTimeoutError::Timeout) {
+                told.store(measure(&path, &thread_free, &thread_size), Ordering::Release);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("raft-disk-space".into()).spawn(watch) {
+            tracing::warn!(%error, "the room on the disk is measured at the start only");
+        }
+        Self { free, size, measured, _lives: lives }
+    }
+}
+
+/// Whether the disk could be asked.
+fn measure(path: &Path, free: &IntGauge, size: &IntGauge) -> bool {
+    let Ok(found) = rustix::fs::statvfs(path) else { return false };
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(found.f_frsize)).unwrap_or(i64::MAX);
+    free.set(bytes(found.f_bavail));
+    size.set(bytes(found.f_blocks));
+    true
 }
 
 impl Collector for Space {
@@ -74,10 +110,9 @@ impl Collector for Space {
 
     fn collect(&self) -> Vec<MetricFamily> {
         // A disk that cannot be asked has no figures.
-        let Ok(found) = rustix::fs::statvfs(&self.path) else { return Vec::new() };
-        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(found.f_frsize)).unwrap_or(i64::MAX);
-        self.free.set(bytes(found.f_bavail));
-        self.size.set(bytes(found.f_blocks));
+        if !self.measured.load(Ordering::Acquire) {
+            return Vec::new();
+        }
         [self.free.collect(), self.size.collect()].concat()
     }
 }
@@ -86,7 +121,7 @@ impl Collector for Space {
 pub(crate) fn register(registry: &Registry, data_dir: &Path, note: &FailureNote) -> prometheus::Result<()> {
     let free = IntGauge::new("raft_storage_free_bytes", "Free for this process on the file system of data_dir.")?;
     let size = IntGauge::new("raft_storage_size_bytes", "Size of the file system of data_dir.")?;
-    registry.register(Box::new(Space { path: data_dir.to_owned(), free, size }))?;
+    registry.register(Box::new(Space::watch(data_dir.to_owned(), free, size)))?;
     let failed = IntGauge::new(
         "raft_storage_last_failure_timestamp_seconds",
         "When the log's disk failed in an earlier life of this node, in seconds since the Unix epoch; 0 for never.",

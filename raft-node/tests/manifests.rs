@@ -66,6 +66,9 @@ fn the_objects_are_what_a_cluster_of_this_kind_needs() {
         let policy = object(&objects, "NetworkPolicy").to_string();
         assert!(policy.contains(r#""port":7082,"protocol":"UDP""#), "{overlay}: {policy}");
         let egress = object(&objects, "NetworkPolicy")["spec"]["egress"].as_array().unwrap();
+        let peers = egress.iter().find(|rule| rule["to"][0]["podSelector"]["matchLabels"] == *labels).unwrap();
+        let wanted = serde_json::json!([{"port": 7082, "protocol": "UDP"}, {"port": 7080, "protocol": "TCP"}]);
+        assert_eq!(peers["ports"], wanted, "{overlay}: a node reaches others as a peer and as a client");
         let names = egress.iter().find(|rule| rule["ports"][0]["port"] == 53).unwrap();
         let servers = &names["to"][0]["podSelector"];
         assert_eq!(servers["matchLabels"], Value::Null, "{overlay}: no server of names has the labels of a node");

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use crate::support::{TestCluster, TestNode, await_that, certificates, cli};
-use crate::{doctor, doctor_with, endpoint, settings, shim};
+use crate::{Operator, doctor, doctor_with, endpoint, settings, shim};
 
 /// One node that is prepared and has not run yet.
 fn prepared() -> TestCluster {
@@ -103,6 +103,7 @@ fn settings_that_a_start_refuses_and_an_open_listener_are_found() {
     let open = [("client-listen", "0.0.0.0:7080"), ("client-advertise", "node:7080")];
     let diagnosis = doctor(&settings(node, &open));
     diagnosis.has("client-listener-open", "client.tls.client_ca", "client.listen is 0.0.0.0:7080");
+    diagnosis.has("client-listener-open", "set auth.token_file", "");
     diagnosis.only(&["client-listener-open"]);
 
     let diagnosis = doctor(&settings(node, &[("storage-sync", "false")]));
@@ -172,12 +173,66 @@ fn a_data_directory_of_another_node_cluster_or_process_is_found() {
         "the cluster that answers is",
     );
 
+    // A number out of another world of processes is nobody's whom to end.
+    let lock = node.data_dir.join("LOCK");
+    std::fs::write(&lock, "1\n").unwrap();
+    let diagnosis = doctor(&settings(stranger, &[("data-dir", directory)]));
+    let stop = format!("fuser -k {}", lock.display());
+    let found = diagnosis.has("data-directory-in-use", &stop, "cannot be seen from here");
+    assert!(!found["fix"].as_str().unwrap().contains("kill 1"), "{found}");
+
     // Something else lies there.
     let letters = cluster.dir.path().join("letters");
     std::fs::create_dir(&letters).unwrap();
     std::fs::write(letters.join("letter"), "dear").unwrap();
     let diagnosis = doctor(&settings(node, &[("data-dir", letters.to_str().unwrap())]));
     diagnosis.has("data-directory-unusable", "move the directory away", "letter");
+}
+
+#[test]
+fn a_node_that_refuses_who_asks_is_not_taken_for_a_silent_one() {
+    let mut cluster = prepared();
+    let operator = Operator::new(cluster.dir.path());
+    operator.guard(&mut cluster.nodes[0]);
+    cluster.nodes[0].start();
+    operator.await_ready(&cluster.nodes[0]);
+    let node = &cluster.nodes[0];
+
+    // Its directory is in use, by the node that does not answer us; nobody shall be told to end it.
+    for args in [settings(node, &[]), endpoint(node)] {
+        let diagnosis = doctor(&args);
+        diagnosis.has("endpoint-refuses", "--token-file", "401");
+        diagnosis.only(&["endpoint-refuses"]);
+    }
+    assert!(doctor(&settings(node, &[])).said.contains("whose process has"));
+    // Who is in its directory may look at the node, and who is named at everything.
+    let local = node.data_dir.join("local.token");
+    let diagnosis = doctor_with(&settings(node, &[]), &[("RAFT_LOCAL_TOKEN_FILE", local.to_str().unwrap())]);
+    assert_eq!(diagnosis.code, Some(0), "{}", diagnosis.said);
+    assert!(diagnosis.said.contains("the members and their leader"), "{}", diagnosis.said);
+    let diagnosis = doctor_with(&settings(node, &[]), &[("RAFT_TOKEN_FILE", operator.token.to_str().unwrap())]);
+    diagnosis.has("no-fault-tolerance", "", "");
+    diagnosis.only(&["no-fault-tolerance"]);
+}
+
+#[test]
+fn files_that_a_start_refuses_are_told_of_the_setting_that_names_them() {
+    let cluster = prepared();
+    let (node, directory) = (&cluster.nodes[0], cluster.dir.path());
+    let tokens = directory.join("tokens.toml");
+    std::fs::write(&tokens, "nobody = 1").unwrap();
+    let diagnosis = doctor(&settings(node, &[("auth-token-file", tokens.to_str().unwrap())]));
+    let found = diagnosis.has("configuration-refused", "raft-node token check", "tokens.toml");
+    assert_eq!(found["where"], tokens.to_str().unwrap());
+    // A certificate for clients that ends soon is not mended with one for peers.
+    let short = directory.join("short");
+    let made = ["init-certs", "--dir", short.to_str().unwrap(), "--cluster", "test", "--names", "n1", "--days", "3"];
+    assert!(cli(&made).status.success());
+    let file = |ending: &str| short.join(format!("n1.{ending}")).to_str().unwrap().to_owned();
+    let tls = [("client-tls-cert", &*file("pem")), ("client-tls-key", &*file("key"))];
+    let diagnosis = doctor(&settings(node, &tls));
+    diagnosis.has("certificate-expires", "the places of client.tls.cert and client.tls.key", "client.tls.cert holds");
+    diagnosis.only(&["certificate-expires"]);
 }
 
 #[test]

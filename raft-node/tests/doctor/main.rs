@@ -9,10 +9,13 @@ mod nodes;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
+use raft_node::access::Secret;
 use serde_json::Value;
-use support::{BINARY, TestNode, command};
+use support::http::call;
+use support::{BINARY, TestNode, await_that, command};
 
 /// What the doctor said.
 struct Diagnosis {
@@ -83,8 +86,45 @@ fn endpoint(node: &TestNode) -> Vec<String> {
     vec!["--endpoint".to_owned(), node.client.clone(), "--timeout".to_owned(), "3s".to_owned()]
 }
 
+/// Somebody whom nodes know by a token.
+struct Operator {
+    /// The file with the token itself.
+    token: PathBuf,
+    /// What nodes know of it.
+    known: PathBuf,
+}
+
+impl Operator {
+    fn new(directory: &Path) -> Self {
+        let (token, known, secret) = (directory.join("token"), directory.join("known.toml"), Secret::random().unwrap());
+        let digest = secret.digest().hex();
+        std::fs::write(
+            &known,
+            format!("[[identity]]\nname = \"operator\"\ntoken_sha256 = \"{digest}\"\nadmin = true\n"),
+        )
+        .unwrap();
+        std::fs::write(&token, secret.expose()).unwrap();
+        for file in [&token, &known] {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        Self { token, known }
+    }
+
+    /// From its next start on the node serves nobody else.
+    fn guard(&self, node: &mut TestNode) {
+        node.args.extend(["--auth-token-file".to_owned(), self.known.to_str().unwrap().to_owned()]);
+    }
+
+    /// Probes are asked by everybody.
+    fn await_ready(&self, node: &TestNode) {
+        await_that("a node that is ready", || {
+            call(&node.ops, "GET", "/readyz", &[], b"").is_some_and(|reply| reply.status == 200)
+        });
+    }
+}
+
 /// The library that a process with a machine's faults loads.
-fn shim(directory: &std::path::Path) -> PathBuf {
+fn shim(directory: &Path) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doctor/shim.c");
     let library = directory.join("shim.so");
     let made = command("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output().unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::support::http::call;
 use crate::support::{BINARY, TestCluster, TestNode, await_that, command};
-use crate::{doctor, endpoint, settings, shim};
+use crate::{Operator, doctor, endpoint, settings, shim};
 
 /// Of a timeout that a busy machine keeps too: what is found has to be what was planted.
 const PATIENT: [&str; 4] = ["--election-timeout", "2s", "--heartbeat-interval", "200ms"];
@@ -91,6 +91,29 @@ fn two_voters_and_a_drained_one_are_found() {
     let mut wrong = endpoint(&cluster.nodes[0]);
     wrong[1].push_str(&format!(",http://{}", cluster.nodes[0].peer));
     doctor(&wrong).has("endpoint-silent", "correct the address", "gave no answer");
+}
+
+#[test]
+fn only_addresses_that_were_given_are_shown_a_token() {
+    let mut cluster = TestCluster::prepare(2, &PATIENT);
+    let operator = Operator::new(cluster.dir.path());
+    for node in &mut cluster.nodes {
+        operator.guard(node);
+        node.start();
+    }
+    cluster.nodes.iter().for_each(|node| operator.await_ready(node));
+    await_that("all connections", || cluster.nodes.iter().all(|node| node.metric("raft_peer_connected") == Some(1.0)));
+    let mut args = endpoint(&cluster.nodes[0]);
+    args.extend(["--token-file".to_owned(), operator.token.to_str().unwrap().to_owned()]);
+    let unshown = format!("the node at http://{}: a member advertises this address", cluster.nodes[1].client);
+    // The other one knows the token, and does not get it; what it is not asked is said.
+    let diagnosis = doctor(&args);
+    diagnosis.only(&["even-voters", "no-fault-tolerance"]);
+    assert!(diagnosis.said.contains(&unshown) && diagnosis.said.contains("answers 401"), "{}", diagnosis.said);
+    args.push("--trust-members".to_owned());
+    let diagnosis = doctor(&args);
+    diagnosis.only(&["even-voters", "no-fault-tolerance"]);
+    assert!(!diagnosis.said.contains(&unshown), "{}", diagnosis.said);
 }
 
 #[test]

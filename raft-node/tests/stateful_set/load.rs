@@ -1,4 +1,8 @@
 //! Clients of the Service. Each request has one deadline, retries included, and so many tries: every one has to succeed.
+//!
+//! They know the pods behind the Service and ask another one at each try, as a client with a list of endpoints does. A
+//! client that only knows the Service's one address may be sent to the same pod at every try, for as long as that pod is
+//! listed: `deploy/README.md` says what it needs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,6 +72,11 @@ impl<'a> Load<'a> {
         self.tries.iter().map(|tries| tries.load(Ordering::Acquire)).sum()
     }
 
+    /// How long the slowest request took that succeeded, with all its tries.
+    pub fn slowest_millis(&self) -> u64 {
+        self.slowest_millis.load(Ordering::Acquire)
+    }
+
     /// Requests that failed, each with its reasons.
     pub fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -103,7 +112,7 @@ impl<'a> Load<'a> {
         }
         report
             .count("requests that failed", self.failures().len() as u64)
-            .count("the slowest, in ms", self.slowest_millis.load(Ordering::Acquire))
+            .count("the slowest, in ms", self.slowest_millis())
             .count("seconds", took.as_secs());
         report.finish(Path::new(env!("CARGO_TARGET_TMPDIR")));
     }
@@ -171,8 +180,13 @@ impl Client<'_> {
             match self.attempt(&host, method, &path, headers, body, limit) {
                 Some(answer) if wanted.contains(&answer.status) => {
                     self.load.tries[nth].fetch_add(1, Ordering::AcqRel);
-                    let millis = u64::try_from(begin.elapsed().as_millis()).unwrap();
+                    let took = begin.elapsed();
+                    let millis = u64::try_from(took.as_millis()).unwrap();
                     self.load.slowest_millis.fetch_max(millis, Ordering::AcqRel);
+                    if took > DEADLINE {
+                        // It was answered all the same, so what it wrote has to be there.
+                        self.fail(method, key, took, &[&said[..], &["answered, too late".to_owned()]].concat());
+                    }
                     return Some(answer);
                 }
                 Some(answer) => {
@@ -183,11 +197,16 @@ impl Client<'_> {
             asked.push(host);
             std::thread::sleep(PAUSE * u32::try_from(nth + 1).unwrap());
         }
-        let what = format!("client {} {method} {key}, {:.1?}: {}", self.number, begin.elapsed(), said.join("; "));
-        self.load.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        self.fail(method, key, begin.elapsed(), &said);
         None
     }
 
+    fn fail(&self, method: &str, key: &str, took: Duration, said: &[String]) {
+        let what = format!("client {} {method} {key}, {took:.1?}: {}", self.number, said.join("; "));
+        self.load.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// One try: connection and answer together have so long.
     fn attempt(
         &mut self,
         host: &str,
@@ -197,9 +216,11 @@ impl Client<'_> {
         body: &[u8],
         limit: Duration,
     ) -> Option<Answer> {
+        let begin = Instant::now();
         let kept = self.kept.take().filter(|kept| kept.host == host);
         let mut connection = kept.or_else(|| Connection::to(host, limit))?;
-        let answer = connection.call(method, path, headers, body, limit)?;
+        let left = limit.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())?;
+        let answer = connection.call(method, path, headers, body, left)?;
         if self.number.is_multiple_of(2) && !answer.closes() {
             self.kept = Some(connection);
         }

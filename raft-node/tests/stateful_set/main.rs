@@ -17,7 +17,7 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use load::{CLIENTS, Load};
+use load::{CLIENTS, DEADLINE, Load};
 use serde_json::Value;
 use set::StatefulSet;
 use support::http::call;
@@ -56,6 +56,8 @@ fn under_load(set: &mut StatefulSet, stage: &str, failures: Failures, what: impl
     load.report(stage, begin.elapsed());
     let failed = load.failures();
     assert!(failures == Failures::WithoutQuorum || failed.is_empty(), "requests failed:\n{}", failed.join("\n"));
+    let (slowest, limit) = (u128::from(load.slowest_millis()), DEADLINE.as_millis());
+    assert!(failures == Failures::WithoutQuorum || slowest <= limit, "a request took {slowest} ms, retries included");
     assert_eq!(set.kubelet.restarts(), Vec::<String>::new(), "a liveness probe would have restarted somebody");
     load.check(set);
 }
@@ -166,14 +168,17 @@ fn an_unannounced_scale_down_is_held_and_alerts_until_somebody_removes_the_membe
             assert!(gone.iter().all(|ended| ended.hook == Some(0)), "{gone:?}");
             assert!(!held.is_finished(), "the third one went too");
             // What the runbook says: remove the members that were taken away.
-            let view = view(set, 0).unwrap();
-            let silent = |member: &&Value| member["unreachable"].is_string();
-            let silent: Vec<&Value> = view["members"].as_array().unwrap().iter().filter(silent).collect();
-            assert_eq!(silent.len(), 2, "{view}");
-            for member in silent {
-                let name = member["name"].as_str().unwrap();
+            let silent = support::await_some("exactly the two to be out of reach", || {
+                let view = view(set, 0)?;
+                let members = view["members"].as_array()?.iter();
+                let silent = members.filter(|member| member["unreachable"].is_string());
+                let names: Vec<String> =
+                    silent.filter_map(|member| Some(member["name"].as_str()?.to_owned())).collect();
+                (names.len() == 2).then_some(names)
+            });
+            for name in silent {
                 let endpoint = set.client(0);
-                remove(&endpoint, name);
+                remove(&endpoint, &name);
             }
             let ended = held.join().unwrap();
             assert_eq!(ended.hook, Some(0), "{ended:?}");

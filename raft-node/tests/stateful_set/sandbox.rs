@@ -55,7 +55,7 @@ impl Network {
         let (here, pid) = (format!("pod{number}"), holder.id().to_string());
         run(&["ip", "link", "add", &here, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
         run(&["ip", "link", "set", &here, "master", BRIDGE, "up"]);
-        let sandbox = Sandbox { address, holder };
+        let sandbox = Sandbox { address, link: here, holder };
         let script = format!("ip address add {address}/16 dev eth0; ip link set eth0 up");
         let done = sandbox.enter("sh").args(["-euc", &script]).status().unwrap();
         assert!(done.success(), "{address} got no address: {done}");
@@ -92,10 +92,17 @@ impl Network {
 #[derive(Debug)]
 pub struct Sandbox {
     pub address: Ipv4Addr,
+    /// Its end of the network on the bridge.
+    link: String,
     holder: Child,
 }
 
 impl Sandbox {
+    /// From now on nothing goes in and nothing comes out.
+    pub fn cut(&self) {
+        run(&["ip", "link", "set", &self.link, "down"]);
+    }
+
     /// A command that runs in there.
     pub fn enter(&self, program: &str) -> Command {
         let mut nsenter = command("nsenter");

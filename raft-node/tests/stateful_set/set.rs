@@ -145,9 +145,11 @@ impl StatefulSet {
         ended
     }
 
-    /// The machine of a pod is lost: process and network, at once.
+    /// The machine of a pod is lost: it is silent at once. The network goes first, or the kernel would say good-bye for the
+    /// process.
     pub fn lose(&mut self, ordinal: usize) {
         let mut pod = self.pods.remove(&ordinal).unwrap();
+        pod.sandbox.cut();
         pod.node.kill().unwrap();
         pod.node.wait().unwrap();
         self.kubelet.gone(pod.sandbox.address);

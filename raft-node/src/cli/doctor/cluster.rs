@@ -20,15 +20,51 @@ const DATE_STEP: Duration = Duration::from_secs(2);
 /// What one address answered.
 pub(super) struct Seen {
     pub(super) url: String,
-    pub(super) node: Result<NodeView, String>,
+    pub(super) node: Result<NodeView, Unseen>,
     /// By how much its clock is ahead of ours at least and at most, in seconds.
     ahead: Option<(f64, f64)>,
+}
+
+/// Why a node was not seen, in words.
+#[derive(Clone)]
+pub(super) enum Unseen {
+    /// Nobody answers, or not as a node does.
+    Silent(String),
+    /// Somebody is there and does not serve us: it does not know us, or no session over TLS comes about.
+    Refused(String),
+}
+
+/// Whom is shown who asks.
+pub(super) struct Asking<'a> {
+    /// How to reach nodes, and with which credentials.
+    pub(super) endpoints: &'a Endpoints,
+    /// The addresses that were given.
+    pub(super) given: &'a [String],
+    /// Whether the addresses that members advertise are trusted as those that were given.
+    pub(super) trust_members: bool,
+}
+
+impl Asking<'_> {
+    /// An address that a member advertises is that member's word: whoever may join as a learner could collect the tokens
+    /// of operators with it. So only addresses that were given are shown any.
+    fn shows_credentials(&self, url: &String) -> bool {
+        self.trust_members || self.given.contains(url)
+    }
+
+    fn client(&self, url: &String) -> Result<Client, CliError> {
+        if self.shows_credentials(url) {
+            return Client::new(&self.endpoints.at(url));
+        }
+        Client::to(vec![url.clone()], self.endpoints.timeout())
+    }
 }
 
 /// What was seen of a cluster.
 pub(super) struct Cluster {
     /// The addresses that were given.
     given: Vec<String>,
+    /// Whether those that members advertise were shown who asks too.
+    trust_members: bool,
     /// One node's view of all, the leader's if there is one.
     pub(super) view: Option<ClusterView>,
     /// Every address that was given or that a member is known by.
@@ -38,11 +74,12 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Asks the nodes at `urls`, and those that they know.
-    pub(super) async fn look(endpoints: &Endpoints, urls: &[String]) -> Result<Self, CliError> {
+    /// Asks the nodes at the addresses that were given, and those that they know.
+    pub(super) async fn look(asking: &Asking<'_>) -> Result<Self, CliError> {
+        let urls = asking.given;
         let mut view: Option<ClusterView> = None;
         for url in urls {
-            let client = Client::new(&endpoints.at(url))?;
+            let client = asking.client(url)?;
             let Ok((status, reply)) = client.answer("/v1/cluster?timeout=2s").await else { continue };
             let Some(found) = reply.json().ok().filter(|_: &ClusterView| status.is_success()) else { continue };
             // A node without a leader is heard when there is no other.
@@ -58,18 +95,18 @@ impl Cluster {
         let is_tls = |url: &str| url.starts_with("https://");
         let known = view.iter().flat_map(|view| &view.members).map(|member| member.api_address.clone());
         for url in known.filter(|url| is_tls(url) || !urls.iter().any(|given| is_tls(given))) {
-            if !all.iter().any(|other| other.trim_end_matches('/').ends_with(bare(&url))) {
+            if !all.iter().any(|other| bare(other) == bare(&url)) {
                 all.push(url);
             }
         }
-        let seen = ask_all(endpoints, &all).await?;
+        let seen = ask_all(asking, &all).await?;
         let mut unconnected = unconnected(&seen);
         if !unconnected.is_empty() {
             tokio::time::sleep(SECOND_LOOK).await;
-            let still = self::unconnected(&ask_all(endpoints, &all).await?);
+            let still = self::unconnected(&ask_all(asking, &all).await?);
             unconnected.retain(|(from, to, _)| still.iter().any(|(other, at, _)| other == from && at == to));
         }
-        Ok(Self { given: urls.to_vec(), view, seen, unconnected })
+        Ok(Self { given: urls.to_vec(), trust_members: asking.trust_members, view, seen, unconnected })
     }
 
     /// Those that answered.
@@ -77,14 +114,21 @@ impl Cluster {
         self.seen.iter().filter_map(|seen| seen.node.as_ref().ok())
     }
 
-    /// Whether nobody answered.
-    pub(super) fn is_silent(&self) -> bool {
-        self.nodes().next().is_none()
+    /// Why one of them did not answer, when nobody did, not even with a refusal.
+    pub(super) fn silence(&self) -> Option<&str> {
+        let mut silence = None;
+        for seen in &self.seen {
+            match &seen.node {
+                Err(Unseen::Silent(why)) => silence = silence.or(Some(why.as_str())),
+                Ok(_) | Err(Unseen::Refused(_)) => return None,
+            }
+        }
+        silence
     }
 
-    /// Why one of them did not.
-    pub(super) fn silence(&self) -> Option<String> {
-        self.seen.iter().find_map(|seen| seen.node.as_ref().err().cloned())
+    /// Whether somebody refuses us and nobody serves us.
+    pub(super) fn is_refused(&self) -> bool {
+        self.nodes().next().is_none() && self.silence().is_none()
     }
 
     /// The cluster's id, once it is founded.
@@ -95,6 +139,13 @@ impl Cluster {
     /// Judges what was seen.
     pub(super) fn examine(&self, thresholds: &Thresholds, report: &mut Report) {
         self.examine_silence(report);
+        if self.view.is_none() && self.nodes().next().is_some() {
+            report.not_looked_at.push(
+                "the members and their leader: no node tells us of them; the local token shows its own node only, so give \
+                 --token-file"
+                    .to_owned(),
+            );
+        }
         members::examine(self, thresholds, report);
         self.examine_connections(report);
         self.examine_versions(report);
@@ -104,7 +155,14 @@ impl Cluster {
     /// Addresses at which nobody answers; of members that are down too it is told with them.
     fn examine_silence(&self, report: &mut Report) {
         for seen in &self.seen {
-            let Err(error) = &seen.node else { continue };
+            let error = match &seen.node {
+                Ok(_) => continue,
+                Err(Unseen::Refused(why)) => {
+                    self.tell_refusal(&seen.url, why, report);
+                    continue;
+                }
+                Err(Unseen::Silent(why)) => why,
+            };
             let members = self.view.iter().flat_map(|view| &view.members);
             let mut down = members.filter(|member| bare(&member.api_address) == bare(&seen.url));
             if down.any(|member| member.unreachable.is_some()) {
@@ -120,6 +178,31 @@ impl Cluster {
                  let through? Over TLS give --ca",
             );
         }
+    }
+
+    /// Somebody answers, and not us.
+    fn tell_refusal(&self, url: &String, why: &str, report: &mut Report) {
+        let is_given = self.given.contains(url);
+        let seen_elsewhere = |incarnation: &str| self.nodes().any(|node| node.incarnation == incarnation);
+        let mut members = self.view.iter().flat_map(|view| &view.members);
+        if !is_given && members.any(|it| bare(&it.api_address) == bare(url) && seen_elsewhere(&it.incarnation)) {
+            return;
+        }
+        if !is_given && !self.trust_members {
+            report.not_looked_at.push(format!(
+                "the node at {url}: a member advertises this address, so it was not shown who asks, and answers nobody \
+                 else: {why}; name it in --endpoint, or give --trust-members"
+            ));
+            return;
+        }
+        report.find(
+            Check::EndpointRefuses,
+            "a node answers and refuses us",
+            url.as_str(),
+            why,
+            "say who you are: --token-file F (or RAFT_TOKEN_FILE), or --cert F --key F where nodes want certificates of \
+             clients; and over TLS whom to trust: --ca F",
+        );
     }
 
     /// Connections that are down though both ends run: UDP is in the way, or one refuses the other.
@@ -142,8 +225,8 @@ impl Cluster {
                 place,
                 evidence,
                 format!(
-                    "let UDP to port {port} through in both directions, with payloads of 1200 bytes: `nft add rule \
-                     inet filter input udp dport {port} accept`, the security groups, and in Kubernetes a \
+                    "let UDP to port {port} through in both directions, with payloads of 1200 bytes: `nft insert \
+                     rule inet filter input udp dport {port} accept`, the security groups, and in Kubernetes a \
                      NetworkPolicy that says `protocol: UDP`; is {address} the present address of {to}?"
                 ),
             );
@@ -220,14 +303,22 @@ fn unconnected(seen: &[Seen]) -> Vec<(String, String, String)> {
     found
 }
 
-async fn ask_all(endpoints: &Endpoints, urls: &[String]) -> Result<Vec<Seen>, CliError> {
-    let mut asking = JoinSet::new();
+async fn ask_all(asking: &Asking<'_>, urls: &[String]) -> Result<Vec<Seen>, CliError> {
+    let (mut tasks, mut seen) = (JoinSet::new(), BTreeMap::new());
     for (position, url) in urls.iter().enumerate() {
-        let (client, url) = (Client::new(&endpoints.at(url))?, url.clone());
-        asking.spawn(async move { (position, ask(&client, url).await) });
+        let (made, url) = (asking.client(url), url.clone());
+        match made {
+            Ok(client) => {
+                tasks.spawn(async move { (position, ask(&client, url).await) });
+            }
+            // Without what the flags say of TLS there may be no client for it.
+            Err(error) if !asking.shows_credentials(&url) => {
+                seen.insert(position, Seen { url, node: Err(Unseen::Refused(error.to_string())), ahead: None });
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let mut seen = BTreeMap::new();
-    while let Some(asked) = asking.join_next().await {
+    while let Some(asked) = tasks.join_next().await {
         let (position, answered) = asked.map_err(CliError::failed)?;
         seen.insert(position, answered);
     }
@@ -251,16 +342,26 @@ async fn ask(client: &Client, url: String) -> Seen {
     let after = seconds();
     let (status, reply) = match answered {
         Ok(answered) => answered,
-        Err(error) => return Seen { url, node: Err(error.to_string()), ahead: None },
+        Err(error) => return Seen { url, node: Err(unanswered(error.to_string())), ahead: None },
     };
     if !status.is_success() {
-        let said = String::from_utf8_lossy(&reply.body);
-        let node = Err(format!("{url} answers {status}: {}", said.trim()));
+        let why = format!("{url} answers {status}: {}", String::from_utf8_lossy(&reply.body).trim());
+        let is_refusal = matches!(status.as_u16(), 401 | 403);
+        let node = Err(if is_refusal { Unseen::Refused(why) } else { Unseen::Silent(why) });
         return Seen { url, node, ahead: None };
     }
     let date = reply.header("date").and_then(seconds_of_date);
     let ahead = date.map(|date| (date - after, date + DATE_STEP.as_secs_f64() - before));
-    Seen { url, node: reply.json().map_err(|error| error.to_string()), ahead }
+    Seen { url, node: reply.json().map_err(|error| Unseen::Silent(error.to_string())), ahead }
+}
+
+/// What the lack of an answer means. A handshake that fails has somebody at its other end, and so has TLS that is spoken
+/// to with plain HTTP.
+fn unanswered(why: String) -> Unseen {
+    // As rustls and hyper call it.
+    const TLS: [&str; 6] =
+        ["certificate", "fatal alert", "corrupt message", "peer is incompatible", "peer misbehaved", "invalid HTTP"];
+    if TLS.iter().any(|word| why.contains(word)) { Unseen::Refused(why) } else { Unseen::Silent(why) }
 }
 
 /// What a `Date` says, in seconds since the Unix epoch (IMF-fixdate, RFC 9110, section 5.6.7).
@@ -278,6 +379,16 @@ fn seconds_of_date(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_handshake_is_no_silence() {
+        let refused = |why: &str| matches!(unanswered(format!("https://n1 gave no answer: {why}")), Unseen::Refused(_));
+        assert!(refused("invalid peer certificate: UnknownIssuer"));
+        assert!(refused("received fatal alert: CertificateRequired"));
+        assert!(refused("received corrupt message of type InvalidContentType"));
+        assert!(!refused("Connection refused (os error 111)"));
+        assert!(!refused("operation timed out"));
+    }
 
     #[test]
     fn dates_are_read() {

@@ -25,6 +25,7 @@ pub(crate) enum Check {
     ClientListenerOpen,
     StorageSyncOff,
     EndpointSilent,
+    EndpointRefuses,
     NoLeader,
     MemberDown,
     MemberLags,
@@ -44,7 +45,7 @@ pub(crate) enum Check {
 
 impl Check {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::ConfigurationRefused,
         Self::CertificateRefused,
         Self::CertificateExpired,
@@ -59,6 +60,7 @@ impl Check {
         Self::ClientListenerOpen,
         Self::StorageSyncOff,
         Self::EndpointSilent,
+        Self::EndpointRefuses,
         Self::NoLeader,
         Self::MemberDown,
         Self::MemberLags,
@@ -88,11 +90,12 @@ impl Check {
             Self::DataDirectoryInUse => ("data-directory-in-use", "runbooks/replace-a-node.md"),
             Self::DataDirectoryOfAnother => ("data-directory-of-another", "runbooks/replace-a-node.md"),
             Self::DataDirectoryUnusable => ("data-directory-unusable", "runbooks/lost-disk.md"),
-            Self::DiskNearlyFull => ("disk-nearly-full", "runbooks/RaftLogGrows.md"),
+            Self::DiskNearlyFull => ("disk-nearly-full", "runbooks/RaftDiskFillsUp.md"),
             Self::ElectionTimeoutShort => ("election-timeout-short", "runbooks/RaftElectionTimeoutTooShort.md"),
-            Self::ClientListenerOpen => ("client-listener-open", "config.md"),
+            Self::ClientListenerOpen => ("client-listener-open", "access.md"),
             Self::StorageSyncOff => ("storage-sync-off", "config.md"),
             Self::EndpointSilent => ("endpoint-silent", "runbooks/RaftMembersMissing.md"),
+            Self::EndpointRefuses => ("endpoint-refuses", "access.md"),
             Self::NoLeader => ("no-leader", "runbooks/RaftNoLeader.md"),
             Self::MemberDown => ("member-down", "runbooks/replace-a-node.md"),
             Self::MemberLags => ("member-lags", "runbooks/RaftFollowerLags.md"),

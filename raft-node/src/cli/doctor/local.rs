@@ -1,12 +1,13 @@
 //! A node's own configuration, certificates and data directory, as its start would see them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use raft_log_rocks::{DataDir, DataDirError, Inspection};
-use raft_node::config::{ConfigRefused, Layers, Settings, Value};
-use raft_node::product::check_files;
+use raft_node::config::{ConfigRefused, Layers, Settings};
+use raft_node::product::{ProductError, check_files};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -73,14 +74,24 @@ fn examine_certificates(settings: &Settings, thresholds: &Thresholds, report: &m
         settings.cluster, settings.name, settings.cluster, settings.name, settings.name
     );
     let rotate = "make a new authority, and give all nodes a bundle of the old and the new one first";
+    let renew_client = renewal_for_clients(settings);
+    let fix_of = |setting: &str, is_authority: bool| match (is_authority, setting.starts_with("client.")) {
+        (true, false) => rotate.to_owned(),
+        (true, true) => {
+            "make a new authority for clients, put it beside the old one in client.tls.client_ca, then give \
+                         the clients certificates of the new one"
+                .to_owned()
+        }
+        (false, false) => renew.clone(),
+        (false, true) => renew_client.clone(),
+    };
     let client = settings.client.tls.iter().map(|files| ("client.tls.cert", files.cert.as_path(), false));
     let client_ca = settings.client.client_ca.iter().map(|path| ("client.tls.client_ca", path.as_path(), true));
     let files = [("peer.tls.cert", peer.tls.cert.as_path(), false), ("peer.tls.ca", peer.ca.as_path(), true)];
     for (setting, path, is_authority) in files.into_iter().chain(client).chain(client_ca) {
         // What cannot be read is found below.
         for end in ends_of(path) {
-            let fix = if is_authority { rotate } else { &renew };
-            judge_end(setting, path, end, thresholds, fix, report);
+            judge_end(setting, path, end, thresholds, &fix_of(setting, is_authority), report);
         }
     }
     if report.findings.len() > before {
@@ -88,14 +99,46 @@ fn examine_certificates(settings: &Settings, thresholds: &Thresholds, report: &m
     }
     report.looked_at.push(format!("the certificates of {}", settings.name));
     if let Err(error) = check_files(settings) {
-        report.find(
+        refuse_files(settings, &error, &renew, report);
+    }
+}
+
+/// What puts new files for the client listener in their places.
+fn renewal_for_clients(settings: &Settings) -> String {
+    format!(
+        "have the authority that clients trust sign a new one for the names by which they reach {}, and put certificate \
+         and key in the places of client.tls.cert and client.tls.key; no restart is needed",
+        settings.client.url()
+    )
+}
+
+/// Files that a start would refuse, told of the setting that names them.
+fn refuse_files(settings: &Settings, error: &ProductError, renew_peer: &str, report: &mut Report) {
+    let shown = |path: Option<&Path>| path.map_or(String::new(), |path| path.display().to_string());
+    let (check, what, place, fix) = match error {
+        ProductError::Listen(_) => (
+            Check::CertificateRefused,
+            "the node would not start with these certificates for clients",
+            shown(settings.client.tls.as_ref().map(|files| files.cert.as_path())),
+            renewal_for_clients(settings),
+        ),
+        ProductError::Access(_) => (
+            Check::ConfigurationRefused,
+            "the node would not start with this token file",
+            shown(settings.token_file.as_deref()),
+            format!(
+                "correct what auth.token_file names: raft-node token check {}",
+                shown(settings.token_file.as_deref())
+            ),
+        ),
+        _ => (
             Check::CertificateRefused,
             "the node would not start with these certificates",
-            peer.tls.cert.display().to_string(),
-            error.to_string(),
-            format!("{renew}\nthen: raft-node config check"),
-        );
-    }
+            shown(Some(&settings.peer.tls.cert)),
+            renew_peer.to_owned(),
+        ),
+    };
+    report.find(check, what, place, error.to_string(), format!("{fix}\nthen: raft-node config check"));
 }
 
 /// When the certificates in a file end.
@@ -134,8 +177,7 @@ fn examine_client_listener(settings: &Settings, layers: &Layers, report: &mut Re
         Ok(address) => address.ip().is_loopback(),
         Err(_) => host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback()),
     };
-    // Of a binary that knows access control; one that does not has no such setting.
-    let has_access = matches!(layers.value("auth.token_file"), Some(Value::Text(_)));
+    let has_access = settings.token_file.is_some();
     let has_names = settings.client.client_ca.is_some();
     if is_loopback || has_names || (has_access && settings.client.tls.is_some()) {
         return;
@@ -150,8 +192,9 @@ fn examine_client_listener(settings: &Settings, layers: &Layers, report: &mut Re
         "clients are served beyond this machine without protection",
         origin(layers, "client.listen"),
         format!("client.listen is {listen}; {lacks}"),
-        "set client.tls.cert, client.tls.key and client.tls.client_ca, so that only certificates of your authority are \
-         served; or set client.listen to 127.0.0.1:7080",
+        "set auth.token_file, which says who may do what, and client.tls.cert and client.tls.key, so that no token travels \
+         in the clear; or client.tls.client_ca with these, so that only certificates of your authority are served; or set \
+         client.listen to 127.0.0.1:7080",
     );
 }
 
@@ -161,7 +204,7 @@ fn examine_data_directory(settings: &Settings, report: &mut Report) -> Option<In
     let inspected = DataDir::inspect(path);
     let before = report.findings.len();
     let in_use = inspected.as_ref().ok().and_then(Option::as_ref).filter(|inspection| inspection.in_use);
-    disk::examine_permissions(path, in_use.and_then(|inspection| owner_of(inspection.holder?)), report);
+    disk::examine_permissions(path, in_use.and_then(|inspection| owner_of(holder_of(path, inspection)?)), report);
     match inspected {
         Ok(inspection) => {
             report.looked_at.push(format!("the data directory {place}"));
@@ -189,7 +232,6 @@ fn examine_data_directory(settings: &Settings, report: &mut Report) -> Option<In
 
 /// Who runs a process.
 fn owner_of(pid: u32) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt as _;
     Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
@@ -209,8 +251,18 @@ impl Local {
                 format!("set data_dir to this node's own directory; to join with a blank disk: mv {place} {place}.old"),
             );
         }
-        if inspection.in_use && !self.is_running(inspection, cluster) {
-            let (holder, command, stop) = described(inspection.holder);
+        if !inspection.in_use || self.is_running(inspection, cluster) {
+            return;
+        }
+        // Who does not answer us may well be the one that has it.
+        let answered = cluster.is_some_and(|cluster| cluster.nodes().next().is_some());
+        if !answered {
+            report.not_looked_at.push(format!(
+                "whose process has {place} open: no node has answered that could say that it is its own"
+            ));
+        } else {
+            let (holder, command, stop) =
+                described(holder_of(&self.settings.data_dir, inspection), &lock_in(&self.settings.data_dir));
             report.find(
                 Check::DataDirectoryInUse,
                 "another process has the data directory open",
@@ -234,9 +286,28 @@ impl Local {
     }
 }
 
+/// The file whose lock a node holds.
+fn lock_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("LOCK")
+}
+
+/// The process that has the directory open. What it wrote down is believed only if that process has the file open: a
+/// number that was written in a container means another process out here, or this one.
+fn holder_of(data_dir: &Path, inspection: &Inspection) -> Option<u32> {
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let lock = file(&lock_in(data_dir))?;
+    inspection.holder.filter(|pid| {
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        open.flatten().any(|entry| file(&entry.path()) == Some(lock))
+    })
+}
+
 /// A process, by its number and what it was called with, and the command that stops it.
-fn described(pid: Option<u32>) -> (String, String, String) {
-    let Some(pid) = pid else { return ("a process".into(), "it did not say which".into(), "fuser -k LOCK".into()) };
+fn described(pid: Option<u32>, lock: &Path) -> (String, String, String) {
+    let Some(pid) = pid else {
+        let stop = format!("fuser -v {0} shows it, fuser -k {0} ends it", lock.display());
+        return ("a process".into(), "which one cannot be seen from here".into(), stop);
+    };
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<_> = command.split(|byte| *byte == 0).take(4).map(String::from_utf8_lossy).collect();
     (format!("process {pid}"), words.join(" ").trim().to_owned(), format!("kill {pid}"))

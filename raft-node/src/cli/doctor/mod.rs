@@ -10,6 +10,8 @@ mod local;
 mod members;
 mod ops;
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,7 +21,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::Format;
 use crate::cli::settings::SettingsArgs;
 
-use cluster::Cluster;
+use cluster::{Asking, Cluster};
 use finding::Report;
 use local::Local;
 
@@ -35,6 +37,13 @@ pub(crate) struct DoctorArgs {
     /// Ops listeners whose metrics are looked at, separated by commas.
     #[arg(long, env = "RAFT_OPS", value_delimiter = ',', value_name = "URL")]
     ops: Vec<String>,
+    /// Shows who you are (a token, a client certificate) to the members' own addresses too, not only to those of --endpoint.
+    #[arg(long)]
+    trust_members: bool,
+    /// The file local.token in the node's data directory, with which its node is asked when its settings are given, no
+    /// --endpoint is, and it answers nobody else.
+    #[arg(long, env = "RAFT_LOCAL_TOKEN_FILE", value_name = "FILE")]
+    local_token_file: Option<PathBuf>,
     /// How the result is shown.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -88,10 +97,17 @@ impl DoctorArgs {
             Some(local) => vec![local.settings.client.url()],
             None => self.endpoints.urls(),
         };
-        let cluster = Cluster::look(&self.endpoints, &urls).await?;
+        let mut asking = Asking { endpoints: &self.endpoints, given: &urls, trust_members: self.trust_members };
+        let mut cluster = Cluster::look(&asking).await?;
+        // It may do less than a person, so it is for who has nothing else. Who cannot read it does without.
+        let readable = self.local_token_file.as_deref().filter(|path| own.is_some() && File::open(path).is_ok());
+        if readable.is_some() && cluster.is_refused() {
+            let endpoints = self.endpoints.with_local_token(readable);
+            asking.endpoints = &endpoints;
+            cluster = Cluster::look(&asking).await?;
+        }
         // A node may be looked at before its start: nobody said that it runs.
-        if own.is_some() && cluster.is_silent() {
-            let silence = cluster.silence().unwrap_or_default();
+        if let Some(silence) = cluster.silence().filter(|_| own.is_some()) {
             report
                 .not_looked_at
                 .push(format!("the cluster: the node does not answer, perhaps it does not run: {silence}"));

@@ -13,6 +13,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Syncs that a node has to have done before their times say anything.
 const SYNCS_MIN: f64 = 50.0;
 
+/// A disk that failed no longer ago is told of: the node has started again since, and may have hidden it.
+const FAILURE_RECENT: Duration = Duration::from_secs(24 * 3600);
+
 /// What one scrape says.
 struct Metrics(String);
 
@@ -78,6 +81,7 @@ pub(super) async fn examine(
         let fix = "read the node's log for the call that failed; replace the disk, then start the node";
         report.find(Check::NodeFailed, "a node's disk has failed", url, "raft_storage_failed is 1", fix);
     }
+    earlier_failure(&first, url, report);
     if let (Some(timeout), Some(slow)) = (election_timeout, first.quantile("raft_log_sync_duration_seconds", 0.99)) {
         let evidence = format!("one of a hundred writes of its log takes more than half of {slow:?}");
         // A bucket's bound is up to twice what was measured.
@@ -97,6 +101,23 @@ pub(super) async fn examine(
         );
     }
     Ok(())
+}
+
+/// A disk that failed in an earlier life of the node. A time that is far ahead says nothing: the clock was wrong.
+fn earlier_failure(metrics: &Metrics, url: &str, report: &mut Report) {
+    let noted = metrics.sum("raft_storage_last_failure_timestamp_seconds");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(noted.clamp(0.0, 1e11));
+    let now = SystemTime::now();
+    let distance = now.duration_since(at).unwrap_or_else(|ahead| ahead.duration());
+    if noted > 0.0 && distance < FAILURE_RECENT {
+        let evidence = format!(
+            "raft_storage_last_failure_timestamp_seconds says {}; the node has started again since",
+            humantime::format_rfc3339_seconds(at)
+        );
+        let fix = "look at the machine's disk (dmesg, SMART, the volume's provider) and at the node's log before that \
+                   start; a disk that failed once is replaced: a blank one is filled by the others";
+        report.find(Check::NodeFailed, "a node's disk has failed within a day", url, evidence, fix);
+    }
 }
 
 fn certificates(metrics: &Metrics, url: &str, thresholds: &Thresholds, report: &mut Report) {
@@ -143,6 +164,14 @@ mod tests {
         assert_eq!(metrics.sum("a"), 2.0);
         assert_eq!(metrics.quantile("h", 0.99), Some(Duration::from_millis(20)));
         assert_eq!(metrics.quantile("h", 0.999), None);
+        let failed = |seconds_ago: f64| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+            let mut report = Report::default();
+            let text = format!("raft_storage_last_failure_timestamp_seconds {}\n", now - seconds_ago);
+            earlier_failure(&Metrics(text), "n1", &mut report);
+            !report.findings.is_empty()
+        };
+        assert!(failed(60.0) && failed(-60.0) && !failed(100_000.0) && !failed(-100_000.0));
         assert_eq!(label("{le=\"0.5\",usage=\"x\"}", "usage"), Some("x"));
     }
 }
