@@ -141,8 +141,12 @@ impl Builder {
             .connect_timeout(CONNECT_TIMEOUT.min(self.bounds.try_timeout))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy();
+        let endpoints = self.endpoints?;
         if let Some(pem) = &self.authorities {
             http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem).map_err(usage)?);
+        } else if endpoints.are_plain() {
+            // Nobody is asked over TLS: an image made from nothing has no authorities, and needs none.
+            http = http.tls_certs_only([]);
         }
         if let Some(Hidden(token)) = &self.token {
             http = http.default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer(token)?)]));
@@ -154,7 +158,7 @@ impl Builder {
             })?;
             http = http.identity(identity);
         }
-        let caller = Caller { http: http.build().map_err(usage)?, endpoints: self.endpoints?, bounds: self.bounds };
+        let caller = Caller { http: http.build().map_err(usage)?, endpoints, bounds: self.bounds };
         Ok(Client { caller: Arc::new(caller), session: Arc::default() })
     }
 }

@@ -31,6 +31,11 @@ impl Endpoints {
         Ok(Self { urls, choice: Mutex::default() })
     }
 
+    /// Whether none of them is asked over TLS.
+    pub(super) fn are_plain(&self) -> bool {
+        self.urls.iter().all(|url| url.starts_with("http://"))
+    }
+
     pub(super) fn count(&self) -> usize {
         self.urls.len()
     }
@@ -93,6 +98,7 @@ mod tests {
     fn addresses_are_read_and_refused_by_name() {
         let endpoints = Endpoints::new(["127.0.0.1:7080", " https://n2.example:1/ "]).unwrap();
         assert_eq!(endpoints.urls, ["http://127.0.0.1:7080", "https://n2.example:1"]);
+        assert!(!endpoints.are_plain() && Endpoints::new(["n1:7080"]).unwrap().are_plain());
         for (wrong, named) in [("ftp://n1", "ftp"), ("http://n1/v1", "path"), ("http://", "http://"), ("n1:x", "n1:x")]
         {
             let error = Endpoints::new([wrong]).unwrap_err();
