@@ -177,7 +177,8 @@ fn await_reloads(nodes: &[&TestNode], wanted: f64) {
     }
 }
 
-/// Gives every node a directory of its own with its certificates, as on machines of their own; what the procedure calls them.
+/// Gives every node a directory of its own with its certificates, as on machines of their own; what the procedure
+/// calls them.
 fn own_directories(cluster: &mut TestCluster) -> Vec<Vec<(&'static str, String)>> {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let directory = cluster.dir.path().to_owned();

@@ -10,8 +10,8 @@ use super::{command, scratch};
 /// Where the inner run keeps its files; set for that run only.
 const INSIDE: &str = "RAFT_TEST_INSIDE";
 
-/// Runs `body` of the test named `test` in namespaces of its own, with a directory on the disk and a `/run` and `/etc/docker` that
-/// are nobody else's; one test of this binary at a time.
+/// Runs `body` of the test named `test` in namespaces of its own, with a directory on the disk and a `/run` and
+/// `/etc/docker` that are nobody else's; one test of this binary at a time.
 ///
 /// # Panics When the test fails in there, or this machine gives no namespaces: with the reason and the remedy. It is
 /// never skipped.
