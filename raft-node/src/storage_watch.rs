@@ -66,8 +66,8 @@ impl FailureNote {
 /// Between two looks at the room on the disk.
 const SPACE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Room on the disk. A thread of its own measures it: on a volume that is reached over a network the question may hang, and
-/// whoever scrapes shall not hang with it. So the figures are as old as the last answer.
+/// Room on the disk. A thread of its own measures it: on a volume that is reached over a network the question may
+/// hang, and whoever scrapes shall not hang with it. So the figures are as old as the last answer.
 struct Space {
     free: IntGauge,
     size: IntGauge,

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -41,11 +42,20 @@ impl Page {
         Self { name, blocks: blocks.into_iter(), environment }
     }
 
-    /// Runs the page's next block; every command of it has to succeed and the last one to say something.
+    /// Runs the page's next block; every command of it has to succeed.
     fn next(&mut self) -> String {
+        self.next_on(&[Vec::new()])
+    }
+
+    /// Runs the page's next block once for each of several nodes, with what is different there; what they said.
+    fn next_on(&mut self, nodes: &[Vec<(&'static str, String)>]) -> String {
         let block = self.blocks.next().unwrap_or_else(|| panic!("{} has no further commands", self.name));
+        nodes.iter().map(|own| self.run(&block, own)).collect()
+    }
+
+    fn run(&self, block: &str, own: &[(&'static str, String)]) -> String {
         let mut shell = command("sh");
-        shell.args(["-euc", &block]).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        shell.args(["-euc", block]).envs(self.environment.iter().chain(own).map(|(name, value)| (name, value)));
         let done = shell.output().unwrap();
         let (said, failed) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         assert!(done.status.success(), "{}: {} after\n{block}\n{said}{failed}", self.name, done.status);
@@ -167,42 +177,85 @@ fn await_reloads(nodes: &[&TestNode], wanted: f64) {
     }
 }
 
+/// Gives every node a directory of its own with its certificates, as on machines of their own; what the procedure
+/// calls them.
+fn own_directories(cluster: &mut TestCluster) -> Vec<Vec<(&'static str, String)>> {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let directory = cluster.dir.path().to_owned();
+    let each = |node: &mut TestNode| {
+        let (own, name) = (directory.join(format!("certs-{}", node.name)), node.name.clone());
+        let files = [("ca", "ca.pem".to_owned()), ("cert", format!("{name}.pem")), ("key", format!("{name}.key"))];
+        std::fs::create_dir(&own).unwrap();
+        for (setting, file) in files {
+            std::fs::copy(directory.join("certs").join(&file), own.join(&file)).unwrap();
+            set_flag(node, &format!("peer-tls-{setting}"), &text(&own.join(&file)));
+        }
+        vec![
+            ("CERTS", text(&own)),
+            ("NODE", name.clone()),
+            ("FRESH", text(&directory.join(format!("fresh-{name}")))),
+            ("RAFT_ENDPOINT", format!("http://{}", node.client)),
+            ("RAFT_OPS", format!("http://{}", node.ops)),
+        ]
+    };
+    cluster.nodes.iter_mut().map(each).collect()
+}
+
+/// What the page has ssh and scp do.
+fn hand_out(fresh: &Path, cluster: &TestCluster) {
+    for node in &cluster.nodes {
+        let own = cluster.dir.path().join(format!("fresh-{}", node.name));
+        std::fs::create_dir(&own).unwrap();
+        for file in ["ca.pem".to_owned(), format!("{}.key", node.name), format!("{}.pem", node.name)] {
+            std::fs::copy(fresh.join(&file), own.join(&file)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn certificates_are_renewed_and_their_authority_is_exchanged() {
-    let mut cluster = started(3);
-    let certs = cluster.dir.path().join("certs");
-    let authority = std::fs::read(certs.join("ca.pem")).unwrap();
-    let fresh = cluster.dir.path().join("fresh");
+    let mut cluster = TestCluster::prepare(3, &PATIENT);
+    let everywhere = own_directories(&mut cluster);
+    cluster.nodes.iter_mut().for_each(TestNode::start);
+    cluster.await_leader();
+    await_connected(&cluster);
+    let (certs, fresh) = (cluster.dir.path().join("certs"), cluster.dir.path().join("fresh"));
     let environment = [
-        ("CERTS", certs.to_str().unwrap().to_owned()),
+        ("AUTHORITY", certs.to_str().unwrap().to_owned()),
         ("FRESH", fresh.to_str().unwrap().to_owned()),
+        ("OWNER", rustix::process::geteuid().as_raw().to_string()),
         ("CLUSTER", "test".to_owned()),
         ("NODE", "n1".to_owned()),
         ("NODES", "n1,n2,n3".to_owned()),
     ];
     let mut page = Page::read("certificates.md", &cluster, 0, &environment);
-    assert!(page.next().contains("raft_certificate_expiry_seconds"));
-    page.next();
-    page.next();
+    let first = &everywhere[..1];
+    assert!(page.next_on(first).contains("raft_certificate_expiry_seconds"));
+    page.next_on(first);
+    page.next_on(first);
     await_reloads(&[&cluster.nodes[0]], 1.0);
-    assert!(page.next().contains("the peer certificates were replaced"));
+    assert!(page.next_on(first).contains("the peer certificates were replaced"));
+
     let nodes: Vec<&TestNode> = cluster.nodes.iter().collect();
     let used = |wanted: f64| {
         await_reloads(&nodes[..1], wanted + 1.0);
         await_reloads(&nodes[1..], wanted);
     };
     page.next();
-    used(1.0);
-    page.next();
-    used(2.0);
-    page.next();
-    used(3.0);
+    hand_out(&fresh, &cluster);
+    for step in 1..=3_u8 {
+        page.next_on(&everywhere);
+        used(f64::from(step));
+    }
     page.end();
-    let now = std::fs::read(certs.join("ca.pem")).unwrap();
-    assert!(
-        now != authority && now == std::fs::read(fresh.join("ca.pem")).unwrap(),
-        "the old authority is still there"
-    );
+    let authority = std::fs::read(fresh.join("ca.pem")).unwrap();
+    assert_ne!(authority, std::fs::read(certs.join("ca.pem")).unwrap());
+    for own in &everywhere {
+        let directory = Path::new(&own[0].1);
+        assert_eq!(std::fs::read(directory.join("ca.pem")).unwrap(), authority, "{} trusts another one", own[1].1);
+        let mode = std::fs::metadata(directory.join(format!("{}.key", own[1].1))).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "others may read the key of {}", own[1].1);
+    }
     // All of it works with the new one alone.
     cluster.nodes[1].kill();
     cluster.nodes[1].start();

@@ -4,7 +4,7 @@
 //! An engine that runs on the machine already is left alone.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::support::namespaces::{isolated, tool, with_libraries};
@@ -36,6 +36,8 @@ pub(crate) fn with_engine(test: &str, body: impl FnOnce(&Engine)) {
 pub(crate) struct Engine {
     child: Child,
     path: std::ffi::OsString,
+    /// The client's configuration: credentials and plugins of nobody.
+    client: PathBuf,
 }
 
 impl Engine {
@@ -50,10 +52,16 @@ impl Engine {
         let rest = [tool("containerd-shim-runc-v2", "containerd").parent().unwrap().to_owned()];
         let path = std::env::var_os("PATH").unwrap();
         let path = std::env::join_paths([own].into_iter().chain(rest).chain(std::env::split_paths(&path))).unwrap();
-        let mut engine = Self { path, child: command("true").spawn().unwrap() };
+        let (config, client) = (directory.join("daemon.json"), directory.join("client"));
+        std::fs::write(&config, "{}").unwrap();
+        std::fs::create_dir(&client).unwrap();
+        let mut engine = Self { path, client, child: command("true").spawn().unwrap() };
         let log = directory.join("dockerd.log");
         engine.child = engine
             .program("dockerd")
+            // Not the machine's own: what its daemon was told is nothing for this one.
+            .arg("--config-file")
+            .arg(&config)
             .arg("--data-root")
             .arg(directory.join("engine"))
             .args(["--exec-root", "/run/docker", "--pidfile", "/run/docker.pid", "--host", SOCKET])
@@ -84,6 +92,7 @@ impl Engine {
     /// Lets a program reach this engine.
     pub(crate) fn reached_by(&self, command: &mut Command) {
         command.env("PATH", &self.path).env("DOCKER_HOST", SOCKET).env("DOCKER_BUILDKIT", "1");
+        command.env("DOCKER_CONFIG", &self.client);
     }
 
     /// Runs `docker` to its end, whatever it is.
@@ -99,17 +108,15 @@ impl Engine {
         output.trim_end().to_owned()
     }
 
-    /// What the containers logged, for a message.
+    /// What the containers logged, for a message. Asked while a test fails, so it fails at nothing.
     fn logs(&self) -> String {
-        self.docker(&["ps", "--all", "--format", "{{.Names}} {{.Status}}"]).lines().fold(
-            String::new(),
-            |mut all, line| {
-                let name = line.split(' ').next().unwrap_or_default();
-                let logs = self.tried(&["logs", "--tail", "15", name]);
-                let _ = writeln!(all, "--- {line}\n{}", String::from_utf8_lossy(&logs.stderr));
-                all
-            },
-        )
+        let listed = self.tried(&["ps", "--all", "--format", "{{.Names}} {{.Status}}"]);
+        String::from_utf8_lossy(&listed.stdout).lines().fold(String::new(), |mut all, line| {
+            let name = line.split(' ').next().unwrap_or_default();
+            let logs = self.tried(&["logs", "--tail", "15", name]);
+            let _ = writeln!(all, "--- {line}\n{}", String::from_utf8_lossy(&logs.stderr));
+            all
+        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Clients of the Service. Each request has one deadline, retries included, and so many tries: every one has to succeed.
 //!
-//! They know the pods behind the Service and ask another one at each try, as a client with a list of endpoints does. A
-//! client that only knows the Service's one address may be sent to the same pod at every try, for as long as that pod is
-//! listed: `deploy/README.md` says what it needs.
+//! They know the pods behind the Service and ask another one at each try, as a client with a list of endpoints does.
+//! A client that only knows the Service's one address may be sent to the same pod at every try, for as long as that
+//! pod is listed: `deploy/README.md` says what it needs.
 
 use std::collections::BTreeMap;
 use std::path::Path;

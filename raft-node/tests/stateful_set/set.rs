@@ -145,8 +145,8 @@ impl StatefulSet {
         ended
     }
 
-    /// The machine of a pod is lost: it is silent at once. The network goes first, or the kernel would say good-bye for the
-    /// process.
+    /// The machine of a pod is lost: it is silent at once. The network goes first, or the kernel would say good-bye
+    /// for the process.
     pub fn lose(&mut self, ordinal: usize) {
         let mut pod = self.pods.remove(&ordinal).unwrap();
         pod.sandbox.cut();

@@ -10,8 +10,8 @@ use super::{command, scratch};
 /// Where the inner run keeps its files; set for that run only.
 const INSIDE: &str = "RAFT_TEST_INSIDE";
 
-/// Runs `body` of the test named `test` in namespaces of its own, with a directory on the disk and a `/run` that is
-/// nobody else's; one test of this binary at a time.
+/// Runs `body` of the test named `test` in namespaces of its own, with a directory on the disk and a `/run` and
+/// `/etc/docker` that are nobody else's; one test of this binary at a time.
 ///
 /// # Panics When the test fails in there, or this machine gives no namespaces: with the reason and the remedy. It is
 /// never skipped.
@@ -32,7 +32,10 @@ pub fn isolated(test: &str, body: impl FnOnce(&Path)) {
 /// A shell in namespaces of its own that runs `script` there; what the script is given is added to it as arguments.
 fn unshare(script: &str) -> Command {
     let way = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let script = format!("ip link set lo up; mount -t tmpfs -o mode=0755 tmpfs /run; {script}");
+    let script = format!(
+        "ip link set lo up; mount -t tmpfs -o mode=0755 tmpfs /run; \
+         [ ! -d /etc/docker ] || mount -t tmpfs tmpfs /etc/docker; {script}"
+    );
     let tried = command("unshare").args(way).args(["--", "sh", "-euc", &script, "sh", "true"]).output();
     let refused = match &tried {
         Ok(tried) if tried.status.success() => None,
@@ -69,9 +72,13 @@ pub fn tool(program: &str, package: &str) -> PathBuf {
 
 /// Gives a program what it finds its own libraries by, where it was taken out of a package.
 pub fn with_libraries(command: &mut Command) -> &mut Command {
-    let libraries = tools().join("usr/lib/x86_64-linux-gnu");
-    if libraries.exists() {
-        command.env("LD_LIBRARY_PATH", &libraries).env("XTABLES_LIBDIR", libraries.join("xtables"));
+    // Their directories are named after the architecture: x86_64-linux-gnu and its like.
+    let listed = [tools().join("usr/lib"), tools().join("lib")].into_iter().filter_map(|all| all.read_dir().ok());
+    let named = |place: &PathBuf| place.to_string_lossy().ends_with("-linux-gnu");
+    let found: Vec<PathBuf> = listed.flatten().flatten().map(|place| place.path()).filter(named).collect();
+    if let Some(first) = found.first() {
+        command.env("XTABLES_LIBDIR", first.join("xtables"));
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(&found).unwrap());
     }
     command
 }

@@ -10,7 +10,7 @@ use super::Thresholds;
 use super::finding::{Check, Report};
 use super::members;
 use crate::cli::client::{Client, Endpoints};
-use crate::cli::exit::CliError;
+use crate::cli::exit::{CliError, Exit};
 
 /// A connection that has just broken, or a node that has just started, is given so long before it counts.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -45,8 +45,8 @@ pub(super) struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// An address that a member advertises is that member's word: whoever may join as a learner could collect the tokens
-    /// of operators with it. So only addresses that were given are shown any.
+    /// An address that a member advertises is that member's word: whoever may join as a learner could collect the
+    /// tokens of operators with it. So only addresses that were given are shown any.
     fn shows_credentials(&self, url: &String) -> bool {
         self.trust_members || self.given.contains(url)
     }
@@ -79,7 +79,12 @@ impl Cluster {
         let urls = asking.given;
         let mut view: Option<ClusterView> = None;
         for url in urls {
-            let client = asking.client(url)?;
+            let client = match asking.client(url) {
+                Ok(client) => client,
+                Err(error) if error.exit == Exit::Usage => return Err(error),
+                // Told below.
+                Err(_) => continue,
+            };
             let Ok((status, reply)) = client.answer("/v1/cluster?timeout=2s").await else { continue };
             let Some(found) = reply.json().ok().filter(|_: &ClusterView| status.is_success()) else { continue };
             // A node without a leader is heard when there is no other.
@@ -141,8 +146,8 @@ impl Cluster {
         self.examine_silence(report);
         if self.view.is_none() && self.nodes().next().is_some() {
             report.not_looked_at.push(
-                "the members and their leader: no node tells us of them; the local token shows its own node only, so give \
-                 --token-file"
+                "the members and their leader: no node tells us of them; the local token shows its own node only, so \
+                 give --token-file"
                     .to_owned(),
             );
         }
@@ -200,8 +205,8 @@ impl Cluster {
             "a node answers and refuses us",
             url.as_str(),
             why,
-            "say who you are: --token-file F (or RAFT_TOKEN_FILE), or --cert F --key F where nodes want certificates of \
-             clients; and over TLS whom to trust: --ca F",
+            "say who you are: --token-file F (or RAFT_TOKEN_FILE), or --cert F --key F where nodes want certificates \
+             of clients; and over TLS whom to trust: --ca F",
         );
     }
 
@@ -315,7 +320,10 @@ async fn ask_all(asking: &Asking<'_>, urls: &[String]) -> Result<Vec<Seen>, CliE
             Err(error) if !asking.shows_credentials(&url) => {
                 seen.insert(position, Seen { url, node: Err(Unseen::Refused(error.to_string())), ahead: None });
             }
-            Err(error) => return Err(error),
+            Err(error) if error.exit == Exit::Usage => return Err(error),
+            Err(error) => {
+                seen.insert(position, Seen { url, node: Err(Unseen::Silent(error.to_string())), ahead: None });
+            }
         }
     }
     while let Some(asked) = tasks.join_next().await {
@@ -355,8 +363,8 @@ async fn ask(client: &Client, url: String) -> Seen {
     Seen { url, node: reply.json().map_err(|error| Unseen::Silent(error.to_string())), ahead }
 }
 
-/// What the lack of an answer means. A handshake that fails has somebody at its other end, and so has TLS that is spoken
-/// to with plain HTTP.
+/// What the lack of an answer means. A handshake that fails has somebody at its other end, and so has TLS that is
+/// spoken to with plain HTTP.
 fn unanswered(why: String) -> Unseen {
     // As rustls and hyper call it.
     const TLS: [&str; 6] =

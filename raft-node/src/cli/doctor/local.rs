@@ -106,8 +106,8 @@ fn examine_certificates(settings: &Settings, thresholds: &Thresholds, report: &m
 /// What puts new files for the client listener in their places.
 fn renewal_for_clients(settings: &Settings) -> String {
     format!(
-        "have the authority that clients trust sign a new one for the names by which they reach {}, and put certificate \
-         and key in the places of client.tls.cert and client.tls.key; no restart is needed",
+        "have the authority that clients trust sign a new one for the names by which they reach {}, and put \
+         certificate and key in the places of client.tls.cert and client.tls.key; no restart is needed",
         settings.client.url()
     )
 }
@@ -192,9 +192,9 @@ fn examine_client_listener(settings: &Settings, layers: &Layers, report: &mut Re
         "clients are served beyond this machine without protection",
         origin(layers, "client.listen"),
         format!("client.listen is {listen}; {lacks}"),
-        "set auth.token_file, which says who may do what, and client.tls.cert and client.tls.key, so that no token travels \
-         in the clear; or client.tls.client_ca with these, so that only certificates of your authority are served; or set \
-         client.listen to 127.0.0.1:7080",
+        "set auth.token_file, which says who may do what, and client.tls.cert and client.tls.key, so that no token \
+         travels in the clear; or client.tls.client_ca with these, so that only certificates of your authority are \
+         served; or set client.listen to 127.0.0.1:7080",
     );
 }
 

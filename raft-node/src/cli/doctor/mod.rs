@@ -37,7 +37,8 @@ pub(crate) struct DoctorArgs {
     /// Ops listeners whose metrics are looked at, separated by commas.
     #[arg(long, env = "RAFT_OPS", value_delimiter = ',', value_name = "URL")]
     ops: Vec<String>,
-    /// Shows who you are (a token, a client certificate) to the members' own addresses too, not only to those of --endpoint.
+    /// Shows who you are (a token, a client certificate) to the members' own addresses too, not only to those of
+    /// --endpoint.
     #[arg(long)]
     trust_members: bool,
     /// The file local.token in the node's data directory, with which its node is asked when its settings are given, no
