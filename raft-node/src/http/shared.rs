@@ -200,7 +200,8 @@ impl Shared {
         if bytes.len() < HELD_BYTES_MIN {
             return Ok(bytes);
         }
-        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        // A value that is longer than all that may wait, put at a node with other limits, still goes out: alone.
+        let count = u32::try_from(bytes.len().min(self.limits().bytes_in_flight_max)).unwrap_or(u32::MAX);
         match Arc::clone(&self.answers).try_acquire_many_owned(count) {
             Ok(permit) => Ok(Bytes::from_owner(Held { bytes, _permit: permit })),
             Err(_) => {
