@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::connection::{Connection, tls_client};
 use support::http::call;
-use support::{TestCluster, TestNode, await_that, certificates, scratch};
+use support::{TestCluster, TestNode, await_that, certificates, expired, scratch};
 
 /// A counter of one usage and result.
 fn counted(node: &TestNode, usage: &str, result: &str) -> f64 {
@@ -151,21 +151,6 @@ fn what_cannot_be_used_is_told_and_the_last_good_stays() {
     put(&pem, &good.0);
     await_that("the good one", || unusable(&cluster.nodes[0]) == 0.0);
     assert!(reloads(&cluster.nodes[0], "unusable") >= 2.0);
-}
-
-/// A certificate of n1 by the cluster's own authority that ended long ago.
-fn expired(certs: &Path, directory: &Path) {
-    let read = |file: &str| std::fs::read_to_string(certs.join(file)).unwrap();
-    let authority = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
-    let authority = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), authority).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::default();
-    params.subject_alt_names = vec![rcgen::SanType::URI("raft://test/n1".try_into().unwrap())];
-    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    std::fs::create_dir(directory).unwrap();
-    std::fs::write(directory.join("n1.pem"), certificate.pem()).unwrap();
-    std::fs::write(directory.join("n1.key"), key.serialize_pem()).unwrap();
 }
 
 /// How long one request may take.

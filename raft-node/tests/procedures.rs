@@ -10,10 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::http::call;
-use support::{BINARY, TestCluster, TestNode, await_some, await_that, command};
-
-/// Of a timeout that a busy machine keeps too: the procedures ask the doctor, who shall have nothing to say.
-const PATIENT: [&str; 4] = ["--election-timeout", "2s", "--heartbeat-interval", "200ms"];
+use support::{BINARY, PATIENT, TestCluster, TestNode, await_connected, await_some, await_that, command, started};
 
 /// A page's commands, and what is around them.
 struct Page {
@@ -66,23 +63,6 @@ impl Page {
     fn end(mut self) {
         assert!(self.blocks.next().is_none(), "{} has commands that were not run", self.name);
     }
-}
-
-fn started(count: usize) -> TestCluster {
-    let mut cluster = TestCluster::prepare(count, &PATIENT);
-    cluster.nodes.iter_mut().for_each(TestNode::start);
-    cluster.await_leader();
-    await_connected(&cluster);
-    cluster
-}
-
-/// Every node that runs is connected to `peers` others.
-fn await_connected(cluster: &TestCluster) {
-    let running = || cluster.nodes.iter().filter(|node| node.child.is_some());
-    let peers = (running().count() - 1) as f64;
-    await_that("all connections", || {
-        running().all(|node| node.metric("raft_peer_connected").unwrap_or_default() == peers)
-    });
 }
 
 fn set_flag(node: &mut TestNode, flag: &str, value: &str) {

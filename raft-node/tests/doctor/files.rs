@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
-use crate::support::{TestCluster, TestNode, await_that, certificates, cli};
+use crate::support::{TestCluster, TestNode, await_that, certificates, cli, expired};
 use crate::{Operator, doctor, doctor_with, endpoint, settings, shim};
 
 /// One node that is prepared and has not run yet.
@@ -76,21 +76,6 @@ fn copy_authority(from: &Path, to: &Path) {
     for file in ["ca.pem", "ca.key"] {
         std::fs::copy(from.join(file), to.join(file)).unwrap();
     }
-}
-
-/// A certificate of n1 by the cluster's own authority that ended long ago.
-fn expired(certs: &Path, directory: &Path) {
-    let read = |file: &str| std::fs::read_to_string(certs.join(file)).unwrap();
-    let authority = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
-    let authority = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), authority).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::default();
-    params.subject_alt_names = vec![rcgen::SanType::URI("raft://test/n1".try_into().unwrap())];
-    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    std::fs::create_dir(directory).unwrap();
-    std::fs::write(directory.join("n1.pem"), certificate.pem()).unwrap();
-    std::fs::write(directory.join("n1.key"), key.serialize_pem()).unwrap();
 }
 
 #[test]

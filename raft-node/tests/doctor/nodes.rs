@@ -3,30 +3,8 @@
 use std::path::PathBuf;
 
 use crate::support::http::call;
-use crate::support::{BINARY, TestCluster, TestNode, await_that, command};
+use crate::support::{BINARY, PATIENT, TestCluster, TestNode, await_connected, await_that, command, started};
 use crate::{Operator, doctor, endpoint, settings, shim};
-
-/// Of a timeout that a busy machine keeps too: what is found has to be what was planted.
-const PATIENT: [&str; 4] = ["--election-timeout", "2s", "--heartbeat-interval", "200ms"];
-
-fn started(count: usize) -> TestCluster {
-    let mut cluster = TestCluster::prepare(count, &PATIENT);
-    cluster.nodes.iter_mut().for_each(TestNode::start);
-    cluster.await_leader();
-    await_connected(&cluster);
-    cluster
-}
-
-/// All nodes are connected to all others.
-fn await_connected(cluster: &TestCluster) {
-    let others = (cluster.nodes.len() - 1) as f64;
-    await_that("all connections", || {
-        cluster.nodes.iter().all(|node| node.metric("raft_peer_connected").unwrap_or_default() == others)
-    });
-    await_that("a known leader everywhere", || {
-        cluster.nodes.iter().all(|node| node.status().is_some_and(|status| !status["leader"].is_null()))
-    });
-}
 
 #[test]
 fn a_healthy_cluster_loses_one_node_after_the_other() {

@@ -73,6 +73,42 @@ pub fn certificates(dir: &Path, cluster: &str, names: &[&str]) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
+/// Of a timeout that a busy machine keeps too: what is found has to be what was planted.
+pub const PATIENT: [&str; 4] = ["--election-timeout", "2s", "--heartbeat-interval", "200ms"];
+
+/// A connected cluster of patient nodes.
+pub fn started(count: usize) -> TestCluster {
+    let mut cluster = TestCluster::prepare(count, &PATIENT);
+    cluster.nodes.iter_mut().for_each(TestNode::start);
+    cluster.await_leader();
+    await_connected(&cluster);
+    cluster
+}
+
+/// Every node that runs is connected to all others that run.
+pub fn await_connected(cluster: &TestCluster) {
+    let running = || cluster.nodes.iter().filter(|node| node.child.is_some());
+    let peers = (running().count() - 1) as f64;
+    await_that("all connections", || {
+        running().all(|node| node.metric("raft_peer_connected").unwrap_or_default() == peers)
+    });
+}
+
+/// A certificate of n1 by the cluster's own authority that ended long ago.
+pub fn expired(certs: &Path, directory: &Path) {
+    let read = |file: &str| std::fs::read_to_string(certs.join(file)).unwrap();
+    let authority = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
+    let authority = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), authority).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI("raft://test/n1".try_into().unwrap())];
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    std::fs::create_dir(directory).unwrap();
+    std::fs::write(directory.join("n1.pem"), certificate.pem()).unwrap();
+    std::fs::write(directory.join("n1.key"), key.serialize_pem()).unwrap();
+}
+
 /// One node: where it listens, where its files are, and its process while it runs.
 pub struct TestNode {
     pub name: String,
