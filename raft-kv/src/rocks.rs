@@ -18,6 +18,7 @@ use crate::settings::Settings;
 
 mod database;
 mod pace;
+mod recent;
 mod retired;
 mod snapshot;
 mod writer;

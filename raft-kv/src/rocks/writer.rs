@@ -9,6 +9,7 @@ use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
 use super::database::{
     Database, FAMILIES, IDEMPOTENCY, KEYS, MARKS_KEY, META, META_KEY, NUMBER, REMEMBERED, STRETCH, VERSIONS, split,
 };
+use super::recent::Recent;
 use crate::digest::Sum;
 use crate::engine::{Engine, EngineError, Header, Meta, Row};
 use crate::versions;
@@ -23,11 +24,13 @@ pub(super) struct Writer {
     database: Arc<Database>,
     /// Up to where it was looked what compactions may drop.
     looked: Index,
+    /// The database holds exactly these records under their keys.
+    recent: Recent,
 }
 
 impl Writer {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, looked: Index::ZERO }
+        Self { database, looked: Index::ZERO, recent: Recent::default() }
     }
 }
 
@@ -37,15 +40,23 @@ fn failed(doing: &str) -> impl Fn(rocksdb::Error) -> EngineError {
 
 impl Engine for Writer {
     fn header(&self, key: &[u8]) -> Result<Option<Header>, EngineError> {
+        if let Some(record) = self.recent.get(key) {
+            return split(key, record).map(|(header, _)| Some(header)).map_err(EngineError);
+        }
         let Database { db, .. } = &*self.database;
         let record = db.get_pinned_cf(self.database.family(KEYS), key).map_err(failed("reading a key"))?;
         record.map(|record| split(key, &record).map(|(header, _)| header).map_err(EngineError)).transpose()
     }
 
     fn record(&self, key: &[u8]) -> Result<Option<(Header, Bytes)>, EngineError> {
-        let Database { db, .. } = &*self.database;
-        let record = db.get_cf(self.database.family(KEYS), key).map_err(failed("reading a key"))?;
-        let Some(record) = record.map(Bytes::from) else { return Ok(None) };
+        let record = match self.recent.get(key) {
+            Some(record) => Some(record.clone()),
+            None => {
+                let Database { db, .. } = &*self.database;
+                db.get_cf(self.database.family(KEYS), key).map_err(failed("reading a key"))?.map(Bytes::from)
+            }
+        };
+        let Some(record) = record else { return Ok(None) };
         let (header, _) = split(key, &record).map_err(EngineError)?;
         Ok(Some((header, record.slice(Header::LENGTH..))))
     }
@@ -79,7 +90,10 @@ impl Engine for Writer {
         batch.put(META_KEY, meta.encode());
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.database.db.write_opt(batch, &options).map_err(failed("writing a batch"))?;
+        if let Err(error) = self.database.db.write_opt(batch, &options) {
+            self.recent.clear();
+            return Err(failed("writing a batch")(error));
+        }
         self.database.publish(meta.applied);
         if meta.applied.index.0 - self.looked.0 >= HORIZON_ENTRIES {
             self.looked = meta.applied.index;
@@ -102,7 +116,8 @@ impl Engine for Writer {
 }
 
 impl Writer {
-    fn fill(&self, batch: &mut WriteBatch, rows: Vec<Row>) {
+    /// Puts the rows into a batch, and notes the records that will be there once it is written.
+    fn fill(&mut self, batch: &mut WriteBatch, rows: Vec<Row>) {
         let [meta, keys, idempotency, versions] =
             [META, KEYS, IDEMPOTENCY, VERSIONS].map(|name| self.database.family(name));
         let mut record = Vec::new();
@@ -110,9 +125,13 @@ impl Writer {
             match row {
                 Row::Put { key, header, value } => {
                     fill_record(&mut record, header, &value);
+                    self.recent.put(&key, &record);
                     batch.put_cf(keys, key, &record);
                 }
-                Row::Delete { key } => batch.delete_cf(keys, key),
+                Row::Delete { key } => {
+                    self.recent.remove(&key);
+                    batch.delete_cf(keys, key);
+                }
                 Row::Supersede { key, superseded, header, value } => {
                     fill_record(&mut record, header, &value);
                     batch.put_cf(versions, versions::row_key(&key, superseded), &record);
