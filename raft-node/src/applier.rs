@@ -1,4 +1,4 @@
-//! The thread that owns the state machine: it applies what is committed and answers the callers.
+//! The thread that owns the state machine: it applies what is committed, and says what the callers are to be told.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,10 +17,13 @@ use crate::durability::Durability;
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
 use crate::snapshots::installer;
-use crate::waiters::{Waiter, WriteEnd};
+use crate::waiters::{Answered, Waiter, WriteEnd};
 
 /// Bytes of entries that are read from the log at once, when they are not in memory any more.
 const READ_BYTES_MAX: u64 = 4 << 20;
+
+/// Entries in batches that are joined: then the first one's answer is not late.
+const JOINED_ENTRIES_MAX: usize = 1024;
 
 /// Why the applier cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -93,50 +96,72 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name("raft-apply".into()).spawn(move || {
         let sentinel = Sentinel { shared, thread: "applier" };
         let shared = &sentinel.shared;
-        let mut applier = Applier { durability: Durability::new(Instant::now()), machine, log, answers: Vec::new() };
+        let durability = Durability::new(Instant::now());
+        let mut applier = Applier { durability, machine, log, answers: Vec::new(), answered: Vec::new() };
         let result = applier.run(&queue, shared);
         if let Err(reason) = &result {
+            // What was applied before the failure is certain.
+            applier.answered.drain(..).for_each(Answered::tell);
             shared.fail(reason.clone());
         }
         result
     })
 }
 
+/// Joins batches that follow each other: what has gathered while the one before was applied costs the state machine one
+/// step. Batches whose entries have to be read are left alone.
+fn joined(jobs: VecDeque<ApplyJob>) -> Vec<ApplyJob> {
+    let mut joined: Vec<ApplyJob> = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        match (joined.last_mut(), job) {
+            (Some(ApplyJob::Apply(before)), ApplyJob::Apply(next)) if follows(before, &next) => {
+                before.last = next.last;
+                before.entries.extend(next.entries);
+                before.waiters.extend(next.waiters);
+            }
+            (_, job) => joined.push(job),
+        }
+    }
+    joined
+}
+
+fn follows(before: &ApplyBatch<Waiter>, next: &ApplyBatch<Waiter>) -> bool {
+    let in_memory = !before.entries.is_empty() && !next.entries.is_empty();
+    in_memory && next.first == before.last.next() && before.entries.len() + next.entries.len() <= JOINED_ENTRIES_MAX
+}
+
 struct Applier {
     machine: Box<dyn StateMachine>,
     log: Arc<dyn LogReader>,
     answers: Vec<Bytes>,
+    /// Who is told with the next [`Event::Applied`].
+    answered: Vec<Answered>,
     durability: Durability,
 }
 
 impl Applier {
     fn run(&mut self, queue: &ApplyQueue, shared: &Shared) -> Result<(), String> {
         while let Some(jobs) = queue.take() {
-            let mut applied = None;
-            for job in jobs {
+            for job in joined(jobs) {
                 match job {
                     ApplyJob::Apply(batch) => {
-                        applied = Some(batch.last);
+                        let last = batch.last;
                         self.apply_batch(batch, shared).map_err(|error| error.to_string())?;
+                        self.applied(last, shared)?;
                     }
-                    ApplyJob::Restore(meta) => {
-                        self.applied(applied.take(), shared)?;
-                        self.restore(&meta, shared)?;
-                    }
+                    ApplyJob::Restore(meta) => self.restore(&meta, shared)?,
                 }
             }
-            self.applied(applied, shared)?;
         }
         self.machine.flush().map_err(|error| format!("the state could not be made durable: {error}"))?;
         Ok(())
     }
 
-    /// Tells the replica how far it is, and what of it would be there after a loss of power.
-    fn applied(&mut self, index: Option<Index>, shared: &Shared) -> Result<(), String> {
-        let Some(index) = index else { return Ok(()) };
+    /// Tells the driver how far it is, what of it would be there after a loss of power, and whom to answer.
+    fn applied(&mut self, index: Index, shared: &Shared) -> Result<(), String> {
         let durable = self.durability.look(&mut *self.machine, index, shared);
         let durable = durable.map_err(|error| format!("the state could not be made durable: {error}"))?;
-        shared.queue.complete(Event::Applied { index, durable });
+        shared.queue.complete(Event::Applied { index, durable, answered: std::mem::take(&mut self.answered) });
         Ok(())
     }
 
@@ -175,7 +200,7 @@ impl Applier {
                 if let Some((_, waiter)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
                     // That a mark was made is right whatever the state is: its caller is told no more than that.
                     let answer = Some(answer).filter(|_| believed || entry.kind == EntryKind::Mark);
-                    tell(waiter, entry, answer);
+                    self.answered.push(answered(waiter, entry, answer));
                 }
             }
             next = next.plus(entries.len() as u64);
@@ -186,12 +211,11 @@ impl Applier {
 }
 
 /// Without an answer its end is unknown: the entry is committed, and others can say what it did.
-fn tell(waiter: Waiter, entry: &Entry, answer: Option<Bytes>) {
+fn answered(waiter: Waiter, entry: &Entry, answer: Option<Bytes>) -> Answered {
     let id = entry.id;
     let end = answer.map_or(WriteEnd::Unknown { token: id }, |answer| WriteEnd::Applied { id, answer });
     match waiter {
-        // The caller may have gone away; its command is applied all the same.
-        Waiter::Write { answer: caller, .. } => drop(caller.send(end)),
+        Waiter::Write { answer: caller, .. } => Answered { caller, end },
         other => panic!("{other:?} waits for entry {}", entry.id),
     }
 }

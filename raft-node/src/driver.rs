@@ -14,7 +14,8 @@
 //! 3. log thread → driver (`Persisted`, one per batch), or 3'. a follower's acknowledgement: transport task → driver.
 //!    Whichever makes the quorum moves the commit index;
 //! 4. driver → applier thread (one per round);
-//! 5. applier thread → client's task (the answer).
+//! 5. applier thread → driver (`Applied`, one for all that was applied together), which hands the answers to the clients'
+//!    tasks.
 //!
 //! On a follower: a. transport task → driver, b. driver → log thread, c. log thread → transport (the acknowledgement
 //! leaves from there, not by way of the driver). Five on the leader, three on the follower beside those inside the
@@ -42,7 +43,7 @@ use crate::shared::Shared;
 use crate::snapshots;
 use crate::status::Phase;
 use crate::verified::Held;
-use crate::waiters::Waiter;
+use crate::waiters::{Answered, Waiter};
 
 /// Events and commands that are stepped before their effects are run: many enough to fill a batch, few enough that the
 /// first one's effects are not late.
@@ -165,7 +166,10 @@ impl Driver {
                     self.step(Input::Persisted { write, result: result.clone() });
                 }
             }
-            Event::Applied { index, durable } => self.step(Input::Applied { index, durable }),
+            Event::Applied { index, durable, answered } => {
+                answered.into_iter().for_each(Answered::tell);
+                self.step(Input::Applied { index, durable });
+            }
             Event::Restored(last) => {
                 self.step(Input::Restored(last));
                 let text = format!("{} installed a snapshot of entry {}", self.shared.name, last.index);
@@ -432,6 +436,7 @@ impl Driver {
                 | Event::Change { waiter, .. }
                 | Event::Mark(Proposal { waiter, .. })
                 | Event::HandOver { waiter, .. } => waiter.tell(stopping()),
+                Event::Applied { answered, .. } => answered.into_iter().for_each(Answered::tell),
                 _ => {}
             }
         }

@@ -98,6 +98,7 @@ async fn serve(shared: &Arc<Shared>, from: &RemoteIdentity, request: NodeRequest
         NodeRequest::Write { command, timeout } => {
             NodeAnswer::Write(writes::serve_forwarded(shared, command, timeout).await)
         }
+        NodeRequest::Writes(passed) => NodeAnswer::Writes(writes::serve_all_forwarded(shared, passed).await),
         NodeRequest::Outcome(token) => NodeAnswer::Outcome(writes::outcome_here(shared, token).await),
         NodeRequest::Mark { timeout } => NodeAnswer::Write(marks::mark_here(shared, timeout).await),
         NodeRequest::MarkDigest(mark) => NodeAnswer::MarkDigest(shared.marks.digest(shared, mark)),

@@ -117,6 +117,7 @@ pub mod members;
 pub mod metrics;
 mod node;
 pub mod parts;
+mod passing;
 #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
 pub mod product;
 mod queue;

@@ -22,6 +22,7 @@ use crate::log_writer::{self, LogQueue};
 use crate::marks::{self, Journal};
 use crate::members::standing;
 use crate::parts::{AcceptedFounding, IdentityStore, LogFactory, Parts, StartError, StateMachineFactory};
+use crate::passing;
 use crate::shared::{Founded, Readers, Shared, Who};
 use crate::snapshots::{installer, taker};
 use crate::status::Phase;
@@ -218,15 +219,19 @@ async fn serve(shared: &Arc<Shared>, config: Config, opened: Opened) -> Result<(
     let _ = shared.readers.set(readers);
     let marking = tokio::spawn(marks::propose_when_due(shared.clone()));
     let taker = tokio::spawn(taker::run(shared.clone()));
+    let passing = tokio::spawn(passing::run(shared.clone()));
     let standing = tokio::spawn(standing::watch(shared.clone()));
     let announcing = tokio::spawn(standing::announce(shared.clone()));
     let warning = tokio::spawn(standing::warn_of_lonely_list(shared.clone()));
     let driver = Driver::new(shared.clone(), replica, threads.queues(), recovered_commit);
     // A task of its own, so that a broken invariant of the core ends in a named failure.
     let driven = tokio::spawn(driver.run()).await;
-    for task in [marking, taker, standing, announcing, warning] {
+    // One that panicked has not done it.
+    shared.queue.close().tell_answered();
+    for task in [marking, taker, passing, standing, announcing, warning] {
         task.abort();
     }
+    shared.passing.close();
     shared.snapshots.stop();
     let ended = tokio::task::spawn_blocking(move || threads.end()).await;
     driven.map_err(|error| format!("the driver panicked; see the log above: {error}"))?;

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::parts::NodeConfig;
 use crate::verified::Held;
-use crate::waiters::Waiter;
+use crate::waiters::{Answered, Waiter};
 
 /// Something that happened, for the driver.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub(crate) enum Event {
     Applied {
         index: Index,
         durable: Index,
+        /// Who waited for these entries, and what they are told: here, since the driver's thread is theirs too, and is
+        /// woken once for all of them.
+        answered: Vec<Answered>,
     },
     /// The state of the installed snapshot, which ends with this entry, is in place.
     Restored(LogId),
@@ -127,6 +130,17 @@ pub(crate) struct Taken {
     pub(crate) events: VecDeque<Event>,
     /// In the order of their arrival.
     pub(crate) commands: Vec<Proposal<Waiter>>,
+}
+
+impl Taken {
+    /// Tells the callers whose commands are applied; nothing else is done with what is here.
+    pub(crate) fn tell_answered(self) {
+        for event in self.events {
+            if let Event::Applied { answered, .. } = event {
+                answered.into_iter().for_each(Answered::tell);
+            }
+        }
+    }
 }
 
 /// The queue. Many put, the driver takes.
@@ -253,15 +267,25 @@ impl EventQueue {
         self.wake.notify_one();
     }
 
-    /// Puts what one of the node's own threads has to say; always taken, since the replica asked for it.
+    /// Puts what one of the node's own threads has to say; always taken, since the replica asked for it, until the driver
+    /// has ended.
     pub(crate) fn complete(&self, event: Event) {
+        if let Err(Event::Applied { answered, .. }) = self.put(event) {
+            // The driver tells them no more, and what was applied is certain.
+            answered.into_iter().for_each(Answered::tell);
+        }
+    }
+
+    /// Gives the event back when the driver has ended.
+    fn put(&self, event: Event) -> Result<(), Event> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
-            return;
+            return Err(event);
         }
         waiting.events.push_back(event);
         drop(waiting);
         self.wake.notify_one();
+        Ok(())
     }
 
     /// Takes what waits, at most `events_max` of each kind. Returns whether more is left.

@@ -35,6 +35,8 @@ pub(crate) enum NodeRequest {
         /// How long the answer is waited for.
         timeout: Duration,
     },
+    /// "Propose all of these", in this order: writes that came at the same time.
+    Writes(Vec<PassedWrite>),
     /// "What became of this entry?"
     Outcome(LogId),
     /// "Make a mark." Never passed on again.
@@ -82,6 +84,15 @@ pub(crate) enum NodeRequest {
     },
 }
 
+/// One of [`NodeRequest::Writes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PassedWrite {
+    /// The command, not stamped yet.
+    pub(crate) command: Bytes,
+    /// How long the answer is waited for.
+    pub(crate) timeout: Duration,
+}
+
 /// The answer to a [`NodeRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodeAnswer {
@@ -91,6 +102,8 @@ pub(crate) enum NodeAnswer {
     Founding(FounderAnswer),
     /// To [`NodeRequest::Write`] and [`NodeRequest::Mark`].
     Write(ForwardedWrite),
+    /// To [`NodeRequest::Writes`]: what became of each, in their order.
+    Writes(Vec<ForwardedWrite>),
     /// To [`NodeRequest::Outcome`].
     Outcome(Outcome),
     /// To [`NodeRequest::Report`].
@@ -164,6 +177,7 @@ impl NodeRequest {
             Self::Write { command, timeout } => {
                 wire::Ask::Write(wire::Write { command: command.clone(), timeout_millis: millis(*timeout) })
             }
+            Self::Writes(writes) => wire::Ask::Writes(wire::Writes { writes: writes.iter().map(wire_write).collect() }),
             Self::Outcome(token) => wire::Ask::Outcome(position(*token)),
             Self::Report => wire::Ask::Report(wire::Empty {}),
             Self::Cluster { timeout } => wire::Ask::ClusterWithinMillis(millis(*timeout)),
@@ -189,6 +203,13 @@ impl NodeRequest {
             wire::Ask::Write(write) => {
                 Self::Write { command: write.command, timeout: Duration::from_millis(write.timeout_millis) }
             }
+            wire::Ask::Writes(wire::Writes { writes }) => {
+                let passed = |wire::Write { command, timeout_millis }| PassedWrite {
+                    command,
+                    timeout: Duration::from_millis(timeout_millis),
+                };
+                Self::Writes(writes.into_iter().map(passed).collect())
+            }
             wire::Ask::Outcome(token) => Self::Outcome(log_id(token)),
             wire::Ask::Report(_) => Self::Report,
             wire::Ask::ClusterWithinMillis(within) => Self::Cluster { timeout: Duration::from_millis(within) },
@@ -212,13 +233,10 @@ impl NodeAnswer {
         let told = match self {
             Self::Failure(why) => wire::Told::Failure(why.clone()),
             Self::Founding(answer) => encode_founder(answer),
-            Self::Write(ForwardedWrite::Applied { id, answer }) => {
-                wire::Told::Applied(wire::Applied { id: position(*id), answer: answer.clone() })
-            }
-            Self::Write(ForwardedWrite::NotApplied(why)) => wire::Told::NotApplied(encode_refusal(why)),
-            Self::Write(ForwardedWrite::Unknown { why, token }) => {
-                let (code, text) = encode_doubt(why);
-                wire::Told::Unknown(wire::Unknown { why: code, text, token: token.map(position) })
+            Self::Write(ended) => encode_ended(ended),
+            Self::Writes(all) => {
+                let answer = |ended| wire::Answer { told: Some(encode_ended(ended)) };
+                wire::Told::Writes(wire::Answers { answers: all.iter().map(answer).collect() })
             }
             Self::Outcome(outcome) => wire::Told::Outcome(match outcome {
                 Outcome::Applied => 1,
@@ -253,14 +271,13 @@ impl NodeAnswer {
             wire::Told::Failure(why) => Self::Failure(why),
             wire::Told::Blank(blank) => Self::Founding(FounderAnswer::Blank(decode_blank(blank)?)),
             wire::Told::Record(record) => Self::Founding(FounderAnswer::Founded(FoundingRecord::decode(&record)?)),
-            wire::Told::Applied(applied) => {
-                Self::Write(ForwardedWrite::Applied { id: log_id(applied.id), answer: applied.answer })
+            told @ (wire::Told::Applied(_) | wire::Told::NotApplied(_) | wire::Told::Unknown(_)) => {
+                Self::Write(decode_ended(told)?)
             }
-            wire::Told::NotApplied(refusal) => Self::Write(ForwardedWrite::NotApplied(decode_refusal(refusal)?)),
-            wire::Told::Unknown(unknown) => Self::Write(ForwardedWrite::Unknown {
-                why: decode_doubt(unknown.why, unknown.text),
-                token: unknown.token.map(log_id),
-            }),
+            wire::Told::Writes(wire::Answers { answers }) => {
+                let ended = |answer: wire::Answer| decode_ended(answer.told.ok_or(WireError::Unknown)?);
+                Self::Writes(answers.into_iter().map(ended).collect::<Result<_, _>>()?)
+            }
             wire::Told::Outcome(code) => Self::Outcome(match code {
                 1 => Outcome::Applied,
                 2 => Outcome::NotApplied,
@@ -292,6 +309,34 @@ impl NodeAnswer {
             wire::Told::Standing(standing) => Self::Standing(standing.answer()?),
         })
     }
+}
+
+fn wire_write(write: &PassedWrite) -> wire::Write {
+    wire::Write { command: write.command.clone(), timeout_millis: millis(write.timeout) }
+}
+
+fn encode_ended(ended: &ForwardedWrite) -> wire::Told {
+    match ended {
+        ForwardedWrite::Applied { id, answer } => {
+            wire::Told::Applied(wire::Applied { id: position(*id), answer: answer.clone() })
+        }
+        ForwardedWrite::NotApplied(why) => wire::Told::NotApplied(encode_refusal(why)),
+        ForwardedWrite::Unknown { why, token } => {
+            let (code, text) = encode_doubt(why);
+            wire::Told::Unknown(wire::Unknown { why: code, text, token: token.map(position) })
+        }
+    }
+}
+
+fn decode_ended(told: wire::Told) -> Result<ForwardedWrite, WireError> {
+    Ok(match told {
+        wire::Told::Applied(applied) => ForwardedWrite::Applied { id: log_id(applied.id), answer: applied.answer },
+        wire::Told::NotApplied(refusal) => ForwardedWrite::NotApplied(decode_refusal(refusal)?),
+        wire::Told::Unknown(unknown) => {
+            ForwardedWrite::Unknown { why: decode_doubt(unknown.why, unknown.text), token: unknown.token.map(log_id) }
+        }
+        _ => return Err(WireError::Malformed("an answer that says nothing of a write".into())),
+    })
 }
 
 fn departure_code(departure: Departure) -> u32 {

@@ -19,6 +19,7 @@ use crate::members::Members;
 use crate::members::admit::Admissions;
 use crate::metrics::Metrics;
 use crate::parts::{Founder, NodeConfig, Stamp};
+use crate::passing::Passing;
 use crate::queue::{Event, EventQueue};
 use crate::snapshots::Snapshots;
 use crate::status::{Member, NodeStatus, Phase};
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     /// The committed configuration that leaves this node out, once it knows of one.
     removed: watch::Sender<Option<Index>>,
     pub(crate) queue: EventQueue,
+    /// Writes on their way to the leader.
+    pub(crate) passing: Passing,
     pub(crate) events: Timeline,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -169,6 +172,7 @@ impl Shared {
         Self {
             snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
             queue: EventQueue::new(&config),
+            passing: Passing::default(),
             events: Timeline::default(),
             members: Members::default(),
             admissions: Admissions::default(),

@@ -67,6 +67,20 @@ pub(crate) enum ChangeEnd {
     Unknown,
 }
 
+/// A command's caller, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) caller: oneshot::Sender<WriteEnd>,
+    pub(crate) end: WriteEnd,
+}
+
+impl Answered {
+    pub(crate) fn tell(self) {
+        // The caller may have gone away; its command has ended all the same.
+        let _ = self.caller.send(self.end);
+    }
+}
+
 impl Waiter {
     /// Tells a caller what the replica said. `CaughtUp` is the driver's own and is not told here.
     pub(crate) fn tell(self, answer: Answer) {

@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 
 use crate::handle::{Doubt, OutcomeAnswer, Refusal, WriteError, WriteOptions, Written};
 use crate::marks;
+use crate::passing::Leader;
 use crate::queue::Refused;
-use crate::requests::{ForwardedWrite, NodeAnswer, NodeRequest};
+use crate::requests::{ForwardedWrite, NodeAnswer, NodeRequest, PassedWrite};
 use crate::shared::{Leadership, Shared, deadline_after};
 use crate::status::Member;
 use crate::waiters::{Waiter, WriteEnd};
@@ -31,6 +32,9 @@ const DRIVER_GRACE: Duration = Duration::from_millis(500);
 const LAST_ANSWER_GRACE: Duration = Duration::from_millis(20);
 /// The leader is given this much less than the whole time, so that its answer comes before we stop waiting for it.
 const FORWARD_MARGIN_MAX: Duration = Duration::from_millis(50);
+
+/// Bytes of answers to writes that were passed on together; a first one goes back whatever its size.
+const ANSWERS_BYTES_MAX: usize = 256 << 10;
 
 /// Nothing is passed on to a leader that was silent for more than this many heartbeats.
 const SILENT_HEARTBEATS_MAX: u32 = 2;
@@ -55,7 +59,7 @@ impl Wanted {
 
 /// How one attempt ended.
 #[derive(Debug)]
-enum Attempt {
+pub(crate) enum Attempt {
     Written(Written),
     /// Surely not applied by this attempt.
     NotApplied(Refusal),
@@ -171,17 +175,25 @@ async fn attempt(
     }
 }
 
-/// Stamps the command and hands it to the driver.
+/// Has a command proposed and waits for its end.
 async fn propose(shared: &Shared, command: Bytes, deadline: Instant) -> ForwardedWrite {
+    match hand_over(shared, command, deadline) {
+        Ok(answered) => ended(shared, answered, deadline).await,
+        Err(why) => ForwardedWrite::NotApplied(why),
+    }
+}
+
+/// Stamps the command and hands it to the driver.
+fn hand_over(shared: &Shared, command: Bytes, deadline: Instant) -> Result<oneshot::Receiver<WriteEnd>, Refusal> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let stamp_millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
     let payload = Payload::new((shared.stamp)(command, stamp_millis));
     let (answer, answered) = oneshot::channel();
     let waiter = Waiter::Write { since: Instant::now(), answer };
     match shared.queue.propose(Proposal { payload, deadline: shared.clock.at(deadline), waiter }) {
-        Ok(()) => ended(shared, answered, deadline).await,
-        Err(Refused::Full(full)) => ForwardedWrite::NotApplied(Refusal::Overloaded { bound: Cow::Borrowed(full.0) }),
-        Err(Refused::Closed) => ForwardedWrite::NotApplied(Refusal::Stopping),
+        Ok(()) => Ok(answered),
+        Err(Refused::Full(full)) => Err(Refusal::Overloaded { bound: Cow::Borrowed(full.0) }),
+        Err(Refused::Closed) => Err(Refusal::Stopping),
     }
 }
 
@@ -229,31 +241,59 @@ async fn pass_on(shared: &Shared, wanted: Wanted, leader: NodeId, deadline: Inst
         let why = format!("{name} was last heard from {} ms ago", silence.as_millis());
         return Attempt::NotApplied(Refusal::LeaderUnreachable(why));
     }
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = left - FORWARD_MARGIN_MAX.min(left / 10);
-    let request = match wanted {
-        Wanted::Command(command) => NodeRequest::Write { command, timeout }.encode(),
-        Wanted::Mark => NodeRequest::Mark { timeout }.encode(),
+    let passed = async {
+        match wanted {
+            Wanted::Command(command) => {
+                let leader = Leader { id: leader, name: name.clone() };
+                shared.passing.pass(&leader, command, deadline).await
+            }
+            Wanted::Mark => {
+                let (left, timeout) = times(deadline);
+                asked_for_one(
+                    &name,
+                    shared.transport.request(&name, NodeRequest::Mark { timeout }.encode(), left).await,
+                )
+            }
+        }
     };
-    let answer = tokio::select! {
-        answer = shared.transport.request(&name, request, left) => answer,
-        () = succeeded(shared, leader) => return Attempt::Unknown { why: Doubt::LeaderChanged, token: None },
-    };
-    match answer {
-        Err(RequestError::NotSent(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
-        Err(RequestError::NoAnswer(why)) => Attempt::Unknown { why: Doubt::NoAnswer(why), token: None },
-        Ok(answer) => match NodeAnswer::decode(answer) {
-            Ok(NodeAnswer::Write(ended)) => attempt_of(ended, &name),
-            // It says itself that it did nothing with it.
-            Ok(NodeAnswer::Failure(why)) => Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}"))),
-            Ok(other) => unusable(&name, &format!("{other:?}")),
-            Err(error) => unusable(&name, &error.to_string()),
-        },
+    tokio::select! {
+        attempt = passed => attempt,
+        () = succeeded(shared, leader) => Attempt::Unknown { why: Doubt::LeaderChanged, token: None },
     }
 }
 
+/// How long an answer is waited for until `deadline`, and how long the leader is given.
+pub(crate) fn times(deadline: Instant) -> (Duration, Duration) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    (left, left - FORWARD_MARGIN_MAX.min(left / 10))
+}
+
+/// How an attempt ended for which the node named `name` was asked, when it was asked for this one alone.
+pub(crate) fn asked_for_one(name: &NodeName, answer: Result<Bytes, RequestError>) -> Attempt {
+    match answer.map(NodeAnswer::decode) {
+        Err(error) => unanswered(name, error),
+        Ok(Ok(NodeAnswer::Write(ended))) => attempt_of(ended, name),
+        Ok(Ok(NodeAnswer::Failure(why))) => failed(name, &why),
+        Ok(Ok(other)) => unusable(name, &format!("{other:?}")),
+        Ok(Err(error)) => unusable(name, &error.to_string()),
+    }
+}
+
+/// There is no answer.
+pub(crate) fn unanswered(name: &NodeName, error: RequestError) -> Attempt {
+    match error {
+        RequestError::NotSent(why) => failed(name, &why),
+        RequestError::NoAnswer(why) => Attempt::Unknown { why: Doubt::NoAnswer(why), token: None },
+    }
+}
+
+/// It was not sent, or whoever got it says that nothing was done with it.
+fn failed(name: &NodeName, why: &str) -> Attempt {
+    Attempt::NotApplied(Refusal::LeaderUnreachable(format!("{name}: {why}")))
+}
+
 /// How an attempt ended that `proposer` carried out.
-fn attempt_of(ended: ForwardedWrite, proposer: &NodeName) -> Attempt {
+pub(crate) fn attempt_of(ended: ForwardedWrite, proposer: &NodeName) -> Attempt {
     match ended {
         ForwardedWrite::Applied { id, answer } => Attempt::Written(Written { id, answer, served_by: proposer.clone() }),
         ForwardedWrite::NotApplied(why) => Attempt::NotApplied(why),
@@ -263,7 +303,7 @@ fn attempt_of(ended: ForwardedWrite, proposer: &NodeName) -> Attempt {
 
 /// Returns when another node leads than `leader` and its last answers had time to come. It may be dead, which its
 /// connection shows only seconds later; the caller should know at once.
-async fn succeeded(shared: &Shared, leader: NodeId) {
+pub(crate) async fn succeeded(shared: &Shared, leader: NodeId) {
     let mut leadership = shared.leadership.subscribe();
     let followed = leadership.wait_for(|known| known.leader.is_some_and(|other| other != leader)).await.is_ok();
     if followed {
@@ -275,7 +315,7 @@ async fn succeeded(shared: &Shared, leader: NodeId) {
 }
 
 /// An answer that makes no sense proves nothing about the write.
-fn unusable(name: &NodeName, what: &str) -> Attempt {
+pub(crate) fn unusable(name: &NodeName, what: &str) -> Attempt {
     Attempt::Unknown { why: Doubt::NoAnswer(format!("{name} gave an answer that is not one: {what}")), token: None }
 }
 
@@ -288,6 +328,44 @@ pub(crate) async fn serve_forwarded(shared: &Arc<Shared>, command: Bytes, timeou
         return ForwardedWrite::NotApplied(Refusal::NotLeader);
     }
     propose(shared, command, deadline).await
+}
+
+/// Serves writes that another node passed on together. They are proposed in their order before the first one's end.
+pub(crate) async fn serve_all_forwarded(shared: &Arc<Shared>, passed: Vec<PassedWrite>) -> Vec<ForwardedWrite> {
+    let _in_flight = shared.begin_passed_on();
+    if !shared.leadership.borrow().leads {
+        return passed.iter().map(|_| ForwardedWrite::NotApplied(Refusal::NotLeader)).collect();
+    }
+    let mut proposed = Vec::with_capacity(passed.len());
+    for PassedWrite { command, timeout } in passed {
+        let deadline = deadline_after(timeout);
+        proposed.push((deadline, hand_over(shared, command, deadline)));
+    }
+    let mut ends = Vec::with_capacity(proposed.len());
+    let mut answer_bytes = 0;
+    for (deadline, handed) in proposed {
+        let end = match handed {
+            Ok(answered) => ended(shared, answered, deadline).await,
+            Err(why) => ForwardedWrite::NotApplied(why),
+        };
+        ends.push(bounded(end, &mut answer_bytes));
+    }
+    ends
+}
+
+/// The transport carries no answer of any size, and without one all of these would be unknown. Beyond the bound an answer is
+/// left out, and its caller is told by which token to ask.
+fn bounded(end: ForwardedWrite, answer_bytes: &mut usize) -> ForwardedWrite {
+    if let ForwardedWrite::Applied { id, answer } = &end {
+        *answer_bytes += answer.len();
+        if *answer_bytes > ANSWERS_BYTES_MAX && *answer_bytes > answer.len() {
+            return ForwardedWrite::Unknown {
+                why: Doubt::NoAnswer("the answers are too long".into()),
+                token: Some(*id),
+            };
+        }
+    }
+    end
 }
 
 /// What this node's own log says about an entry.

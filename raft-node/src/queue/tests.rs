@@ -11,6 +11,7 @@ use raft_core::runs::Span;
 use raft_core::types::{GroupId, Payload, Term};
 
 use super::*;
+use crate::waiters::WriteEnd;
 
 fn queue(tune: impl FnOnce(&mut NodeConfig)) -> EventQueue {
     let mut config = NodeConfig::new("a:7082", Vec::new());
@@ -79,7 +80,7 @@ fn messages_and_reads_are_bounded_in_number_and_completions_are_always_taken() {
     let waiter = || Waiter::CaughtUp { asked: Duration::ZERO };
     queue.read(ReadMode::Round, Duration::ZERO, waiter()).unwrap();
     assert_eq!(queue.read(ReadMode::Round, Duration::ZERO, waiter()), Err(Refused::Full(Full("queued_reads_max"))));
-    queue.complete(Event::Applied { index: Index(1), durable: Index(0) });
+    queue.complete(Event::Applied { index: Index(1), durable: Index(0), answered: Vec::new() });
     queue.unreachable(NodeId(2));
     queue.unreachable(NodeId(2));
     let mut taken = Taken::default();
@@ -101,6 +102,24 @@ fn a_closed_queue_gives_back_what_waits_and_takes_nothing() {
     queue.complete(Event::Stop);
     let mut taken = Taken::default();
     assert!(!queue.take(&mut taken, 10) && taken.events.is_empty());
+}
+
+/// What was applied is certain, also when the driver is not there any more to say so.
+#[test]
+fn who_was_answered_is_told_though_the_queue_is_closed() {
+    let queue = queue(|_| {});
+    let end = || WriteEnd::Unknown { token: LogId::ZERO };
+    let applied = |caller| {
+        let answered = vec![Answered { caller, end: end() }];
+        Event::Applied { index: Index(1), durable: Index(0), answered }
+    };
+    let (caller, mut before) = oneshot::channel();
+    queue.complete(applied(caller));
+    queue.close().tell_answered();
+    assert!(before.try_recv().is_ok(), "it waited in the queue when that was closed");
+    let (caller, mut after) = oneshot::channel();
+    queue.complete(applied(caller));
+    assert!(after.try_recv().is_ok(), "it came when the queue was closed");
 }
 
 #[test]

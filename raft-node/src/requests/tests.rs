@@ -23,6 +23,10 @@ fn requests() -> Vec<NodeRequest> {
     vec![
         NodeRequest::Founding,
         NodeRequest::Write { command: Bytes::from_static(b"put"), timeout: Duration::from_millis(1500) },
+        NodeRequest::Writes(vec![
+            PassedWrite { command: Bytes::from_static(b"put"), timeout: Duration::from_millis(1500) },
+            PassedWrite { command: Bytes::new(), timeout: Duration::ZERO },
+        ]),
         NodeRequest::Outcome(LogId::new(Index(7), Term(3))),
         NodeRequest::Mark { timeout: Duration::from_secs(2) },
         NodeRequest::MarkDigest(Index(8)),
@@ -172,6 +176,11 @@ fn answers() -> Vec<NodeAnswer> {
             id: LogId::new(Index(7), Term(3)),
             answer: Bytes::from_static(b"done"),
         }),
+        NodeAnswer::Writes(vec![
+            ForwardedWrite::Applied { id: LogId::new(Index(8), Term(3)), answer: Bytes::from_static(b"done") },
+            ForwardedWrite::NotApplied(Refusal::Overwritten),
+            ForwardedWrite::Unknown { why: Doubt::Deadline, token },
+        ]),
         NodeAnswer::Report(Report {
             version: "0.1.0".into(),
             process_id: 42,

@@ -8,7 +8,7 @@ use crate::snapshots::wire::WireSnapshot;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16, 18")]
     pub(super) ask: Option<Ask>,
 }
 
@@ -40,6 +40,14 @@ pub(super) enum Ask {
     Moved(WireMoved),
     #[prost(message, tag = "16")]
     HandOver(HandOver),
+    #[prost(message, tag = "18")]
+    Writes(Writes),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Writes {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) writes: Vec<Write>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -69,7 +77,7 @@ pub(super) struct Position {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Answer {
-    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "Told", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18")]
     pub(super) told: Option<Told>,
 }
 
@@ -107,6 +115,14 @@ pub(super) enum Told {
     HandedOver(HandedOver),
     #[prost(message, tag = "17")]
     NotHandedOver(NotHandedOver),
+    #[prost(message, tag = "18")]
+    Writes(Answers),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Answers {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) answers: Vec<Answer>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
