@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use raft_benches::quic::bare::BarePair;
+use raft_benches::quic::far_end;
 use raft_benches::quic::setup::{Authority, Nodes};
 use tokio::runtime::Builder;
 
@@ -11,11 +12,12 @@ use tokio::runtime::Builder;
 const SLICE: Duration = Duration::from_millis(100);
 
 fn lanes(criterion: &mut Criterion) {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let place = tempfile::tempdir().expect("a directory");
     let authority = Authority::new().expect("certificates");
-    let bare = runtime.block_on(BarePair::start(&authority)).expect("two sockets");
-    let nodes = runtime.block_on(Nodes::start(&authority, place.path())).expect("two sockets");
+    let far = far_end().expect("a thread");
+    let bare = runtime.block_on(BarePair::start(&authority, &far)).expect("two sockets");
+    let nodes = runtime.block_on(Nodes::start(&authority, place.path(), &far)).expect("two sockets");
     let mut group = criterion.benchmark_group("256 bytes");
     group.throughput(Throughput::Elements(1));
     let of = |iterations: u64, seconds: f64| Duration::from_secs_f64(seconds * iterations as f64);

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 
 use super::ends::Memory;
 use super::setup::Authority;
@@ -34,6 +35,8 @@ const READ_PIECES: usize = 64;
 pub struct BarePair {
     sender: Connection,
     receiver: Connection,
+    /// Where the receiver runs.
+    far: Handle,
     _endpoints: [Endpoint; 2],
 }
 
@@ -65,7 +68,7 @@ impl BarePair {
     ///
     /// # Errors
     /// When the machine gives no sockets.
-    pub async fn start(authority: &Authority) -> Outcome<Self> {
+    pub async fn start(authority: &Authority, far: &Handle) -> Outcome<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let files = authority.issue("bare.invalid")?;
         let mut roots = RootCertStore::empty();
@@ -89,11 +92,17 @@ impl BarePair {
         let endpoint = |server| {
             Endpoint::new(EndpointConfig::default(), server, socket()?, Arc::new(TokioRuntime)).map_err(Anything::from)
         };
-        let endpoints = [endpoint(None)?, endpoint(Some(server))?];
+        let far_endpoint = {
+            let _on_its_thread = far.enter();
+            endpoint(Some(server))?
+        };
+        let endpoints = [endpoint(None)?, far_endpoint];
         let connecting = endpoints[0].connect_with(client, endpoints[1].local_addr()?, "bare.invalid")?;
-        let accepting = async { Ok::<_, Anything>(endpoints[1].accept().await.ok_or("it is open")?.await?) };
-        let (sender, receiver) = tokio::join!(connecting, accepting);
-        Ok(Self { sender: sender?, receiver: receiver?, _endpoints: endpoints })
+        let accepting = endpoints[1].clone();
+        let accepting =
+            far.spawn(async move { Ok::<_, Anything>(accepting.accept().await.ok_or("it is open")?.await?) });
+        let sender = connecting.await?;
+        Ok(Self { sender, receiver: accepting.await??, far: far.clone(), _endpoints: endpoints })
     }
 
     /// MB/s of so many chunks over one stream.
@@ -114,7 +123,7 @@ impl BarePair {
             stream.stopped().await.map_err(|error| error.to_string())
         });
         let connection = self.receiver.clone();
-        let receiving = tokio::spawn(async move {
+        let receiving = self.far.spawn(async move {
             let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
             let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
             let mut bytes = 0;
@@ -155,15 +164,20 @@ impl BarePair {
             own.reach(sent).await;
             Ok::<_, Anything>(sent)
         });
-        let mut stream = self.receiver.accept_uni().await?;
-        let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
-        let mut rest = 0;
-        while let Some(count) = stream.read_chunks(&mut pieces).await? {
-            rest += pieces[..count].iter().map(Bytes::len).sum::<usize>();
-            window.arrive((rest / MESSAGE_BYTES) as u64);
-            rest %= MESSAGE_BYTES;
-        }
+        let receiver = self.receiver.clone();
+        let receiving = self.far.spawn(async move {
+            let mut stream = receiver.accept_uni().await?;
+            let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
+            let mut rest = 0;
+            while let Some(count) = stream.read_chunks(&mut pieces).await? {
+                rest += pieces[..count].iter().map(Bytes::len).sum::<usize>();
+                window.arrive((rest / MESSAGE_BYTES) as u64);
+                rest %= MESSAGE_BYTES;
+            }
+            Ok::<_, Anything>(())
+        });
         let sent = sending.await??;
+        receiving.await??;
         Ok(Side::per_second(sent, begin.elapsed(), cpu() - cpu_before))
     }
 
@@ -173,7 +187,7 @@ impl BarePair {
     /// When the connection breaks.
     pub async fn round_trips(&self, time: Duration) -> Outcome<Side> {
         let receiver = self.receiver.clone();
-        let answering = tokio::spawn(async move {
+        let answering = self.far.spawn(async move {
             let (mut send, mut receive) = receiver.accept_bi().await?;
             let mut message = [0; MESSAGE_BYTES];
             while receive.read_exact(&mut message).await.is_ok() {

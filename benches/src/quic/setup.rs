@@ -20,6 +20,7 @@ use raft_core::types::{
 use raft_net_quic::{QuicConfig, QuicTransport, TlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 
 use super::Outcome;
 use super::ends::{DiskSink, Forgetful};
@@ -111,7 +112,7 @@ impl Inbound for Receiver {
 /// Two nodes on loopback.
 pub struct Nodes {
     /// That of the first node.
-    pub sender: QuicTransport,
+    pub sender: Arc<QuicTransport>,
     /// Lives as long as the sender.
     _receiver: Arc<QuicTransport>,
     inbound: Arc<Receiver>,
@@ -133,7 +134,7 @@ impl Nodes {
     ///
     /// # Errors
     /// When the machine gives no sockets.
-    pub async fn start(authority: &Authority, directory: &Path) -> Outcome<Self> {
+    pub async fn start(authority: &Authority, directory: &Path, far: &Handle) -> Outcome<Self> {
         let inbound = Arc::new(Receiver {
             directory: directory.to_owned(),
             to_disk: AtomicBool::new(false),
@@ -145,7 +146,15 @@ impl Nodes {
         for name in ["n1", "n2"] {
             let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let transport = QuicTransport::new(QuicConfig::new(listen, CLUSTER, authority.issue(name)?))?;
-            transport.start(inbound.clone()).await?;
+            let (transport, inbound) = (Arc::new(transport), inbound.clone());
+            let own = transport.clone();
+            let starting = async move { own.start(inbound).await };
+            // The second one lives on the other thread.
+            if transports.is_empty() {
+                starting.await?
+            } else {
+                far.spawn(starting).await??
+            }
             transports.push(transport);
         }
         let name = |at: usize| NodeName::new(format!("n{}", at + 1));
@@ -162,7 +171,7 @@ impl Nodes {
             let incarnation = Some(Incarnation(other as u128));
             transport.set_peers(local, vec![Peer { name: name(other), address, id: Some(id(other)), incarnation }]);
         }
-        let receiver = Arc::new(transports.pop().ok_or("two were made")?);
+        let receiver = transports.pop().ok_or("two were made")?;
         let _ = inbound.answering.set(Arc::downgrade(&receiver));
         let sender = transports.pop().ok_or("two were made")?;
         // Both dial; after a moment one connection is left.

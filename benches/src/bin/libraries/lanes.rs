@@ -7,19 +7,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use raft_benches::quic::Outcome;
 use raft_benches::quic::bare::BarePair;
 use raft_benches::quic::setup::{Authority, Nodes};
+use raft_benches::quic::{Outcome, far_end};
 use raft_benches::rounds::alternate;
 use raft_benches::rows::Row;
 use tokio::runtime::Runtime;
 
 pub(crate) fn compare(runtime: &Runtime, directory: &Path, rounds: usize, time: Duration) -> Outcome<Vec<Row>> {
-    let authority = Authority::new()?;
-    let bare = runtime.block_on(BarePair::start(&authority))?;
-    let nodes = std::sync::Arc::new(runtime.block_on(Nodes::start(&authority, directory))?);
+    let (authority, far) = (Authority::new()?, far_end()?);
+    let bare = runtime.block_on(BarePair::start(&authority, &far))?;
+    let nodes = std::sync::Arc::new(runtime.block_on(Nodes::start(&authority, directory, &far))?);
     let ours = |trips: bool| {
-        // On the runtime's own threads, as a node's driver is.
+        // A task as others, as a node's driver is.
         let nodes = nodes.clone();
         let run = async move { if trips { nodes.round_trips(time).await } else { nodes.pipelined(time).await } };
         Ok(runtime.block_on(runtime.spawn(run))?)

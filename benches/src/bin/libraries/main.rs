@@ -45,7 +45,7 @@ fn run() -> Result<(), Anything> {
     let directory = tempfile::tempdir_in(directory)?;
     let chunks = arguments.other("--chunks").unwrap_or("256");
     let chunks = chunks.parse().map_err(|error| format!("--chunks {chunks}: {error}"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (rounds, time) = (arguments.rounds, arguments.time);
     let mut rows = Vec::new();
     let of_peers: Vec<&str> =

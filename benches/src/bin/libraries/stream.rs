@@ -12,7 +12,7 @@ use bytes::Bytes;
 use raft_benches::quic::bare::BarePair;
 use raft_benches::quic::ends::{Files, Memory};
 use raft_benches::quic::setup::{Authority, Nodes};
-use raft_benches::quic::{CHUNK_BYTES, Outcome};
+use raft_benches::quic::{CHUNK_BYTES, Outcome, far_end};
 use raft_benches::rounds::cpu;
 use raft_benches::rows::{Row, Side};
 use raft_core::ports::{SnapshotOffer, SnapshotSource, Transport};
@@ -44,9 +44,9 @@ async fn measured(chunks: u32, sending: impl Future<Output = Outcome<f64>>) -> O
 }
 
 pub(crate) async fn compare(directory: &Path, chunks: u32, rounds: usize) -> Outcome<Vec<Row>> {
-    let authority = Authority::new()?;
-    let bare = BarePair::start(&authority).await?;
-    let nodes = Nodes::start(&authority, directory).await?;
+    let (authority, far) = (Authority::new()?, far_end()?);
+    let bare = BarePair::start(&authority, &far).await?;
+    let nodes = Nodes::start(&authority, directory, &far).await?;
     let memory = Arc::new(Memory::new());
     let files = Arc::new(Files::make(directory, chunks)?);
     let mut sides = [Vec::new(), Vec::new(), Vec::new()];
