@@ -45,8 +45,7 @@ pub(crate) fn compare(rounds: usize, time: Duration) -> Result<Vec<Row>, Anythin
     for (in_flight, goal) in IN_FLIGHT.into_iter().zip(GOALS) {
         let peer = || measure(raft_rs::Cluster::new()?, in_flight, time);
         let (core, peer_of_core) = alternate(rounds, || measure(CoreCluster::new()?, in_flight, time), peer)?;
-        let (replica, peer_of_replica) =
-            alternate(rounds, || measure(ReplicaCluster::new()?, in_flight, time), peer)?;
+        let (replica, peer_of_replica) = alternate(rounds, || measure(ReplicaCluster::new()?, in_flight, time), peer)?;
         let row = |what: &str, ours, peer, must, goal| Row {
             number: 7,
             what: what.into(),
