@@ -36,6 +36,12 @@ fn failed(doing: &str, error: &io::Error) -> SnapshotError {
 /// Chunks in memory.
 pub struct Memory(Vec<Bytes>);
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Memory {
     /// As many chunks as take more room than the caches have.
     #[must_use]

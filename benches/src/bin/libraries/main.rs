@@ -12,7 +12,7 @@ mod lanes;
 mod log;
 mod stream;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use raft_benches::cluster::data_dir;
@@ -41,7 +41,7 @@ fn peers(program: &str, arguments: &Arguments, rows: &[&str], directory: &Path) 
 fn run() -> Result<(), Anything> {
     let flags = ["--peers", "--directory", "--chunks"];
     let arguments = Arguments::parse(std::env::args().skip(1), &[7, 8, 9, 10, 11], &flags)?;
-    let directory = arguments.other("--directory").map_or(data_dir(), Path::new);
+    let directory = arguments.other("--directory").map_or_else(|| data_dir().to_owned(), PathBuf::from);
     let directory = tempfile::tempdir_in(directory)?;
     let chunks = arguments.other("--chunks").unwrap_or("256");
     let chunks = chunks.parse().map_err(|error| format!("--chunks {chunks}: {error}"))?;
