@@ -47,7 +47,7 @@ impl Stored {
         let rustc = table.get("rustc").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
         let number = |path: &toml::Value, name: &str| {
             let value = path.get(name);
-            value.and_then(|value| value.as_float().or(value.as_integer().map(|value| value as f64)))
+            value.and_then(|value| value.as_float().or_else(|| value.as_integer().map(|value| value as f64)))
         };
         let figures = |path: &toml::Value| {
             Some(Figures { allocations: number(path, "allocations")?, instructions: number(path, "instructions")? })
@@ -120,7 +120,7 @@ fn instructions_of(path: &str, count: u64) -> u64 {
     // The first thread is the one that carries the path out.
     let first = directory.path().join("out-01");
     let text = fs::read_to_string(&first).unwrap();
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
     total.and_then(|total| total.split(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no total in {first:?}"))
 }
 
