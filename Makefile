@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak verify fmt lint doc deny package semver bench setup setup-test
+.PHONY: help demo test soak verify fmt lint doc deny package semver bench bench-libraries bench-peers bench-micro setup setup-test
 
 # rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
 # compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
@@ -28,6 +28,8 @@ help:
 	@echo 'make package   the crates as they would be published, each built from its package (minutes)'
 	@echo 'make semver    what changed in the public interfaces since SEMVER_BASE (the last tag)'
 	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
+	@echo 'make bench-libraries  our libraries beside others and beside what they are made of (minutes)'
+	@echo 'make bench-micro      single steps of core, codec, log store and lanes, by criterion (a minute)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
 
 setup:
@@ -87,3 +89,15 @@ bench: setup
 	$(CARGO) run $(PROFILE) -p raft-benches --bin core
 	$(CARGO) build $(PROFILE) -p raft-node --bin raft-node
 	$(CARGO) run $(PROFILE) -p raft-benches --bin puts
+
+# Other libraries are built apart, with a lock file of their own; nobody else needs them.
+PEERS := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)/peers
+bench-peers:
+	$(CARGO) build $(PROFILE) --locked --manifest-path benches/peers/Cargo.toml --target-dir $(PEERS)
+
+bench-libraries: setup bench-peers
+	$(CARGO) run $(PROFILE) $(EVERYTHING) --bin libraries -- --peers $(PEERS)/release/raft-peers \
+		--json $(dir $(PEERS))bench-libraries.json $(ROWS)
+
+bench-micro: setup
+	$(CARGO) bench $(EVERYTHING) --bench core_step --bench codec --bench log_store --bench lanes

@@ -12,4 +12,9 @@
 pub mod cluster;
 pub mod http;
 pub mod load;
+pub mod log;
+pub mod members;
 pub mod nodes;
+pub mod quic;
+pub mod rounds;
+pub mod rows;

@@ -243,7 +243,7 @@ impl Leader {
     fn promotion(&self, member: &Member, configuration: &Configuration, next: Index) -> Option<Configuration> {
         let ready =
             |id: NodeId| configuration.seat(id).is_some_and(|seat| seat.promotes) && self.has_caught_up(member, id);
-        if !configuration.seats().iter().any(|seat| ready(seat.id)) {
+        if !configuration.seats().iter().any(|seat| seat.promotes && self.has_caught_up(member, seat.id)) {
             return None;
         }
         let mut wanted = Wanted::of(configuration);

@@ -132,6 +132,22 @@ impl Log {
         }
     }
 
+    /// Where in `batches` the index lies.
+    fn batch_of(&self, index: Index) -> usize {
+        // Nearly every question is about the log's end.
+        match self.batches.len() {
+            0 => 0,
+            n if n == 1 || self.batches[n - 2].last < index => {
+                if index <= self.batches[n - 1].last {
+                    n - 1
+                } else {
+                    n
+                }
+            }
+            _ => self.batches.partition_point(|batch| batch.last < index),
+        }
+    }
+
     /// Appends `count` entries of `term`, of `bytes` in all.
     pub(crate) fn append(&mut self, term: Term, count: u64, bytes: u64) {
         let last = self.last();
@@ -244,9 +260,13 @@ impl Log {
     pub(crate) fn reach(&self, first: Index, bytes_max: u64, entries_max: u64) -> (Index, u64) {
         assert!(first <= self.last().index, "nothing at {first} to send");
         assert!(first > self.base.index, "what is at {first} was compacted, up to {}", self.base);
-        let begin = self.batches.partition_point(|batch| batch.last < first);
+        let begin = self.batch_of(first);
         let bytes_before = begin.checked_sub(1).map_or(self.bytes_to_base, |before| self.batches[before].bytes_to);
-        let fits = self.batches.partition_point(|batch| batch.bytes_to <= bytes_before + bytes_max);
+        let limit = bytes_before + bytes_max;
+        let fits = match self.batches.back() {
+            Some(newest) if newest.bytes_to <= limit => self.batches.len(),
+            _ => self.batches.partition_point(|batch| batch.bytes_to <= limit),
+        };
         let end = fits.saturating_sub(1).max(begin);
         let last = self.batches[end].last.min(Index(first.0.saturating_add(entries_max.max(1) - 1)));
         (last, self.batches[end].bytes_to - bytes_before)
@@ -270,7 +290,7 @@ impl Log {
     pub(crate) fn bytes_after(&self, index: Index) -> u64 {
         let total = self.batches.back().map_or(self.bytes_to_base, |batch| batch.bytes_to);
         // Batches that end at or before the index lie behind it.
-        let behind = self.batches.partition_point(|batch| batch.last <= index);
+        let behind = if index <= self.base.index { 0 } else { self.batch_of(index.next()) };
         total - behind.checked_sub(1).map_or(self.bytes_to_base, |at| self.batches[at].bytes_to)
     }
 }

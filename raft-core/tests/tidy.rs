@@ -32,6 +32,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("raft-kv", &["raft-core"]),
     ("raft-node", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv"]),
     ("benches", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv", "raft-node"]),
+    ("benches/guard", &["raft-core", "raft-log-rocks", "raft-net-quic"]),
+    // Not a member of the workspace.
+    ("benches/peers", &["raft-core", "raft-node"]),
     ("examples/counter", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-node"]),
     ("examples/log-redb", &["raft-core", "raft-net-quic", "raft-node"]),
     ("examples/net-tcp", &["raft-core", "raft-log-rocks", "raft-node"]),

@@ -124,6 +124,8 @@ mod config;
 mod handshake;
 mod lane;
 mod link;
+#[doc(hidden)]
+pub mod measured;
 mod refusals;
 mod request;
 mod session;

@@ -63,7 +63,8 @@ impl Member {
         let monotonic = now.monotonic.saturating_sub(self.now);
         let boottime = now.boottime.saturating_sub(self.boottime);
         let went_back = now.boottime < self.boottime || now.monotonic + JUMP < self.now;
-        let parted = monotonic.abs_diff(boottime) > JUMP + monotonic.max(boottime) / 4;
+        let difference = monotonic.abs_diff(boottime);
+        let parted = difference > JUMP && difference > JUMP + monotonic.max(boottime) / 4;
         let jumped = went_back || parted;
         self.now = self.now.max(now.monotonic);
         // After a jump nothing is kept that was measured by this clock before.

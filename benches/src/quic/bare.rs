@@ -13,10 +13,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 
-use crate::ends::Memory;
-use crate::setup::Authority;
-use crate::{CHUNK_BYTES, Outcome};
+use super::ends::Memory;
+use super::setup::Authority;
+use super::window::{MESSAGE_BYTES, PIPELINED, Window};
+use super::{CHUNK_BYTES, Outcome};
+use crate::rounds::{Anything, cpu};
+use crate::rows::Side;
 
 /// As in `raft-net-quic`.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -27,9 +31,12 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const READ_PIECES: usize = 64;
 
 /// Two endpoints and their connection.
-pub(crate) struct BarePair {
+#[derive(Debug)]
+pub struct BarePair {
     sender: Connection,
     receiver: Connection,
+    /// Where the receiver runs.
+    far: Handle,
     _endpoints: [Endpoint; 2],
 }
 
@@ -58,7 +65,10 @@ fn socket() -> Outcome<std::net::UdpSocket> {
 
 impl BarePair {
     /// Connects the two, each with a certificate that the other one checks.
-    pub(crate) async fn start(authority: &Authority) -> Outcome<Self> {
+    ///
+    /// # Errors
+    /// When the machine gives no sockets.
+    pub async fn start(authority: &Authority, far: &Handle) -> Outcome<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let files = authority.issue("bare.invalid")?;
         let mut roots = RootCertStore::empty();
@@ -80,19 +90,26 @@ impl BarePair {
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
         client.transport_config(transport());
         let endpoint = |server| {
-            Endpoint::new(EndpointConfig::default(), server, socket()?, Arc::new(TokioRuntime))
-                .map_err(Box::<dyn std::error::Error>::from)
+            Endpoint::new(EndpointConfig::default(), server, socket()?, Arc::new(TokioRuntime)).map_err(Anything::from)
         };
-        let endpoints = [endpoint(None)?, endpoint(Some(server))?];
+        let far_endpoint = {
+            let _on_its_thread = far.enter();
+            endpoint(Some(server))?
+        };
+        let endpoints = [endpoint(None)?, far_endpoint];
         let connecting = endpoints[0].connect_with(client, endpoints[1].local_addr()?, "bare.invalid")?;
+        let accepting = endpoints[1].clone();
         let accepting =
-            async { Ok::<_, Box<dyn std::error::Error>>(endpoints[1].accept().await.ok_or("it is open")?.await?) };
-        let (sender, receiver) = tokio::join!(connecting, accepting);
-        Ok(Self { sender: sender?, receiver: receiver?, _endpoints: endpoints })
+            far.spawn(async move { Ok::<_, Anything>(accepting.accept().await.ok_or("it is open")?.await?) });
+        let sender = connecting.await?;
+        Ok(Self { sender, receiver: accepting.await??, far: far.clone(), _endpoints: endpoints })
     }
 
     /// MB/s of so many chunks over one stream.
-    pub(crate) async fn measure(&self, memory: &Arc<Memory>, chunks: u32) -> Outcome<f64> {
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn measure(&self, memory: &Arc<Memory>, chunks: u32) -> Outcome<f64> {
         let begin = Instant::now();
         let (connection, source) = (self.sender.clone(), memory.clone());
         // Tasks of their own, as they are in the transport.
@@ -106,7 +123,7 @@ impl BarePair {
             stream.stopped().await.map_err(|error| error.to_string())
         });
         let connection = self.receiver.clone();
-        let receiving = tokio::spawn(async move {
+        let receiving = self.far.spawn(async move {
             let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
             let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
             let mut bytes = 0;
@@ -122,5 +139,77 @@ impl BarePair {
             return Err(format!("{bytes} bytes of {chunks} chunks arrived").into());
         }
         Ok(rate)
+    }
+
+    /// Small messages per second over one stream, pipelined, for at least `time`.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn pipelined(&self, time: Duration) -> Outcome<Side> {
+        let window = Arc::new(Window::default());
+        let (cpu_before, begin) = (cpu(), Instant::now());
+        let (connection, own) = (self.sender.clone(), window.clone());
+        let sending = tokio::spawn(async move {
+            let mut stream = connection.open_uni().await?;
+            // In one piece: many small ones cost quinn more than a copy does.
+            let messages = vec![b'v'; usize::try_from(PIPELINED)? * MESSAGE_BYTES];
+            let mut sent = 0;
+            while begin.elapsed() < time {
+                let room = own.room(sent).await;
+                stream.write_all(&messages[..usize::try_from(room)? * MESSAGE_BYTES]).await?;
+                sent += room;
+            }
+            stream.finish()?;
+            own.reach(sent).await;
+            Ok::<_, Anything>(sent)
+        });
+        let receiver = self.receiver.clone();
+        let receiving = self.far.spawn(async move {
+            let mut stream = receiver.accept_uni().await?;
+            let mut pieces: [Bytes; READ_PIECES] = std::array::from_fn(|_| Bytes::new());
+            let mut rest = 0;
+            while let Some(count) = stream.read_chunks(&mut pieces).await? {
+                rest += pieces[..count].iter().map(Bytes::len).sum::<usize>();
+                window.arrive((rest / MESSAGE_BYTES) as u64);
+                rest %= MESSAGE_BYTES;
+            }
+            Ok::<_, Anything>(())
+        });
+        let sent = sending.await??;
+        receiving.await??;
+        Ok(Side::per_second(sent, begin.elapsed(), cpu() - cpu_before))
+    }
+
+    /// Microseconds from a message to its answer, one at a time on one stream, for at least `time`.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn round_trips(&self, time: Duration) -> Outcome<Side> {
+        let receiver = self.receiver.clone();
+        let answering = self.far.spawn(async move {
+            let (mut send, mut receive) = receiver.accept_bi().await?;
+            let mut message = [0; MESSAGE_BYTES];
+            while receive.read_exact(&mut message).await.is_ok() {
+                send.write_all(&message).await?;
+            }
+            Ok::<_, Anything>(())
+        });
+        let (mut send, mut receive) = self.sender.open_bi().await?;
+        let asking = tokio::spawn(async move {
+            let mut message = [b'v'; MESSAGE_BYTES];
+            let (cpu_before, begin) = (cpu(), Instant::now());
+            let mut answered = 0;
+            while begin.elapsed() < time {
+                send.write_all(&message).await?;
+                receive.read_exact(&mut message).await?;
+                answered += 1;
+            }
+            let side = Side::per_second(answered, begin.elapsed(), cpu() - cpu_before);
+            send.finish()?;
+            Ok::<_, Anything>(Side { figure: 1e6 / side.figure, ..side })
+        });
+        let side = asking.await??;
+        answering.await??;
+        Ok(side)
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use raft_core::ports::{SnapshotError, SnapshotSink, SnapshotSource};
 
-use crate::CHUNK_BYTES;
+use super::CHUNK_BYTES;
 
 /// Chunks of one file.
 const FILE_CHUNKS: u32 = 128;
@@ -34,14 +34,24 @@ fn failed(doing: &str, error: &io::Error) -> SnapshotError {
 }
 
 /// Chunks in memory.
-pub(crate) struct Memory(Vec<Bytes>);
+pub struct Memory(Vec<Bytes>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Memory {
-    pub(crate) fn new() -> Self {
+    /// As many chunks as take more room than the caches have.
+    #[must_use]
+    pub fn new() -> Self {
         Self((0..MEMORY_CHUNKS as u32).map(|number| pattern(number).into()).collect())
     }
 
-    pub(crate) fn get(&self, number: u32) -> Bytes {
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, number: u32) -> Bytes {
         self.0[number as usize % MEMORY_CHUNKS].clone()
     }
 }
@@ -53,13 +63,15 @@ impl SnapshotSource for Memory {
 }
 
 /// Counts what comes.
-pub(crate) struct Forgetful {
+pub struct Forgetful {
     chunks: u32,
     taken: u32,
 }
 
 impl Forgetful {
-    pub(crate) fn new(chunks: u32) -> Self {
+    /// Takes so many.
+    #[must_use]
+    pub fn new(chunks: u32) -> Self {
         Self { chunks, taken: 0 }
     }
 }
@@ -84,14 +96,17 @@ impl SnapshotSink for Forgetful {
 }
 
 /// Files with a checksum for each chunk.
-pub(crate) struct Files {
+pub struct Files {
     files: Vec<File>,
     checksums: Vec<u32>,
 }
 
 impl Files {
     /// Writes them below `directory`.
-    pub(crate) fn make(directory: &Path, chunks: u32) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the disk takes no files.
+    pub fn make(directory: &Path, chunks: u32) -> io::Result<Self> {
         let mut files = Vec::new();
         let mut checksums = Vec::new();
         for number in 0..chunks {
@@ -129,7 +144,7 @@ impl SnapshotSource for Files {
 }
 
 /// Writes chunks into files of its own.
-pub(crate) struct DiskSink {
+pub struct DiskSink {
     files: Vec<File>,
     chunks: u32,
     taken: u32,
@@ -139,7 +154,10 @@ pub(crate) struct DiskSink {
 
 impl DiskSink {
     /// Makes the files anew below `directory`.
-    pub(crate) fn begin(directory: &Path, chunks: u32) -> Result<Self, SnapshotError> {
+    ///
+    /// # Errors
+    /// When the disk takes no files.
+    pub fn begin(directory: &Path, chunks: u32) -> Result<Self, SnapshotError> {
         let make = |number: u32| {
             let path = directory.join(format!("sink-{number}"));
             // A new inode each time: nothing is overwritten in place.
