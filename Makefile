@@ -16,7 +16,7 @@ PROFILE := --release
 EVERYTHING := --workspace --features raft-core/testing
 
 # What is published, in the order of the edges.
-PUBLISHED := -p raft-core -p raft-log-rocks -p raft-net-quic -p raft-kv -p raft-node
+PUBLISHED := -p raft-core -p raft-log-rocks -p raft-net-quic -p raft-kv -p raft-load -p raft-node
 # The version that the next one must be compatible with, as a commit or tag of this repository.
 SEMVER_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
