@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak verify fmt lint doc deny package semver bench setup setup-test
+.PHONY: help demo test soak verify fmt lint doc deny package semver bench setup setup-test setup-bench
 
 # rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
 # compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
@@ -10,6 +10,8 @@ export PATH := $(if $(wildcard /usr/lib/ccache),/usr/lib/ccache:,)$(PATH):$(HOME
 export CCACHE_NOHASHDIR := 1
 
 CARGO ?= cargo
+# What `make bench` measures: all of it unless said.
+BENCH ?=
 # Demo, tests and benchmarks share one profile, since RocksDB costs ten minutes of two cores once per profile.
 PROFILE := --release
 # Cargo resolves features for what it is asked to build: always asking for the same keeps RocksDB from being built twice.
@@ -27,7 +29,7 @@ help:
 	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
 	@echo 'make package   the crates as they would be published, each built from its package (minutes)'
 	@echo 'make semver    what changed in the public interfaces since SEMVER_BASE (the last tag)'
-	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
+	@echo 'make bench     ours and etcd side by side on this machine (most of an hour; less: docs/performance.md)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
 
 setup:
@@ -35,6 +37,9 @@ setup:
 
 setup-test:
 	@.ci/setup test
+
+setup-bench:
+	@.ci/setup bench
 
 demo: setup
 	$(CARGO) run $(PROFILE) -p raft-node --bin raft-node -- demo
@@ -82,8 +87,9 @@ semver: setup
 	@test -n '$(SEMVER_BASE)' || { echo 'there is no tag yet to compare with: make semver SEMVER_BASE=<commit>'; exit 1; }
 	$(CARGO) semver-checks $(PUBLISHED) --baseline-rev $(SEMVER_BASE)
 
-# The second one drives the raft-node that was built beside it.
-bench: setup
-	$(CARGO) run $(PROFILE) -p raft-benches --bin core
-	$(CARGO) build $(PROFILE) -p raft-node --bin raft-node
-	$(CARGO) run $(PROFILE) -p raft-benches --bin puts
+# `make bench BENCH='--quick --rows 1-6'` measures less; docs/performance.md has the rows. It drives the raft-node that was
+# built beside it.
+bench: setup-bench
+	$(CARGO) build $(PROFILE) $(EVERYTHING) --bin raft-node --bin core --bin compare
+	$(CARGO) run $(PROFILE) $(EVERYTHING) --bin core
+	$(CARGO) run $(PROFILE) $(EVERYTHING) --bin compare -- $(BENCH)
