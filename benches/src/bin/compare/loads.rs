@@ -85,15 +85,12 @@ impl Clusters {
         Ok(())
     }
 
-    /// Puts at seven tenths of what the peer made of its best closed loop in this run.
+    /// Puts at seven tenths of what the peer made of 256 clients in this run.
     pub(crate) async fn open_puts(&mut self, results: &mut Results) -> io::Result<()> {
-        let peaks =
-            results.loads.iter().filter(|(name, _)| name.starts_with("put/")).filter_map(|(_, pair)| {
-                median(&pair.etcd.iter().map(|figures| figures.per_second).collect::<Vec<_>>())
-            });
-        let Some(peak) = peaks.max_by(f64::total_cmp) else {
+        let peak = results.metric(&put_name(256), |figures| figures.per_second).and_then(|pair| median(&pair.etcd));
+        let Some(peak) = peak else {
             return Err(io::Error::other(
-                "the open loop goes by the peer's peak: measure row 1 before row 2, or with it",
+                "the rate of the open loop follows from puts of 256 clients: measure them too",
             ));
         };
         let rate = Some((peak * OPEN_PART).floor());
