@@ -29,7 +29,7 @@ use loads::{Clusters, Effort};
 /// Most keys that a machine of the usual size has room for.
 const MANY_KEYS_MAX: u64 = 100_000_000;
 
-/// `nice` of the generator.
+/// `nice` of the generator of an open loop.
 const GENERATOR_PRIORITY: i32 = -10;
 
 /// Compares raft-node with etcd on this machine, and prints what must come of it, what came of it, and all rounds.
@@ -258,10 +258,13 @@ async fn run(cli: Cli) -> io::Result<()> {
             Ok(())
         }
         Some(Command::Generate { job }) => {
-            // Clients live on other machines: here they get a core when they need one, and servers the rest. Without the
-            // right to that the generator is late, and the run says so.
-            let _ = rustix::process::setpriority_process(None, GENERATOR_PRIORITY);
-            let summary = serde_json::from_str::<Job>(&job)?.work().await?;
+            let job: Job = serde_json::from_str(&job)?;
+            if job.rate.is_some() {
+                // Clients live on other machines: here they get a core when a request is due. Without the right to that the
+                // generator is late, and the run says so. A closed loop has no need of it, and is cheaper without.
+                let _ = rustix::process::setpriority_process(None, GENERATOR_PRIORITY);
+            }
+            let summary = job.work().await?;
             serde_json::to_writer(io::stdout().lock(), &summary)?;
             Ok(())
         }
