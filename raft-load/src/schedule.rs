@@ -27,7 +27,9 @@ impl Schedule {
     /// How many requests are due before `end`.
     #[must_use]
     pub fn before(&self, end: Instant) -> u64 {
-        (end.saturating_duration_since(self.begin).as_secs_f64() * self.per_second).ceil() as u64
+        let about = (end.saturating_duration_since(self.begin).as_secs_f64() * self.per_second).ceil() as u64;
+        // The product may be a hair too large: what counts is when the last one is due.
+        if about > 0 && self.due(about - 1) >= end { about - 1 } else { about }
     }
 }
 
@@ -52,5 +54,7 @@ mod tests {
         assert_eq!(schedule.before(begin + Duration::from_secs(1)), 3);
         assert_eq!(schedule.before(begin + Duration::from_millis(1100)), 4);
         assert_eq!(schedule.before(begin), 0);
+        // In floating point 0.55 times 200 is more than 110.
+        assert_eq!(Schedule::new(begin, 200.0).before(begin + Duration::from_millis(550)), 110);
     }
 }

@@ -29,9 +29,6 @@ use loads::{Clusters, Effort};
 /// Most keys that a machine of the usual size has room for.
 const MANY_KEYS_MAX: u64 = 100_000_000;
 
-/// `nice` of the generator of an open loop.
-const GENERATOR_PRIORITY: i32 = -10;
-
 /// Compares raft-node with etcd on this machine, and prints what must come of it, what came of it, and all rounds.
 #[derive(Debug, Parser)]
 #[command(name = "compare", args_conflicts_with_subcommands = true)]
@@ -52,6 +49,12 @@ enum Command {
         /// Where the plots go.
         #[arg(long, default_value = "docs/performance")]
         directory: PathBuf,
+    },
+    /// Prints the rows of what was measured as Markdown, for docs/performance.md.
+    Table {
+        /// Where the figures are.
+        #[arg(long, default_value = "target/bench.json")]
+        json: PathBuf,
     },
     /// Does one load and prints what came of it as JSON: what this program starts as its generator.
     #[command(hide = true)]
@@ -257,14 +260,12 @@ async fn run(cli: Cli) -> io::Result<()> {
             drawn.iter().for_each(|file| report::note(file));
             Ok(())
         }
+        Some(Command::Table { json }) => {
+            report::markdown(&Results::read(&json)?);
+            Ok(())
+        }
         Some(Command::Generate { job }) => {
-            let job: Job = serde_json::from_str(&job)?;
-            if job.rate.is_some() {
-                // Clients live on other machines: here they get a core when a request is due. Without the right to that the
-                // generator is late, and the run says so. A closed loop has no need of it, and is cheaper without.
-                let _ = rustix::process::setpriority_process(None, GENERATOR_PRIORITY);
-            }
-            let summary = job.work().await?;
+            let summary = serde_json::from_str::<Job>(&job)?.work().await?;
             serde_json::to_writer(io::stdout().lock(), &summary)?;
             Ok(())
         }

@@ -45,6 +45,32 @@ pub(crate) fn print(results: &Results) {
     print!("{}", verdicts(&rows(results)));
 }
 
+/// The rows, for a page.
+pub(crate) fn markdown(results: &Results) {
+    println!("| row | what | must | goal | ours | etcd | ratio | verdict |\n|---|---|---|---|---|---|---|---|");
+    for row in rows(results) {
+        let bound = |bound: Option<f64>| bound.map_or_else(|| "-".to_owned(), short);
+        let side = |rounds: &[f64]| match median(rounds) {
+            Some(median) => {
+                let all: Vec<String> = rounds.iter().copied().map(short).collect();
+                format!("{} {} ({})", short(median), row.unit, all.join(", "))
+            }
+            None => "-".to_owned(),
+        };
+        println!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            row.number,
+            row.what,
+            bound(row.bounds().map(|(must, _)| must)),
+            bound(row.bounds().map(|(_, goal)| goal)),
+            side(&row.rounds.ours),
+            side(&row.rounds.etcd),
+            bound(row.ratio()),
+            row.verdict().word(),
+        );
+    }
+}
+
 /// Every load, both sides, medians.
 fn loads(results: &Results) -> String {
     let head = [
