@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak verify fmt lint doc deny package semver bench bench-libraries bench-peers bench-micro setup setup-test
+.PHONY: help demo test soak verify fmt lint doc deny package semver bench bench-etcd bench-libraries bench-peers bench-micro setup setup-test setup-bench
 
 # rustup's directory may not be on PATH in an empty environment. Debian's ccache directory, where there is one, holds
 # compilers of the usual names that answer from a cache, so that RocksDB is compiled once per machine.
@@ -10,13 +10,15 @@ export PATH := $(if $(wildcard /usr/lib/ccache),/usr/lib/ccache:,)$(PATH):$(HOME
 export CCACHE_NOHASHDIR := 1
 
 CARGO ?= cargo
+# What `make bench` measures: all of it unless said.
+BENCH ?=
 # Demo, tests and benchmarks share one profile, since RocksDB costs ten minutes of two cores once per profile.
 PROFILE := --release
 # Cargo resolves features for what it is asked to build: always asking for the same keeps RocksDB from being built twice.
 EVERYTHING := --workspace --features raft-core/testing
 
 # What is published, in the order of the edges.
-PUBLISHED := -p raft-core -p raft-log-rocks -p raft-net-quic -p raft-kv -p raft-node
+PUBLISHED := -p raft-core -p raft-log-rocks -p raft-net-quic -p raft-kv -p raft-load -p raft-node
 # The version that the next one must be compatible with, as a commit or tag of this repository.
 SEMVER_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 
@@ -27,8 +29,9 @@ help:
 	@echo 'make verify    what a change must pass: format, lints, tests, docs, licences and advisories'
 	@echo 'make package   the crates as they would be published, each built from its package (minutes)'
 	@echo 'make semver    what changed in the public interfaces since SEMVER_BASE (the last tag)'
-	@echo 'make bench     the core alone, then puts and reads of a cluster on this machine (minutes)'
-	@echo 'make bench-libraries  our libraries beside others and beside what they are made of (minutes)'
+	@echo 'make bench     ours and others side by side on this machine (more than an hour; less: docs/performance.md)'
+	@echo 'make bench-etcd       of it, whole clusters beside etcd'
+	@echo 'make bench-libraries  of it, our libraries beside others and beside what they are made of (minutes)'
 	@echo 'make bench-micro      single steps of core, codec, log store and lanes, by criterion (a minute)'
 	@echo 'make setup     only what the others need: says what is missing, installs it where it may'
 
@@ -37,6 +40,9 @@ setup:
 
 setup-test:
 	@.ci/setup test
+
+setup-bench:
+	@.ci/setup bench
 
 demo: setup
 	$(CARGO) run $(PROFILE) -p raft-node --bin raft-node -- demo
@@ -84,11 +90,13 @@ semver: setup
 	@test -n '$(SEMVER_BASE)' || { echo 'there is no tag yet to compare with: make semver SEMVER_BASE=<commit>'; exit 1; }
 	$(CARGO) semver-checks $(PUBLISHED) --baseline-rev $(SEMVER_BASE)
 
-# The second one drives the raft-node that was built beside it.
-bench: setup
-	$(CARGO) run $(PROFILE) -p raft-benches --bin core
-	$(CARGO) build $(PROFILE) -p raft-node --bin raft-node
-	$(CARGO) run $(PROFILE) -p raft-benches --bin puts
+# `make bench-etcd BENCH='--quick --rows 1-6'` measures less; docs/performance.md has the rows. It drives the raft-node that
+# was built beside it.
+bench: bench-etcd bench-libraries
+
+bench-etcd: setup-bench
+	$(CARGO) build $(PROFILE) $(EVERYTHING) --bin raft-node --bin compare
+	$(CARGO) run $(PROFILE) $(EVERYTHING) --bin compare -- $(BENCH)
 
 # Other libraries are built apart, with a lock file of their own; nobody else needs them.
 PEERS := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)/peers

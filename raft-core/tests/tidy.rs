@@ -30,8 +30,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("raft-log-rocks", &["raft-core"]),
     ("raft-net-quic", &["raft-core"]),
     ("raft-kv", &["raft-core"]),
-    ("raft-node", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv"]),
-    ("benches", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv", "raft-node"]),
+    ("raft-load", &[]),
+    ("raft-node", &["raft-core", "raft-log-rocks", "raft-net-quic", "raft-kv", "raft-load"]),
+    ("benches", &["raft-core", "raft-load", "raft-log-rocks", "raft-net-quic", "raft-kv", "raft-node"]),
     ("benches/guard", &["raft-core", "raft-log-rocks", "raft-net-quic"]),
     // Not a member of the workspace.
     ("benches/peers", &["raft-core", "raft-node"]),

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cli::credentials::Credentials;
 use crate::cli::exit::{CliError, Exit};
+use raft_node::access::Secret;
 use raft_node::http::{ProblemBody, WriteOutcome};
 
 /// Where a node's client listener is unless somebody says otherwise.
@@ -52,6 +53,11 @@ impl Endpoints {
     /// How long to wait for an answer.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The token that says who asks, if there is one.
+    pub(crate) fn token(&self) -> Result<Option<Secret>, CliError> {
+        self.credentials.token()
     }
 
     /// Whether nobody said where the nodes are.

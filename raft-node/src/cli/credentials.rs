@@ -43,7 +43,8 @@ impl Credentials {
         Ok(builder.identity(identity))
     }
 
-    fn token(&self) -> Result<Option<Secret>, CliError> {
+    /// The token, from its file or the environment.
+    pub(crate) fn token(&self) -> Result<Option<Secret>, CliError> {
         if let Some(path) = &self.token_file {
             return token_in(path).map(Some);
         }

@@ -82,8 +82,9 @@ struct WriteArgs {
     idempotency_key: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Mode {
+/// What a read promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
     /// Sees every write acknowledged before.
     #[default]
     Linearizable,
@@ -98,7 +99,8 @@ enum Mode {
 }
 
 impl Mode {
-    fn name(self) -> &'static str {
+    /// As the HTTP interface calls it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Linearizable => "linearizable",
             Self::Lease => "lease",

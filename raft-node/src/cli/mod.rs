@@ -1,5 +1,6 @@
 //! The command line: one binary for nodes and for those who use them.
 
+mod bench;
 mod certs;
 mod client;
 mod credentials;
@@ -42,6 +43,8 @@ enum Command {
     InitCerts(certs::InitCertsArgs),
     /// Reads and writes keys.
     Kv(kv::KvArgs),
+    /// Puts a load on a cluster, and shows its rate and latency.
+    Bench(Box<bench::BenchArgs>),
     /// Shows the cluster.
     Status(status::StatusArgs),
     /// Shows and changes who belongs to the cluster.
@@ -100,6 +103,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Token(args) => args.run(),
         Command::Demo(args) => block_on(args.run()),
         Command::Kv(args) => block_on(args.run()),
+        Command::Bench(args) => block_on(args.run()),
         Command::Status(args) => block_on(args.run()),
         Command::Snapshot(args) => block_on(args.run()),
         Command::Leader(args) => block_on(args.run()),
