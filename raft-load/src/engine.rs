@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
@@ -50,10 +50,17 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-fn resolve(host: &str) -> Result<SocketAddr, LoadError> {
+/// The first address of a name at which somebody listens.
+fn resolve(host: &str, timeout: Duration) -> Result<SocketAddr, LoadError> {
     let unreachable = |source| LoadError::Unreachable { host: host.to_owned(), source };
-    let mut found = host.to_socket_addrs().map_err(unreachable)?;
-    found.next().ok_or_else(|| unreachable(io::Error::other("the name has no address")))
+    let mut failed = io::Error::other("the name has no address");
+    for address in host.to_socket_addrs().map_err(unreachable)? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(_) => return Ok(address),
+            Err(error) => failed = error,
+        }
+    }
+    Err(unreachable(failed))
 }
 
 struct Engine<'a> {
@@ -71,6 +78,8 @@ struct Engine<'a> {
     begun: u64,
     under_way: usize,
     end: Option<Instant>,
+    /// When a request was answered last, whatever the answer was.
+    answered: Instant,
     schedule: Option<Schedule>,
     next_sweep: Instant,
     values: Values,
@@ -79,7 +88,8 @@ struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     fn connect(load: &'a Load) -> Result<Self, LoadError> {
-        let hosts = load.hosts.iter().map(|host| Ok((host, resolve(host)?))).collect::<Result<Vec<_>, LoadError>>()?;
+        let resolved = load.hosts.iter().map(|host| Ok((host, resolve(host, load.timeout)?)));
+        let hosts = resolved.collect::<Result<Vec<_>, LoadError>>()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let mut clients = Vec::with_capacity(load.clients);
         for nth in 0..load.clients {
@@ -107,6 +117,7 @@ impl<'a> Engine<'a> {
             begun: 0,
             under_way: 0,
             end,
+            answered: begin,
             schedule: match load.pace {
                 Pace::Closed => None,
                 Pace::Open { per_second } => Some(Schedule::new(begin, per_second)),
@@ -117,31 +128,38 @@ impl<'a> Engine<'a> {
         })
     }
 
+    /// How many requests belong to the load, where that is known beforehand.
+    fn most(&self) -> Option<u64> {
+        match (self.load.end, self.end, &self.schedule) {
+            (End::Requests(most), _, _) => Some(most),
+            (_, Some(end), Some(schedule)) => Some(schedule.before(end)),
+            _ => None,
+        }
+    }
+
     /// Whether there is nothing more to begin.
     fn is_exhausted(&self, now: Instant) -> bool {
-        match (self.load.end, self.end, &self.schedule) {
-            (End::Requests(most), _, _) => self.begun >= most,
-            (_, Some(end), Some(schedule)) => self.begun >= schedule.before(end),
-            (_, end, _) => end.is_some_and(|end| now >= end),
+        match self.most() {
+            Some(most) => self.begun >= most || self.is_given_up(now),
+            None => self.end.is_some_and(|end| now >= end),
         }
+    }
+
+    /// Whether what is left is not begun any more: its time is over, or nobody has listened for too long.
+    fn is_given_up(&self, now: Instant) -> bool {
+        let alone = self.under_way == 0 && self.free.is_empty();
+        self.end.is_some_and(|end| now > end + self.load.timeout) || (alone && now > self.answered + self.load.timeout)
     }
 
     fn is_over(&mut self) -> bool {
         let now = Instant::now();
-        if self.under_way > 0 {
+        if self.under_way > 0 || !self.is_exhausted(now) {
             return false;
         }
-        if self.is_exhausted(now) {
-            return true;
+        for _ in self.begun..self.most().unwrap_or_default() {
+            self.recorder.failed("not sent: no connection was free in time");
         }
-        // Nothing is under way and still not all is sent: without a connection there is no end to wait for.
-        let late = self.end.is_some_and(|end| now > end + self.load.timeout);
-        if let (true, Some(end), Some(schedule)) = (late, self.end, &self.schedule) {
-            for _ in self.begun..schedule.before(end) {
-                self.recorder.failed("not sent: no connection was free in time");
-            }
-        }
-        late
+        true
     }
 
     /// Waits for something to happen, or for the next time at which something is to be done, and reads what has come.
@@ -197,7 +215,7 @@ impl<'a> Engine<'a> {
         let client = &mut self.clients[nth];
         let outcome = match client.state {
             State::Down => return Ok(()),
-            State::Connecting => match client.stream.as_ref().map(std::net::TcpStream::take_error) {
+            State::Connecting => match client.stream.as_ref().map(TcpStream::take_error) {
                 Some(Ok(None)) => {
                     client.state = State::Free;
                     watch(&self.epoll, client, nth, epoll::EventFlags::IN)?;
@@ -232,6 +250,7 @@ impl<'a> Engine<'a> {
 
     fn on_answer(&mut self, nth: usize, status: u16, code: Option<String>, closes: bool) {
         let now = Instant::now();
+        self.answered = now;
         let client = &mut self.clients[nth];
         if client.state != State::Awaiting {
             return self.on_broken(nth, "an answer that nobody asked for");

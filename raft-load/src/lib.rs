@@ -31,7 +31,7 @@ mod schedule;
 mod work;
 
 pub use engine::run;
-pub use load::{CLIENTS_MAX, End, Headers, KEYS_MAX, Load, LoadError, Pace, RATE_MAX, VALUE_BYTES_MAX};
+pub use load::{CLIENTS_MAX, End, Headers, KEYS_MAX, Load, LoadError, Pace, RATE_MAX, TIME_MAX, VALUE_BYTES_MAX};
 pub use record::{Quantiles, Recorder, Summary};
 pub use schedule::Schedule;
 pub use work::{Keys, Values, Work};

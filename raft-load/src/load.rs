@@ -82,6 +82,8 @@ pub const KEYS_MAX: u64 = 1 << 31;
 pub const VALUE_BYTES_MAX: usize = 64 << 20;
 /// Most requests a second of an open loop.
 pub const RATE_MAX: f64 = 1e7;
+/// The longest duration, warm-up and timeout.
+pub const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why there was no load.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +148,18 @@ impl Load {
             return Err(LoadError::Setting(format!(
                 "the rate is {per_second}; give more than 0 and at most {RATE_MAX}"
             )));
+        }
+        let time = match self.end {
+            End::After(time) => time,
+            End::Requests(_) => Duration::from_secs(1),
+        };
+        for (name, found) in [("duration", time), ("warm-up", self.warm_up), ("timeout", self.timeout)] {
+            if found > TIME_MAX {
+                return Err(LoadError::Setting(format!("the {name} is {found:?}; give at most {TIME_MAX:?}")));
+            }
+        }
+        if time.is_zero() {
+            return Err(LoadError::Setting("the duration is 0; give more".into()));
         }
         if self.timeout.is_zero() {
             return Err(LoadError::Setting("the timeout is 0; give more".into()));

@@ -27,10 +27,12 @@ fn count(view: &Value, name: &str) -> u64 {
     view[name].as_u64().unwrap_or_else(|| panic!("no {name} in {view}"))
 }
 
-/// A cluster of three that takes writes.
+/// A cluster of three that takes writes at each node, and is patient: an election under load would fail requests.
 fn started() -> TestCluster {
-    let cluster = TestCluster::start(3);
-    await_some("the first write", || cluster.nodes[0].put("k", b"v").filter(|put| put.status == 200));
+    let cluster = support::started(3);
+    for node in &cluster.nodes {
+        await_some("the first write", || node.put("k", b"v").filter(|put| put.status == 200));
+    }
     cluster
 }
 

@@ -153,6 +153,14 @@ fn hot_paths_cost_what_they_did() {
         return now.write();
     }
     let stored = Stored::read();
+    // Another compiler or architecture counts other instructions for the same work; allocations it does not change.
+    let comparable = stored.rustc == now.rustc && cfg!(target_arch = "x86_64");
+    if !comparable {
+        eprintln!(
+            "instructions are not compared: the figures are of {} on x86_64, this is {}",
+            stored.rustc, now.rustc
+        );
+    }
     let mut problems = Vec::new();
     for (path, figures) in &now.paths {
         let known = stored.paths.get(path);
@@ -164,16 +172,13 @@ fn hot_paths_cost_what_they_did() {
             figures.allocations,
             ALLOCATIONS_SLACK,
         ));
-        problems.extend(judge(path, "instructions", of(|known| known.instructions), figures.instructions, 0.0));
+        if comparable {
+            problems.extend(judge(path, "instructions", of(|known| known.instructions), figures.instructions, 0.0));
+        }
     }
     let gone = stored.paths.keys().filter(|path| !now.paths.contains_key(*path));
     problems.extend(gone.map(|path| format!("{path}: there is no such path any more")));
-    let compiler = if stored.rustc == now.rustc {
-        String::new()
-    } else {
-        format!("\nThe figures are of {}, this is {}: instructions may differ by that alone.", stored.rustc, now.rustc)
-    };
-    assert!(problems.is_empty(), "{}\n{REMEDY}{compiler}", problems.join("\n"));
+    assert!(problems.is_empty(), "{}\n{REMEDY}", problems.join("\n"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raft_load::{End, Load, Pace, Recorder, Schedule, Summary, Values, Work};
 use rustix::time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::grpc::{Channel, Method};
@@ -16,8 +17,6 @@ use super::proto;
 
 /// Connections over which all clients are spread, as streams.
 const CONNECTIONS_MAX: usize = 16;
-/// Requests of an open loop that are under way at once; then the next one waits, on the clock.
-const UNDER_WAY_MAX: usize = 16_384;
 /// Pause of a client whose request failed.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
@@ -44,6 +43,7 @@ pub async fn run(load: &Load) -> io::Result<Summary> {
         recorder: RefCell::new(Recorder::new(counted_from, end)),
         begun: Cell::new(0),
         under_way: Cell::new(0),
+        freed: Notify::new(),
         end,
     });
     let local = LocalSet::new();
@@ -89,6 +89,7 @@ struct Shared {
     recorder: RefCell<Recorder>,
     begun: Cell<u64>,
     under_way: Cell<usize>,
+    freed: Notify,
     end: Option<Instant>,
 }
 
@@ -109,6 +110,7 @@ impl Shared {
 
     async fn closed(&self, nth: usize) {
         while let Some(number) = self.next(Instant::now()) {
+            self.under_way.set(self.under_way.get() + 1);
             if !self.request(nth, number, Instant::now()).await {
                 tokio::time::sleep(ERROR_PAUSE).await;
             }
@@ -127,21 +129,25 @@ impl Shared {
             if due > Instant::now() {
                 timer.sleep_until(due).await;
             }
-            while self.under_way.get() >= UNDER_WAY_MAX {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            // As many as ours may have under way: one a client.
+            let mut could = due;
+            while self.under_way.get() >= self.load.clients {
+                self.freed.notified().await;
+                could = due.max(Instant::now());
             }
             self.begun.set(number + 1);
+            self.under_way.set(self.under_way.get() + 1);
             let shared = self.clone();
             tokio::task::spawn_local(async move {
                 let nth = usize::try_from(number).unwrap_or(0);
-                shared.recorder.borrow_mut().sent(due, Instant::now());
+                shared.recorder.borrow_mut().sent(could, Instant::now());
                 shared.request(nth, shared.load.first + number, due).await;
+                shared.freed.notify_one();
             });
         }
     }
 
     async fn request(&self, nth: usize, number: u64, due: Instant) -> bool {
-        self.under_way.set(self.under_way.get() + 1);
         let answered = self.call(nth, number).await;
         self.under_way.set(self.under_way.get() - 1);
         let mut recorder = self.recorder.borrow_mut();

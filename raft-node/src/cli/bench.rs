@@ -194,6 +194,10 @@ fn fill(load: &Load) -> Result<(), CliError> {
         warm_up: Duration::ZERO,
         ..load.clone()
     };
+    let Keys { prefix, count } = &load.keys;
+    eprintln!(
+        "giving {count} keys under `{prefix}` a value first, which takes a while for many; --no-fill leaves that out"
+    );
     let summary = raft_load::run(&fill).map_err(refused)?;
     if summary.errors > 0 {
         let message = format!("not every key could be given a value ({}); try again", kinds(&summary));
