@@ -270,22 +270,22 @@ impl EventQueue {
     /// Puts what one of the node's own threads has to say; always taken, since the replica asked for it, until the driver
     /// has ended.
     pub(crate) fn complete(&self, event: Event) {
-        if let Err(Event::Applied { answered, .. }) = self.put(event) {
+        if let Some(Event::Applied { answered, .. }) = self.put(event) {
             // The driver tells them no more, and what was applied is certain.
             answered.into_iter().for_each(Answered::tell);
         }
     }
 
     /// Gives the event back when the driver has ended.
-    fn put(&self, event: Event) -> Result<(), Event> {
+    fn put(&self, event: Event) -> Option<Event> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
-            return Err(event);
+            return Some(event);
         }
         waiting.events.push_back(event);
         drop(waiting);
         self.wake.notify_one();
-        Ok(())
+        None
     }
 
     /// Takes what waits, at most `events_max` of each kind. Returns whether more is left.
