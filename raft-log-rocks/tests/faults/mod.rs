@@ -17,10 +17,13 @@ use crate::preload::{Disk, DiskLab, Image, Record, replace_plan};
 /// A frame of the record begins with the length of its payload.
 const FRAME_HEADER: usize = 32;
 
-/// Runs the test `name` of this binary again, in a process of its own under the library. What it prints shows.
+/// Runs the test `name` of this binary again, in a process of its own under the library. What it prints shows when this one
+/// fails, or is not captured: it is much.
 pub(crate) fn run_under_the_library(name: &str) {
     let scratch = tempfile::tempdir().unwrap();
-    let status = DiskLab::new(scratch.path()).child(name).stdin(Stdio::null()).status().unwrap();
+    let output = DiskLab::new(scratch.path()).child(name).stdin(Stdio::null()).output().unwrap();
+    eprint!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let status = output.status;
     assert!(status.success(), "the test `{name}`, run under the preload library, ended with {status}; see above");
 }
 
