@@ -93,9 +93,11 @@ pub struct NodeConfig {
     pub raft: Config,
     /// The largest command that is taken; a larger one is [`Refusal::TooLarge`](crate::handle::Refusal::TooLarge).
     pub command_bytes_max: u64,
-    /// Commands that wait for the driver; then new ones are refused as overloaded.
+    /// Commands that wait for the driver, and as many again that are passed on to the leader and not answered; then new ones are
+    /// refused as overloaded.
     pub queued_commands_max: usize,
-    /// Bytes of commands that wait for the driver; then new ones are refused as overloaded.
+    /// Bytes of commands that wait for the driver, and as many again of those that are passed on; then new ones are refused as
+    /// overloaded.
     pub queued_command_bytes_max: u64,
     /// Linearizable reads that wait for the driver; then new ones are refused as overloaded.
     pub queued_reads_max: usize,

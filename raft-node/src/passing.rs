@@ -4,6 +4,7 @@
 //! themselves. So writes that come in at the same time travel together. As long as few requests are under way a write goes at
 //! once; when there are more, it waits for company until one of them is back, or a few milliseconds.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +13,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use raft_core::ports::RequestError;
 use raft_core::types::{NodeId, NodeName};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::handle::{Doubt, Refusal};
+use crate::parts::NodeConfig;
 use crate::requests::{NodeAnswer, NodeRequest, PassedWrite};
 use crate::shared::Shared;
 use crate::writes::{Attempt, asked_for_one, attempt_of, succeeded, times, unanswered, unusable};
@@ -43,6 +45,8 @@ struct Passed {
     command: Bytes,
     deadline: Instant,
     caller: oneshot::Sender<Attempt>,
+    /// Counts it until it is answered or given up, also when its caller has gone.
+    _counted: [OwnedSemaphorePermit; 2],
 }
 
 #[derive(Default)]
@@ -51,23 +55,51 @@ struct Waiting {
     closed: bool,
 }
 
-/// What waits for its way, for [`GATHER_TIME`] at most for each request's worth of it.
-#[derive(Default)]
+/// What waits for its way, for [`GATHER_TIME`] at most for each request's worth of it. What waits and what is under way has
+/// the bounds of what waits for the driver.
 pub(crate) struct Passing {
     waiting: Mutex<Waiting>,
     wake: Notify,
+    /// One permit per write.
+    writes: Arc<Semaphore>,
+    /// One permit per byte of their commands.
+    bytes: Arc<Semaphore>,
+    bytes_max: u32,
 }
 
 impl Passing {
+    pub(crate) fn new(config: &NodeConfig) -> Self {
+        let bytes_max = u32::try_from(config.queued_command_bytes_max).unwrap_or(u32::MAX);
+        Self {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            writes: Arc::new(Semaphore::new(config.queued_commands_max)),
+            bytes: Arc::new(Semaphore::new(bytes_max as usize)),
+            bytes_max,
+        }
+    }
+
+    /// Counts a command; names the bound when one is reached. One alone is always taken, whatever its size.
+    fn count(&self, command: &Bytes) -> Result<[OwnedSemaphorePermit; 2], &'static str> {
+        let write = Arc::clone(&self.writes).try_acquire_owned().map_err(|_| "queued_commands_max")?;
+        let bytes = u32::try_from(command.len()).unwrap_or(u32::MAX).min(self.bytes_max);
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| "queued_command_bytes_max")?;
+        Ok([write, bytes])
+    }
+
     /// Has `leader` propose a command, which may not lead any more by then.
     pub(crate) async fn pass(&self, leader: &Leader, command: Bytes, deadline: Instant) -> Attempt {
         let (caller, answered) = oneshot::channel();
+        let counted = match self.count(&command) {
+            Ok(counted) => counted,
+            Err(bound) => return Attempt::NotApplied(Refusal::Overloaded { bound: Cow::Borrowed(bound) }),
+        };
         {
             let mut waiting = self.waiting.lock();
             if waiting.closed {
                 return Attempt::NotApplied(Refusal::Stopping);
             }
-            waiting.writes.push_back(Passed { leader: leader.clone(), command, deadline, caller });
+            waiting.writes.push_back(Passed { leader: leader.clone(), command, deadline, caller, _counted: counted });
         }
         self.wake.notify_one();
         match tokio::time::timeout_at(deadline.into(), answered).await {
@@ -191,7 +223,7 @@ async fn send(shared: &Arc<Shared>, together: Vec<Passed>) {
 }
 
 async fn send_alone(shared: &Shared, passed: Passed) {
-    let Passed { leader, command, deadline, caller } = passed;
+    let Passed { leader, command, deadline, caller, _counted } = passed;
     let (left, timeout) = times(deadline);
     let request = NodeRequest::Write { command, timeout }.encode();
     let _ = caller.send(asked_for_one(&leader.name, shared.transport.request(&leader.name, request, left).await));
@@ -205,7 +237,14 @@ fn tell_all(together: impl IntoIterator<Item = Passed>, attempt: impl Fn() -> At
 
 #[cfg(test)]
 mod tests {
+    // A test that cannot set itself up has to stop at once.
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    fn passing() -> Passing {
+        Passing::new(&NodeConfig::new("a:7082", Vec::new()))
+    }
 
     fn leader(name: &str) -> Leader {
         Leader { id: NodeId(1), name: NodeName::new(name) }
@@ -214,7 +253,13 @@ mod tests {
     fn put(passing: &Passing, to: &str, bytes: usize, deadline: Instant) {
         let (caller, _) = oneshot::channel();
         let command = Bytes::from(vec![0; bytes]);
-        passing.waiting.lock().writes.push_back(Passed { leader: leader(to), command, deadline, caller });
+        passing.waiting.lock().writes.push_back(Passed {
+            leader: leader(to),
+            _counted: passing.count(&command).unwrap(),
+            command,
+            deadline,
+            caller,
+        });
     }
 
     fn lengths(passing: &Passing) -> Vec<usize> {
@@ -223,16 +268,37 @@ mod tests {
 
     #[test]
     fn what_comes_together_travels_together_in_its_order() {
-        let (passing, now) = (Passing::default(), Instant::now());
+        let (passing, now) = (passing(), Instant::now());
         (1..=5).for_each(|bytes| put(&passing, "n1", bytes, now));
         let taken: Vec<_> = passing.take().iter().map(|passed| passed.command.len()).collect();
         assert_eq!(taken, [1, 2, 3, 4, 5]);
         assert!(passing.take().is_empty());
     }
 
+    /// Callers come and go; what they asked for stays until it is answered or given up.
+    #[tokio::test]
+    async fn what_waits_and_what_is_under_way_is_bounded_in_number_and_bytes() {
+        let mut config = NodeConfig::new("a:7082", Vec::new());
+        (config.queued_commands_max, config.queued_command_bytes_max) = (2, 10);
+        let (passing, soon) = (Passing::new(&config), Instant::now());
+        put(&passing, "n1", 11, soon);
+        let n1 = leader("n1");
+        let full = async |bytes| match passing.pass(&n1, Bytes::from(vec![0; bytes]), soon).await {
+            Attempt::NotApplied(Refusal::Overloaded { bound }) => bound.into_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(full(1).await, "queued_command_bytes_max");
+        put(&passing, "n1", 0, soon);
+        assert_eq!(full(0).await, "queued_commands_max");
+        let taken = (passing.take(), passing.take());
+        assert_eq!(full(0).await, "queued_commands_max", "they are under way");
+        drop(taken);
+        put(&passing, "n1", 10, soon);
+    }
+
     #[tokio::test]
     async fn who_still_waits_at_the_end_was_surely_not_sent() {
-        let passing = Passing::default();
+        let passing = passing();
         let deadline = Instant::now() + Duration::from_secs(3600);
         let n1 = leader("n1");
         let waits = passing.pass(&n1, Bytes::new(), deadline);
@@ -248,7 +314,7 @@ mod tests {
 
     #[test]
     fn one_request_has_one_leader_about_one_deadline_and_bounds() {
-        let (passing, now) = (Passing::default(), Instant::now());
+        let (passing, now) = (passing(), Instant::now());
         let later = |millis| now + Duration::from_millis(millis);
         for (to, millis) in [
             ("n1", 9000),

@@ -172,7 +172,7 @@ impl Shared {
         Self {
             snapshots: Snapshots::new(snapshots, config.snapshot.clone()),
             queue: EventQueue::new(&config),
-            passing: Passing::default(),
+            passing: Passing::new(&config),
             events: Timeline::default(),
             members: Members::default(),
             admissions: Admissions::default(),
