@@ -4,7 +4,7 @@
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml -- [--rows 7,8] [--rounds N] [--seconds S] [--json PATH]`
 //!
 //! Each round measures ours and the peer's one after the other, and rounds alternate in who comes first. Raft libraries
-//! only: nothing here touches a disk or a socket. `make bench` prints these rows with the others.
+//! only: nothing here touches a disk or a socket. `make bench-libraries` prints these rows with the others.
 
 mod core;
 #[path = "../../src/members/mod.rs"]

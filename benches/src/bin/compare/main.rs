@@ -1,7 +1,7 @@
 //! Ours and etcd side by side: the same work on the same machine in one run, in alternating rounds, each from a generator
 //! that is a process of its own. `docs/performance.md` says how it is measured and what came out.
 //!
-//! `cargo run --release -p raft-benches --bin compare -- --help`, or `make bench`. It runs the `raft-node` that lies beside
+//! `cargo run --release -p raft-benches --bin compare -- --help`, or `make bench-etcd`. It runs the `raft-node` that lies beside
 //! it, and `etcd` from the path.
 
 mod failover;
@@ -87,7 +87,7 @@ struct RunArgs {
     /// Where the figures go. Rows that are not measured keep those that are there.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-    /// The program of the peer [default: what `make bench` has fetched, or `etcd` on the path].
+    /// The program of the peer [default: what `make bench-etcd` has fetched, or `etcd` on the path].
     #[arg(long)]
     etcd: Option<String>,
 }

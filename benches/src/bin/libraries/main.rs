@@ -5,7 +5,7 @@
 //! [--peers PROGRAM] [--directory DIR] [--chunks MiB]`
 //!
 //! Rows 7 and 8 are those of `benches/peers`, a package of its own: `--peers` names its program, and without it they are
-//! left out. Data goes below `--directory`, which should lie on a disk. `make bench` does all of it.
+//! left out. Data goes below `--directory`, which should lie on a disk. `make bench-libraries` does all of it.
 #![allow(clippy::print_stdout, reason = "a report is what this program is for")]
 
 mod lanes;
