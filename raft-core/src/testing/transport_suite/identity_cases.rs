@@ -11,6 +11,8 @@ use crate::types::{ClusterId, Incarnation};
 
 const SHORT: Duration = Duration::from_millis(300);
 const PATIENT: Duration = Duration::from_secs(20);
+/// Rounds of heartbeats that are sent once two nodes have to be apart begin here.
+const APART: u64 = 1 << 40;
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |name, why, fix, source, test| Case { rule: Rule { name, why, fix, source }, test };
@@ -137,18 +139,17 @@ async fn answered(bench: &Bench, from: &Member, to: &Member) {
 
 /// Lets two nodes that do not fit try for a while and demands that nothing passes.
 async fn demand_apart(bench: &Bench, one: &Member, other: &Member) {
-    let before = one.inbound.count() + other.inbound.count();
     let asked = one.inbound.requests().len() + other.inbound.requests().len();
     bench
         .until("a refusal to show in the status of either side", || {
-            one.transport.send(other.id, heartbeat(one, other, 1));
-            other.transport.send(one.id, heartbeat(other, one, 1));
+            one.transport.send(other.id, heartbeat(one, other, APART));
+            other.transport.send(one.id, heartbeat(other, one, APART));
             one.shows_a_refusal() || other.shows_a_refusal()
         })
         .await;
-    for _ in 0..5 {
+    for round in APART + 1..=APART + 5 {
         for (from, to) in [(one, other), (other, one)] {
-            from.transport.send(to.id, heartbeat(from, to, 2));
+            from.transport.send(to.id, heartbeat(from, to, round));
             let answer = from.transport.request(&to.name, Bytes::from_static(b"who"), SHORT).await;
             bench.rule.demand(answer.is_err(), || format!("{} was answered by {}", from.name, to.name));
             // One side may welcome the other, and hear only then that it is not welcome itself.
@@ -156,10 +157,19 @@ async fn demand_apart(bench: &Bench, one: &Member, other: &Member) {
             bench.until(&what, || !from.is_connected_to(to)).await;
         }
     }
-    let arrived = one.inbound.count() + other.inbound.count();
-    bench.rule.demand_eq(&arrived, &before, || format!("messages between {} and {}", one.name, other.name));
+    for (from, to) in [(one, other), (other, one)] {
+        let passed = heartbeats_since(to, APART);
+        bench.rule.demand_eq(&passed, &0, || format!("messages from {} to {}", from.name, to.name));
+    }
     let handled = one.inbound.requests().len() + other.inbound.requests().len();
     bench.rule.demand_eq(&handled, &asked, || format!("requests between {} and {}", one.name, other.name));
+}
+
+/// Heartbeats that arrived of this round or a later one: told by their rounds from what was on its way before.
+fn heartbeats_since(member: &Member, first: u64) -> usize {
+    let late =
+        |message: &&PeerMessage| matches!(message.envelope.message, Message::Heartbeat { round, .. } if round >= first);
+    member.inbound.messages().iter().filter(late).count()
 }
 
 fn other_incarnation(bench: &mut Bench) -> CaseFuture<'_> {
@@ -209,9 +219,7 @@ fn replaced(bench: &mut Bench) -> CaseFuture<'_> {
         let (one, removed, other) = (&members[0], &members[1], &members[2]);
         bench.set_peers(one, &[other]);
         bench.until("the connection to the removed peer to be closed", || !removed.is_connected_to(one)).await;
-        // Told by their rounds from what was on its way before.
-        const AFTER: u64 = 1 << 40;
-        for round in AFTER..AFTER + 50 {
+        for round in APART..APART + 50 {
             one.transport.send(removed.id, heartbeat(one, removed, round));
             removed.transport.send(one.id, heartbeat(removed, one, round));
         }
@@ -221,12 +229,8 @@ fn replaced(bench: &mut Bench) -> CaseFuture<'_> {
         bench.rule.demand(statuses.iter().all(|(name, _)| *name == other.name), || {
             format!("the status still shows a removed peer: {statuses:?}")
         });
-        let arrived = |member: &Member| {
-            let late = |message: &PeerMessage| matches!(message.envelope.message, Message::Heartbeat { round, .. } if round >= AFTER);
-            member.inbound.messages().iter().filter(|message| late(message)).count()
-        };
-        bench.rule.demand_eq(&arrived(removed), &0, || "messages to a removed peer".into());
-        bench.rule.demand_eq(&arrived(one), &0, || "messages from a removed peer".into());
+        bench.rule.demand_eq(&heartbeats_since(removed, APART), &0, || "messages to a removed peer".into());
+        bench.rule.demand_eq(&heartbeats_since(one, APART), &0, || "messages from a removed peer".into());
 
         bench.set_peers(one, &[other, removed]);
         bench.connected(&[one, removed, other]).await;
