@@ -20,7 +20,7 @@ use crate::certificates::{Looks, Watched};
 use crate::config::{COMMAND_BYTES_MAX, Limits, Seeds, Settings};
 use crate::events::{EventKind, Tale};
 use crate::handle::{NodeHandle, StopError};
-use crate::http::{Doorplate, HttpOptions, Listener, ServeError, Tls, client_router, ops_router};
+use crate::http::{ClientRoutes, Doorplate, HttpOptions, Listener, Routes, ServeError, Tls, ops_router};
 use crate::kv_marks::KvMarks;
 use crate::marks::{FileFence, MarkParts};
 use crate::metrics::Metrics;
@@ -151,10 +151,10 @@ impl Product {
         };
         let certificates = Server { task: tokio::spawn(watched.watch(stop.clone())), stop };
         let bound = transport.local_address().unwrap_or(settings.peer.listen);
-        let router = client_router(node.clone(), HttpOptions { limits: limits.clone(), access, plate })
+        let routes = ClientRoutes::new(node.clone(), HttpOptions { limits: limits.clone(), access, plate })
             .map_err(|error| ProductError::Internal(error.to_string()))?;
         Ok(Self {
-            client: spawn(client, router, settings.shutdown_timeout),
+            client: spawn(client, routes, settings.shutdown_timeout),
             ops: spawn(ops, ops_router(node.clone()), OPS_GRACE),
             certificates,
             failures,
@@ -261,9 +261,9 @@ fn concerns(settings: &Settings, access: &Access, plate: &Doorplate) -> Vec<&'st
     concerns
 }
 
-fn spawn(listener: Listener, router: axum::Router, grace: Duration) -> Server {
+fn spawn(listener: Listener, routes: impl Routes, grace: Duration) -> Server {
     let stop = CancellationToken::new();
-    let task = tokio::spawn(listener.serve(router, stop.clone(), grace));
+    let task = tokio::spawn(listener.serve(routes, stop.clone(), grace));
     Server { stop, task }
 }
 

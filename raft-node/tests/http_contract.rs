@@ -415,12 +415,15 @@ async fn bytes_in_flight_are_bounded() {
 async fn a_client_that_never_finishes_its_head_is_cut_off() {
     let one = One::start(&[("limits.header_read_timeout", "100ms")]).await;
     let address = one.product.client_url.trim_start_matches("http://").to_owned();
-    for beginning in ["", "P", "GET /v1/node HTTP/1.1\r\nhost"] {
+    let whole = format!("GET /v1/node HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let second = format!("{whole}GET /v1/no");
+    for beginning in ["", "P", "GET /v1/node HTTP/1.1\r\nhost", &whole, &second] {
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
         stream.write_all(beginning.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
         let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(end.is_ok(), "the connection after {beginning:?} stays open");
+        assert_eq!(rest.starts_with(b"HTTP/1.1 200"), beginning.starts_with(&whole), "{beginning:?}");
     }
     assert_eq!(one.get("/v1/node").await.status(), 200);
     one.product.stop().await.unwrap();

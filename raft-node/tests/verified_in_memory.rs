@@ -13,7 +13,7 @@ use raft_core::types::{ClusterId, Incarnation, Index, NodeName, Term};
 use raft_kv::client::{Client, Error, ErrorKind, Got, Read, Write};
 use raft_kv::{MemoryKv, Settings};
 use raft_node::config::Limits;
-use raft_node::http::{HttpOptions, Listener, Token, client_router};
+use raft_node::http::{ClientRoutes, HttpOptions, Listener, Token};
 use raft_node::identity::MemIdentity;
 use raft_node::kv_marks::KvMarks;
 use raft_node::marks::{MarkParts, MemFence};
@@ -74,8 +74,8 @@ impl Cluster {
                 marks: MarkParts { rules: Arc::new(KvMarks), fence: Arc::new(MemFence::default()) },
             };
             let node = Node::start(parts).await.unwrap();
-            let router = client_router(node.clone(), HttpOptions::new(limits())).unwrap();
-            tokio::spawn(listener.serve(router, CancellationToken::new(), PATIENCE));
+            let routes = ClientRoutes::new(node.clone(), HttpOptions::new(limits())).unwrap();
+            tokio::spawn(listener.serve(routes, CancellationToken::new(), PATIENCE));
             nodes.push(node);
             urls.push(url);
         }

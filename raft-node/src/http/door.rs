@@ -4,17 +4,15 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 
 use crate::access::{Access, Caller, Need, PeerNames, Role, Shown, Unnamed};
-use crate::http::key;
 use crate::http::problem::{Code, Problem};
+use crate::http::{key, kv};
 use crate::http::{no_method, no_route};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// What stands before a key in a path.
-const KEYS: &str = "/v1/kv/";
 
 /// What a route is for: who may come to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,37 +63,38 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Lets a request in, with its [`Caller`] in its extensions, or says why not.
-    pub(crate) fn admit(&self, routes: &[Route], request: &mut Request) -> Result<(), Problem> {
-        let problem = match self.judge(routes, request) {
-            Ok(caller) => {
+    /// Lets a request to the route with this path in, or says why not. Handlers that judge for themselves find the
+    /// [`Caller`] in its extensions.
+    pub(crate) fn admit(&self, routes: &[Route], path: Option<&str>, request: &mut Request) -> Result<(), Problem> {
+        let problem = match self.judge(routes, path, request) {
+            Ok((caller, Class::WriteBatch)) => {
                 request.extensions_mut().insert(caller);
                 return Ok(());
             }
+            Ok(_) => return Ok(()),
             Err(problem) => problem,
         };
         Err(if request.method().is_safe() { problem } else { problem.of_write() })
     }
 
-    fn judge(&self, routes: &[Route], request: &Request) -> Result<Caller, Problem> {
+    fn judge(&self, routes: &[Route], path: Option<&str>, request: &Request) -> Result<(Caller, Class), Problem> {
         self.refuse_foreign_pages(request.uri(), request.headers())?;
         let authorization = request.headers().get_all(header::AUTHORIZATION).iter().map(|value| value.as_bytes());
         let caller = self.access.caller(Shown::read(authorization), request.extensions().get::<PeerNames>());
         let caller = caller.map_err(|Unnamed(why)| Problem::new(Code::Unauthenticated, why))?;
-        let Some(path) = request.extensions().get::<MatchedPath>() else {
+        let Some(path) = path else {
             return Err(no_route(request.uri()));
         };
         // Whoever may GET may ask for the head of the same.
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let route = routes
-            .iter()
-            .find(|route| route.path == path.as_str() && route.method.eq_ignore_ascii_case(method.as_str()));
+        let route =
+            routes.iter().find(|route| route.path == path && route.method.eq_ignore_ascii_case(method.as_str()));
         // A route that is not in the table is none, whoever asks.
         let route = route.ok_or_else(|| no_method(request.method(), request.uri()))?;
         let key;
         let need = match route.class {
             Class::ReadKey | Class::WriteKey => {
-                let raw = request.uri().path().strip_prefix(KEYS).unwrap_or_default();
+                let raw = request.uri().path().strip_prefix(kv::PREFIX).unwrap_or_default();
                 key = key::decode(raw).map_err(|error| Problem::new(Code::MalformedKey, error.to_string()))?;
                 Need::Key(if route.class == Class::ReadKey { Role::Read } else { Role::Write }, &key)
             }
@@ -106,7 +105,7 @@ impl Door {
             Class::Admin => Need::Admin,
         };
         demand(&caller, need, "")?;
-        Ok(caller)
+        Ok((caller, route.class))
     }
 
     /// A page of another site must not reach this node through its reader's browser: browsers say where a request comes

@@ -26,13 +26,24 @@ use crate::http::shared::{Shared, remaining};
 use crate::http::view::{BatchOperation, BatchRequest};
 use crate::http::write::{Asked, carry_out, revision};
 
-const PREFIX: &str = "/v1/kv/";
+/// What stands before a key in a path.
+pub(crate) const PREFIX: &str = "/v1/kv/";
 const READ_PARAMETERS: [&str; 5] = ["consistency", "timeout", "at_mark", "at_revision", "max_staleness"];
 
-/// `PUT /v1/kv/{key}`.
-pub(crate) async fn put(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    put_value(&shared, &parts.uri, &parts.headers, body).await.map_err(Problem::of_write)
+/// `GET`, `PUT` and `DELETE /v1/kv/{key}`.
+pub(crate) async fn key(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    one_key(&shared, request).await
+}
+
+/// Does with one key what the method says.
+pub(crate) async fn one_key(shared: &Shared, request: Request) -> Result<Response, Problem> {
+    let (Parts { method, uri, headers, .. }, body) = request.into_parts();
+    match method {
+        Method::PUT => put_value(shared, &uri, &headers, body).await.map_err(Problem::of_write),
+        Method::DELETE => delete_key(shared, &uri, &headers).await.map_err(Problem::of_write),
+        // GET, and HEAD: whose answer is cut off on its way.
+        _ => get(shared, &uri, &headers).await,
+    }
 }
 
 async fn put_value(shared: &Shared, uri: &Uri, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
@@ -48,12 +59,6 @@ async fn put_value(shared: &Shared, uri: &Uri, headers: &HeaderMap, body: Body) 
     Ok(done.respond(shared))
 }
 
-/// `DELETE /v1/kv/{key}`.
-pub(crate) async fn delete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let (parts, _) = request.into_parts();
-    delete_key(&shared, &parts.uri, &parts.headers).await.map_err(Problem::of_write)
-}
-
 async fn delete_key(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
     let key = key_of(shared, uri)?;
     let asked = Asked::read(shared, uri, headers)?;
@@ -64,19 +69,18 @@ async fn delete_key(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<R
     Ok(done.respond(shared))
 }
 
-/// `GET /v1/kv/{key}`.
-pub(crate) async fn get(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let key = key_of(&shared, &uri)?;
-    let parameters = Parameters::read(&uri, &READ_PARAMETERS)?;
+async fn get(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<Response, Problem> {
+    let key = key_of(shared, uri)?;
+    let parameters = Parameters::read(uri, &READ_PARAMETERS)?;
     let deadline = Instant::now() + parameters.timeout(shared.limits())?;
-    parameters.staleness_max(&headers)?;
+    parameters.staleness_max(headers)?;
     if let Some(at) = parameters.at()? {
-        return past::get(&shared, key, at, deadline).await;
+        return past::get(shared, key, at, deadline).await;
     }
-    let consistency = reading::consistency(&shared, &parameters, &headers)?;
+    let consistency = reading::consistency(shared, &parameters, headers)?;
     let answer = shared.node.read(Query::get(key).encode(), consistency, remaining(deadline)).await;
-    let answer = answer.map_err(|failure| reading::refused(&shared, consistency, failure))?;
-    found(&shared, consistency, answer)
+    let answer = answer.map_err(|failure| reading::refused(shared, consistency, failure))?;
+    found(shared, consistency, answer)
 }
 
 fn found(shared: &Shared, consistency: Consistency, answer: ReadAnswer) -> Result<Response, Problem> {

@@ -1,13 +1,20 @@
 //! Accepting connections: bounded in number, with a time limit on every request's head, closed gracefully.
 
+use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderValue, Version, header};
+use axum::response::Response;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use hyper::Request;
 use hyper::body::Incoming;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -19,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::PeerNames;
 use crate::config::Limits;
+use crate::http::head_timer::HeadTimer;
 use crate::http::lingering::Lingering;
 use crate::http::tls::{Tls, TlsError, peer_names};
 
@@ -53,7 +61,23 @@ pub enum ServeError {
     Tls(#[from] TlsError),
 }
 
-/// A bound socket that serves a router.
+/// What answers the requests to a listener.
+pub trait Routes: Clone + Send + 'static {
+    /// The answer to one request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+impl Routes for Router {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        let answer: Result<_, Infallible> = TowerToHyperService::new(self.clone()).call(request).await;
+        match answer {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// A bound socket that serves routes.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -109,24 +133,19 @@ impl Listener {
     }
 
     /// Serves until `stop`; then finishes what is in flight, for at most `grace`.
-    pub async fn serve(self, router: Router, stop: CancellationToken, grace: Duration) {
+    pub async fn serve(self, routes: impl Routes, stop: CancellationToken, grace: Duration) {
         let closed = CancellationToken::new();
         let connections = TaskTracker::new();
         while let Some((stream, permit)) = self.accept(&stop).await {
             let connection = Connection {
-                router: router.clone(),
+                routes: routes.clone(),
                 tls: self.tls.clone(),
                 stop: stop.clone(),
+                closed: closed.clone(),
                 header_read_timeout: self.header_read_timeout,
                 _permit: permit,
             };
-            let closed = closed.clone();
-            connections.spawn(async move {
-                tokio::select! {
-                    () = connection.serve(stream) => {}
-                    () = closed.cancelled() => {}
-                }
-            });
+            connections.spawn(connection.serve(stream));
         }
         drop(self.socket);
         connections.close();
@@ -159,30 +178,36 @@ impl Listener {
 }
 
 /// One connection of a client.
-struct Connection {
-    router: Router,
+struct Connection<R> {
+    routes: R,
     tls: Option<Tls>,
     /// Cancelled when what is in flight is to be finished, and nothing more to be begun.
     stop: CancellationToken,
+    /// Cancelled when that has taken too long.
+    closed: CancellationToken,
     header_read_timeout: Duration,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Connection {
+impl<R: Routes> Connection<R> {
     async fn serve(self, stream: TcpStream) {
         // An answer is written at once and whole; waiting for more would only delay it.
         if stream.set_nodelay(true).is_err() {
             return; // closed by the client already
         }
         match self.tls.clone() {
-            None => self.serve_http(stream, None, std::future::pending()).await,
+            None => self.serve_http(stream, None, None::<std::future::Pending<()>>).await,
             Some(tls) => {
                 let handshake = tokio::time::timeout(self.header_read_timeout, tls.acceptor().accept(stream));
-                match handshake.await {
+                let handshake = tokio::select! {
+                    handshake = handshake => handshake,
+                    () = self.closed.cancelled() => return,
+                };
+                match handshake {
                     Ok(Ok(stream)) => {
                         let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
                         let names = peer_names(&chain);
-                        self.serve_http(stream, names, async move { tls.distrusts(&chain).await }).await;
+                        self.serve_http(stream, names, Some(async move { tls.distrusts(&chain).await })).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),
                     Err(_) => tracing::debug!("a client's TLS handshake took too long"),
@@ -197,65 +222,88 @@ impl Connection {
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         names: Option<PeerNames>,
-        distrusted: impl Future<Output = ()>,
+        distrusted: Option<impl Future<Output = ()> + Send>,
     ) {
-        let builder = builder(self.header_read_timeout);
+        let head_timer = HeadTimer::new();
+        let builder = builder(self.header_read_timeout, head_timer.clone());
         let (spoken, ending) = (Arc::new(Spoken::default()), Arc::new(AtomicBool::new(false)));
-        let (noted, ends) = (Arc::clone(&spoken), Arc::clone(&ending));
-        let router = TowerToHyperService::new(self.router);
-        let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        let (noted, ends, routes) = (Arc::clone(&spoken), Arc::clone(&ending), self.routes);
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             if let Some(names) = &names {
                 request.extensions_mut().insert(names.clone());
             }
             let one = request.version() <= Version::HTTP_11;
             (if one { &noted.one } else { &noted.two }).store(true, Ordering::Relaxed);
-            let (answer, ends) = (hyper::service::Service::call(&router, request), Arc::clone(&ends));
+            let (routes, ends) = (routes.clone(), Arc::clone(&ends));
             async move {
-                let mut answer = answer.await;
-                if let Ok(answer) = &mut answer
-                    && one
-                    && ends.load(Ordering::Relaxed)
-                {
+                let mut answer = routes.answer(request).await;
+                if one && ends.load(Ordering::Relaxed) {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                answer
+                Ok::<_, Infallible>(answer)
             }
         });
         let stream = Lingering::new(stream, self.stop.clone(), self.header_read_timeout);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let first_words = tokio::time::sleep(self.header_read_timeout);
-        let over = tokio::time::sleep(Duration::MAX);
-        tokio::pin!(connection, first_words, distrusted, over);
-        let (mut judged, mut finishing) = (false, false);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut moments = Moments::new();
+        moments.push(Box::pin(after(tokio::time::sleep(self.header_read_timeout), Moment::FirstWords)));
+        moments.push(Box::pin(after(head_timer.looks(self.header_read_timeout), Moment::Closed)));
+        moments.push(Box::pin(after(self.stop.cancelled(), Moment::Stopping)));
+        moments.push(Box::pin(after(self.closed.cancelled(), Moment::Closed)));
+        if let Some(distrusted) = distrusted {
+            moments.push(Box::pin(after(distrusted, Moment::Distrusted)));
+        }
         loop {
-            tokio::select! {
+            let moment = tokio::select! {
+                // A request is what nearly always comes; and a head that is late is seen by hyper before its timer looks again.
+                biased;
                 result = &mut connection => return log_end(result),
+                Some(moment) = moments.next() => moment,
+            };
+            match moment {
                 // Which protocol a client speaks is told by its first bytes, and nothing else limits the time for those.
-                () = &mut first_words, if !judged => {
-                    if !spoken.one.load(Ordering::Relaxed) && !spoken.two.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    judged = true;
-                }
-                () = self.stop.cancelled(), if !finishing => {
-                    finishing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = &mut distrusted, if !ending.load(Ordering::Relaxed) => {
+                Moment::FirstWords if spoken.none() => return,
+                Moment::FirstWords => {}
+                Moment::Stopping => connection.as_mut().graceful_shutdown(),
+                Moment::Distrusted => {
                     ending.store(true, Ordering::Relaxed);
-                    over.as_mut().reset(tokio::time::Instant::now() + DISTRUSTED_GRACE);
+                    moments.push(Box::pin(after(tokio::time::sleep(DISTRUSTED_GRACE), Moment::Over)));
                     // HTTP/2 has a word for it, which no request meets on its way. HTTP/1 has one in the next answer.
                     if spoken.two.load(Ordering::Relaxed) {
                         connection.as_mut().graceful_shutdown();
                     }
                 }
-                () = &mut over => {
+                Moment::Over => {
                     tracing::debug!("a client whose authority is none any more did not end its connection");
                     return;
                 }
+                Moment::Closed => return,
             }
         }
     }
+}
+
+/// What else can happen to a connection than requests. Waiting for all of it costs a request next to nothing: only what has
+/// happened is looked at.
+type Moments<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Moment> + Send + 'a>>>;
+
+#[derive(Clone, Copy)]
+enum Moment {
+    /// The time for a client to say which protocol it speaks is over.
+    FirstWords,
+    /// The node stops: what is in flight is finished.
+    Stopping,
+    /// The client's authority is none any more.
+    Distrusted,
+    /// And the client has not ended its connection since.
+    Over,
+    /// The time to finish is over, too.
+    Closed,
+}
+
+async fn after(what: impl Future<Output = ()>, moment: Moment) -> Moment {
+    what.await;
+    moment
 }
 
 /// Which protocols were spoken on a connection.
@@ -265,9 +313,15 @@ struct Spoken {
     two: AtomicBool,
 }
 
-fn builder(header_read_timeout: Duration) -> Builder<TokioExecutor> {
+impl Spoken {
+    fn none(&self) -> bool {
+        !self.one.load(Ordering::Relaxed) && !self.two.load(Ordering::Relaxed)
+    }
+}
+
+fn builder(header_read_timeout: Duration, head_timer: HeadTimer) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_read_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder.http1().timer(head_timer).header_read_timeout(header_read_timeout).max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -275,28 +275,41 @@ async fn read_bounded(mut body: Body, bytes_max: usize) -> Result<Option<Bytes>,
     Ok(Some(joined.map_or(first, BytesMut::freeze)))
 }
 
-/// Around every request to the client listener: the door, the bound on requests, the headers of every answer, the metrics.
-pub(crate) async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
-    let (began, version) = (Instant::now(), request.version());
+/// Around every request that a router answers.
+pub(crate) async fn around(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let route = path.as_ref().map_or("unmatched", MatchedPath::as_str);
-    // The door first: who is nobody here is told nothing, not even that the node is busy.
-    let admitted = shared.door.admit(ROUTES, &mut request);
-    let mut response = match admitted.map(|()| shared.requests.try_acquire()) {
-        Err(problem) => Shared::refuse(route, problem),
-        Ok(Ok(_permit)) => next.run(request).await,
-        Ok(Err(_)) => {
-            let max = shared.limits().requests_in_flight_max;
-            let problem =
-                Problem::new(Code::Overloaded, format!("{max} requests are in flight (limits.requests_in_flight_max)"));
-            let safe = request.method().is_safe();
-            (if safe { problem } else { problem.of_write() }).into_response()
-        }
-    };
-    shared.set_headers(&mut response, version);
-    shared.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
-    shared.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());
-    response
+    shared.guard(path.as_ref().map(MatchedPath::as_str), request, |request| next.run(request)).await
+}
+
+impl Shared {
+    /// Around every request to the client listener: the door, the bound on requests, the headers of every answer, the
+    /// metrics. `path` is that of the route.
+    pub(crate) async fn guard<F: Future<Output = Response>>(
+        &self,
+        path: Option<&str>,
+        mut request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response {
+        let (began, version) = (Instant::now(), request.version());
+        let route = path.unwrap_or("unmatched");
+        // The door first: who is nobody here is told nothing, not even that the node is busy.
+        let admitted = self.door.admit(ROUTES, path, &mut request);
+        let mut response = match admitted.map(|()| self.requests.try_acquire()) {
+            Err(problem) => Self::refuse(route, problem),
+            Ok(Ok(_permit)) => answer(request).await,
+            Ok(Err(_)) => {
+                let max = self.limits().requests_in_flight_max;
+                let detail = format!("{max} requests are in flight (limits.requests_in_flight_max)");
+                let problem = Problem::new(Code::Overloaded, detail);
+                let safe = request.method().is_safe();
+                (if safe { problem } else { problem.of_write() }).into_response()
+            }
+        };
+        self.set_headers(&mut response, version);
+        self.requests_total.with_label_values(&[route, response.status().as_str()]).inc();
+        self.request_duration.with_label_values(&[route]).observe(began.elapsed().as_secs_f64());
+        response
+    }
 }
 
 pub(crate) fn insert_name(headers: &mut HeaderMap, header: HeaderName, name: &NodeName) {
