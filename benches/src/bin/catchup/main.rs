@@ -7,11 +7,15 @@
 //! the same is written beforehand and a follower is killed and started again; in one of them it is away meanwhile, so
 //! that the log is compacted past it. The first run of a pair alternates.
 
+mod phases;
+
 use std::io;
 use std::time::{Duration, Instant};
 
 use raft_benches::load::{Puts, Seen, closed_loop, open_loop};
 use raft_benches::nodes::{Node, Nodes};
+
+use phases::Phases;
 
 /// The load that is measured.
 const LOAD: Puts = Puts { prefix: "load-", keys: 100_000, value_bytes: 256, batch: 1 };
@@ -24,7 +28,7 @@ const FILL_CLIENTS: usize = 8;
 const RUN_TIME: Duration = Duration::from_secs(30);
 /// How long the disks are left alone after the writing.
 const REST: Duration = Duration::from_secs(10);
-const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// One run.
 struct Run {
@@ -34,6 +38,7 @@ struct Run {
     sent_bytes: f64,
     caught_up_after: Duration,
     terms: u64,
+    phases: Phases,
 }
 
 async fn term(node: &Node) -> io::Result<u64> {
@@ -69,7 +74,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
     let before = (term(&nodes.nodes[leader]).await?, sent(&nodes.nodes[leader]).await?);
     nodes.nodes[follower].run()?;
     let begin = Instant::now();
-    let (mut memory, mut caught_up) = ([(0, 0); 2], None);
+    let (mut memory, mut caught_up, mut phases) = ([(0, 0); 2], None, Phases::default());
     let others: Vec<String> = nodes
         .nodes
         .iter()
@@ -87,6 +92,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
             if caught_up.is_none() && is_caught_up(&nodes.nodes[leader], &nodes.nodes[follower]).await {
                 caught_up = Some(begin.elapsed());
             }
+            phases.look(nodes, [leader, follower], begin.elapsed(), caught_up.is_some()).await;
         }
     };
     let seen = open_loop(&others, LOAD, rate, watching).await;
@@ -97,6 +103,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         sent_bytes: sent(leader).await? - before.1,
         caught_up_after: caught_up.unwrap_or_default(),
         terms: term(leader).await? - before.0,
+        phases,
     })
 }
 
@@ -146,7 +153,7 @@ async fn measure(megabytes: u64, pairs: u64, byte_rate: &str) -> io::Result<()> 
     for pair in 0..pairs {
         let mut runs = [None, None];
         for away in [pair % 2 == 1, pair % 2 == 0] {
-            let run = run(&mut nodes, rate, fill, round, away).await?;
+            let mut run = run(&mut nodes, rate, fill, round, away).await?;
             round += 1;
             let mib = |bytes: u64| bytes >> 20;
             let memory = run.memory.map(|(resident, own)| format!("{} ({})", mib(resident), mib(own)));
@@ -163,6 +170,7 @@ async fn measure(megabytes: u64, pairs: u64, byte_rate: &str) -> io::Result<()> 
                 memory[1],
                 run.terms
             );
+            run.phases.report(&nodes, &run.seen.puts, run.seen.time).await;
             runs[usize::from(away)] = Some(run);
         }
         if let [Some(without), Some(with)] = &runs {
