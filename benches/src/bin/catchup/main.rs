@@ -5,7 +5,7 @@
 //!
 //! First the peak: 64 clients in a closed loop. Then pairs of runs at 30 % of that, open loop. In both runs of a pair
 //! the same is written beforehand and a follower is killed and started again; in one of them it is away meanwhile, so
-//! that the log is compacted past it. The first run of a pair alternates.
+//! that the log is compacted past it. The first run of a pair alternates. Below each run stands what its phases cost.
 
 mod phases;
 
@@ -24,8 +24,10 @@ const PEAK_CLIENTS: usize = 64;
 const PEAK_TIME: Duration = Duration::from_secs(10);
 const SHARE_OF_PEAK: f64 = 0.3;
 const FILL_CLIENTS: usize = 8;
-/// The load runs so long at least; quantiles of a shorter time are those of single hiccups.
-const RUN_TIME: Duration = Duration::from_secs(30);
+/// The load runs so long, and so much longer for what was written: both runs of a pair alike, for a longer one sees
+/// more of whatever comes now and then, and fills more of the memory tables.
+const RUN_TIME: Duration = Duration::from_secs(45);
+const RUN_BYTES_PER_SECOND: u64 = 32 << 20;
 /// How long the disks are left alone after the writing.
 const REST: Duration = Duration::from_secs(10);
 const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +71,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         }
     }
     nodes.nodes[follower].kill();
+    let run_time = RUN_TIME + Duration::from_secs(fill.keys * FILL_VALUE_BYTES as u64 / RUN_BYTES_PER_SECOND);
     tokio::time::sleep(REST).await;
     let leader = nodes.leader().await?;
     let before = (term(&nodes.nodes[leader]).await?, sent(&nodes.nodes[leader]).await?);
@@ -83,7 +86,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         .map(|(_, node)| node.client.clone())
         .collect();
     let watching = async {
-        while caught_up.is_none() || begin.elapsed() < RUN_TIME {
+        while caught_up.is_none() || begin.elapsed() < run_time {
             tokio::time::sleep(SAMPLE_PAUSE).await;
             for (most, nth) in memory.iter_mut().zip([leader, follower]) {
                 let (resident, own) = nodes.nodes[nth].memory();
@@ -192,7 +195,7 @@ fn main() -> io::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut number = |default: u64| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(default);
     let (megabytes, pairs) = (number(2048), number(3));
-    let byte_rate = args.next().unwrap_or_else(|| "100MiB".to_owned());
+    let byte_rate = args.next().unwrap_or_else(|| "32MiB".to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(measure(megabytes, pairs, &byte_rate))
 }

@@ -63,11 +63,11 @@ impl Phase {
 }
 
 /// What all nodes and the disk have spent at a moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Spent {
     cpu: Duration,
-    syncs: f64,
-    sync_seconds: f64,
+    /// Of each node: syncs of the log, and their time in seconds.
+    syncs: Vec<(f64, f64)>,
 }
 
 impl Spent {
@@ -75,10 +75,16 @@ impl Spent {
         let mut spent = Self::default();
         for node in &nodes.nodes {
             spent.cpu += node.pid().and_then(cpu_of).unwrap_or_default();
-            spent.syncs += node.metric("raft_log_sync_duration_seconds_count").await.unwrap_or(0.0);
-            spent.sync_seconds += node.metric("raft_log_sync_duration_seconds_sum").await.unwrap_or(0.0);
+            let count = node.metric("raft_log_sync_duration_seconds_count").await.unwrap_or(0.0);
+            spent.syncs.push((count, node.metric("raft_log_sync_duration_seconds_sum").await.unwrap_or(0.0)));
         }
         spent
+    }
+
+    /// Milliseconds of a sync on each node since `before`, in the mean.
+    fn sync_ms(&self, before: &Self) -> Vec<f64> {
+        let each = self.syncs.iter().zip(&before.syncs);
+        each.map(|(now, then)| (now.1 - then.1) / (now.0 - then.0).max(1.0) * 1e3).collect()
     }
 }
 
@@ -113,17 +119,17 @@ impl Phases {
                 latencies.get(at).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
             };
             println!(
-                "    {:<10} from {:>6.1} s {:>7} puts: p50 {:>6.2} p99 {:>7.2} max {:>7.1} ms; mean sync {:>5.2} ms; CPU {:>4.0} %",
+                "    {:<10} from {:>6.1} s {:>7} puts: p50 {:>6.2} p99 {:>7.2} max {:>7.1} ms; CPU {:>4.0} %; syncs of each node {:.2?} ms",
                 phase.name(),
                 from.as_secs_f64(),
                 latencies.len(),
                 ms(0.5),
                 ms(0.99),
                 ms(1.0),
-                (after.sync_seconds - before.sync_seconds) / (after.syncs - before.syncs).max(1.0) * 1e3,
                 (after.cpu.saturating_sub(before.cpu)).as_secs_f64()
                     / (to.saturating_sub(*from)).as_secs_f64().max(0.01)
                     * 100.0,
+                after.sync_ms(before),
             );
         }
     }
