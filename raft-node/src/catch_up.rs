@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use raft_core::types::{Entry, Index};
 
 /// What may be sent in a second, at least.
-const PRICE_PER_SECOND: u64 = 32 << 20;
+const PRICE_PER_SECOND: u64 = 16 << 20;
 /// So much more than what is written meanwhile, so that whoever is behind comes nearer.
 const TIMES_WRITTEN: u64 = 2;
 /// An entry costs its bytes and this: small ones cost a follower far more than their bytes.
