@@ -68,9 +68,20 @@ fn random_bytes(seed: u64) -> impl Iterator<Item = u8> {
     .flatten()
 }
 
+/// One put of an open loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Put {
+    /// When it was due, since the loop's begin.
+    pub due: Duration,
+    /// How long after that its answer with 200 came.
+    pub latency: Duration,
+}
+
 /// What a load saw.
 #[derive(Debug)]
 pub struct Seen {
+    /// Each put of an open loop that was answered with 200, in the order of the answers.
+    pub puts: Vec<Put>,
     /// Answers with 200, in nanoseconds. In an open loop from the time at which the request was due.
     pub latency: Histogram<u64>,
     /// All other ends of a request.
@@ -84,7 +95,7 @@ pub struct Seen {
 impl Seen {
     fn new() -> Self {
         let latency = Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("valid bounds");
-        Self { latency, errors: 0, last_error: None, time: Duration::ZERO }
+        Self { puts: Vec::new(), latency, errors: 0, last_error: None, time: Duration::ZERO }
     }
 
     /// Puts per second.
@@ -182,7 +193,11 @@ pub async fn open_loop(hosts: &[String], puts: Puts, rate: f64, end: impl Future
                 let next = taken.lock().await.recv().await;
                 let Some((number, since)) = next else { return };
                 let answered = client.put(puts, number).await;
-                seen.borrow_mut().note(since, &answered);
+                let mut seen = seen.borrow_mut();
+                seen.note(since, &answered);
+                if answered.is_ok() {
+                    seen.puts.push(Put { due: since.duration_since(begin), latency: since.elapsed() });
+                }
             }
         });
     }

@@ -1,35 +1,63 @@
 //! The thread that completes appends whose entries are on the disk only, for followers that are behind.
 //!
 //! Appends to one peer stay in order: while a peer has anything here, its later appends with entries queue up behind.
-//! The replica's window of unanswered appends bounds how many that can be.
+//! The replica's window of unanswered appends bounds how many that can be. They go in pieces and at a rate
+//! ([`catch_up`](crate::catch_up)), one peer after the other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use raft_core::message::PeerMessage;
+use raft_core::message::{Message, PeerMessage};
 use raft_core::ports::LogReader;
 use raft_core::replica::{Fill, FillError};
-use raft_core::types::NodeId;
+use raft_core::runs::Span;
+use raft_core::types::{Entry, NodeId};
 
+use crate::catch_up;
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
+
+/// An append of more is sent as several: between them somebody else has a turn, and the follower's answers show that
+/// it moves.
+const PIECE_ENTRIES_MAX: usize = 256;
+const PIECE_BYTES_MAX: u64 = 256 << 10;
 
 #[derive(Debug)]
 enum Job {
     Fill(Fill),
     Complete(PeerMessage),
+    Piece(PeerMessage),
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    jobs: VecDeque<(NodeId, Job)>,
+    /// Per peer, in order; none is empty.
+    jobs: BTreeMap<NodeId, VecDeque<Job>>,
+    /// Who had the last turn.
+    last: NodeId,
     /// Jobs per peer that were put and not sent yet, the one in work included.
     unsent: BTreeMap<NodeId, usize>,
     closed: bool,
+}
+
+impl Waiting {
+    /// Takes a job of the peer whose turn it is.
+    fn next(&mut self) -> Option<(NodeId, Job)> {
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        let to = *self.jobs.range(after).next().or_else(|| self.jobs.iter().next())?.0;
+        let jobs = self.jobs.get_mut(&to)?;
+        let job = jobs.pop_front()?;
+        if jobs.is_empty() {
+            self.jobs.remove(&to);
+        }
+        self.last = to;
+        Some((to, job))
+    }
 }
 
 /// What waits for the filler.
@@ -67,7 +95,7 @@ impl FillQueue {
     }
 
     fn put(&self, waiting: &mut Waiting, to: NodeId, job: Job) {
-        waiting.jobs.push_back((to, job));
+        waiting.jobs.entry(to).or_default().push_back(job);
         *waiting.unsent.entry(to).or_default() += 1;
         self.wake.notify_one();
     }
@@ -78,11 +106,27 @@ impl FillQueue {
             if waiting.closed {
                 return None;
             }
-            if let Some(job) = waiting.jobs.pop_front() {
+            if let Some(job) = waiting.next() {
                 return Some(job);
             }
             self.wake.wait(&mut waiting);
         }
+    }
+
+    /// Puts the pieces of what was taken last for this peer before all that waits for it.
+    fn put_back(&self, to: NodeId, pieces: Vec<PeerMessage>) {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed || pieces.is_empty() {
+            return;
+        }
+        *waiting.unsent.entry(to).or_default() += pieces.len();
+        let jobs = waiting.jobs.entry(to).or_default();
+        pieces.into_iter().rev().for_each(|piece| jobs.push_front(Job::Piece(piece)));
+    }
+
+    /// Peers to which something is to be sent.
+    fn peers(&self) -> usize {
+        self.waiting.lock().unsent.len()
     }
 
     fn done(&self, to: NodeId) {
@@ -102,7 +146,14 @@ pub(crate) fn spawn(log: Arc<dyn LogReader>, queue: Arc<FillQueue>, shared: Arc<
         let sentinel = Sentinel { shared, thread: "filler" };
         let mut warned_at = None;
         while let Some((to, job)) = queue.take() {
-            work(&*log, &sentinel.shared, to, job, &mut warned_at);
+            match job {
+                Job::Piece(piece) => send(&queue, &sentinel.shared, to, piece),
+                Job::Complete(message) => queue.put_back(to, pieces(message)),
+                Job::Fill(fill) => {
+                    let filled = complete(&*log, &sentinel.shared, to, fill, &mut warned_at);
+                    queue.put_back(to, filled.map(pieces).unwrap_or_default());
+                }
+            }
             queue.done(to);
         }
     })
@@ -111,32 +162,83 @@ pub(crate) fn spawn(log: Arc<dyn LogReader>, queue: Arc<FillQueue>, shared: Arc<
 /// A failure that lasts comes again with every try; it is logged no oftener than this, and counted each time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-fn work(log: &dyn LogReader, shared: &Shared, to: NodeId, job: Job, warned_at: &mut Option<Instant>) {
-    let message = match job {
-        Job::Complete(message) => message,
-        Job::Fill(fill) => match fill.complete(log) {
-            Ok(message) => message,
-            Err(error) => {
-                let quiet = warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
-                if let (FillError::Read(error), false) = (&error, quiet) {
-                    *warned_at = Some(Instant::now());
-                    // A damaged or missing entry is never sent; the follower may still get it from another leader.
-                    tracing::error!(peer = %to, %error, "entries for a follower cannot be read");
-                }
-                shared.metrics.fill_failed();
-                shared.queue.complete(Event::FillFailed { to });
-                return;
+/// Reads what is missing of an append. None when it cannot be sent; the replica is told.
+fn complete(
+    log: &dyn LogReader,
+    shared: &Shared,
+    to: NodeId,
+    fill: Fill,
+    warned_at: &mut Option<Instant>,
+) -> Option<PeerMessage> {
+    match fill.complete(log) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            let quiet = warned_at.is_some_and(|at| at.elapsed() < WARN_INTERVAL);
+            if let (FillError::Read(error), false) = (&error, quiet) {
+                *warned_at = Some(Instant::now());
+                // A damaged or missing entry is never sent; the follower may still get it from another leader.
+                tracing::error!(peer = %to, %error, "entries for a follower cannot be read");
             }
-        },
+            shared.metrics.fill_failed();
+            shared.queue.complete(Event::FillFailed { to });
+            None
+        }
+    }
+}
+
+/// Sends a piece when it is its turn.
+fn send(queue: &FillQueue, shared: &Shared, to: NodeId, piece: PeerMessage) {
+    if let Message::Append { .. } = &piece.envelope.message {
+        let (commit, last) = {
+            let view = shared.view();
+            (view.status.commit_index, view.status.last.index)
+        };
+        let wait = shared.catch_up.wait(catch_up::price(&piece.entries), queue.peers(), commit, last);
+        // Short, so that the end of the node need not cut it off.
+        std::thread::sleep(wait);
+    }
+    shared.transport.send(to, piece);
+}
+
+/// An append as several that follow each other, if it is large: each is one that the leader could have sent.
+fn pieces(message: PeerMessage) -> Vec<PeerMessage> {
+    let Message::Append { entries: span, commit } = &message.envelope.message else { return vec![message] };
+    if message.entries.len() <= PIECE_ENTRIES_MAX && span.bytes <= PIECE_BYTES_MAX {
+        return vec![message];
+    }
+    let (mut prev, commit) = (span.prev, *commit);
+    let mut pieces = Vec::new();
+    let mut rest = &message.entries[..];
+    while !rest.is_empty() {
+        let (entries, after) = rest.split_at(piece_length(rest));
+        let Ok(span) = Span::of(prev, entries) else {
+            // What cannot be described is for the follower to refuse.
+            return vec![message];
+        };
+        prev = span.last();
+        let mut envelope = message.envelope.clone();
+        envelope.message = Message::Append { entries: span, commit };
+        pieces.push(PeerMessage { group: message.group, envelope, entries: entries.to_vec() });
+        rest = after;
+    }
+    pieces
+}
+
+/// How many of these entries, of which there are some, make a piece.
+fn piece_length(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += entry.size();
+        bytes <= PIECE_BYTES_MAX
     };
-    shared.transport.send(to, message);
+    entries.iter().take(PIECE_ENTRIES_MAX).take_while(fits).count().max(1)
 }
 
 #[cfg(test)]
 mod tests {
-    use raft_core::message::{Envelope, Message};
-    use raft_core::runs::Span;
-    use raft_core::types::{GroupId, Term};
+    use bytes::Bytes;
+    use raft_core::message::Envelope;
+    use raft_core::types::{EntryKind, GroupId, Index, LogId, Payload, Term};
 
     use super::*;
 
@@ -157,6 +259,15 @@ mod tests {
         assert!(matches!(queue.take(), Some((NodeId(2), Job::Fill(_)))));
         assert!(queue.queue_behind(append(2)).is_none(), "the one in work is not sent yet");
         queue.done(NodeId(2));
+        // One peer after the other.
+        assert!(matches!(queue.take(), Some((NodeId(2), Job::Complete(_)))));
+        queue.put_back(NodeId(2), vec![append(2), append(2)]);
+        queue.done(NodeId(2));
+        for _ in 0..2 {
+            assert!(matches!(queue.take(), Some((NodeId(2), Job::Piece(_)))));
+            assert!(queue.queue_behind(append(2)).is_none());
+            queue.done(NodeId(2));
+        }
         for _ in 0..2 {
             assert!(matches!(queue.take(), Some((NodeId(2), Job::Complete(_)))));
             queue.done(NodeId(2));
@@ -164,5 +275,55 @@ mod tests {
         assert!(queue.queue_behind(append(2)).is_some(), "all are sent");
         queue.close();
         assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn peers_take_turns() {
+        let queue = FillQueue::default();
+        for to in [2, 2, 2, 3, 3] {
+            queue.fill(Fill { message: append(to), tail: Vec::new() });
+        }
+        let order: Vec<u64> = std::iter::from_fn(|| (queue.peers() > 0).then(|| queue.take()).flatten())
+            .map(|(to, _)| {
+                queue.done(to);
+                to.0
+            })
+            .collect();
+        assert_eq!(order, [2, 3, 2, 3, 2]);
+    }
+
+    #[test]
+    fn a_large_append_goes_in_pieces_that_follow_each_other() {
+        let entry = |index: u64, bytes: usize| {
+            let id = LogId::new(Index(index), Term(1 + index / 1000));
+            Entry { id, kind: EntryKind::Normal, payload: Payload::new(Bytes::from(vec![7; bytes])) }
+        };
+        let message = |entries: Vec<Entry>| {
+            let prev = LogId::new(Index(entries[0].id.index.0 - 1), Term(1));
+            let mut message = append(2);
+            let span = Span::of(prev, &entries).expect("they follow each other");
+            message.envelope.message = Message::Append { entries: span, commit: Index(7) };
+            PeerMessage { entries, ..message }
+        };
+        let small = message((10..20).map(|index| entry(index, 100)).collect());
+        assert_eq!(pieces(small.clone()), vec![small]);
+        let huge = message(vec![entry(10, 2 << 20)]);
+        assert_eq!(pieces(huge.clone()), vec![huge]);
+        for large in [
+            message((10..2000).map(|index| entry(index, 100)).collect()),
+            message((990..1010).map(|index| entry(index, 100 << 10)).collect()),
+        ] {
+            let Message::Append { entries: whole, .. } = &large.envelope.message else { panic!("an append") };
+            let (mut prev, mut joined) = (whole.prev, Vec::new());
+            for piece in pieces(large.clone()) {
+                assert!(piece.entries.len() <= PIECE_ENTRIES_MAX);
+                let Message::Append { entries: span, commit } = &piece.envelope.message else { panic!("an append") };
+                assert!(span.bytes <= PIECE_BYTES_MAX && span.names(&piece.entries) && !span.is_empty());
+                assert_eq!((span.prev, *commit), (prev, Index(7)));
+                prev = span.last();
+                joined.extend(piece.entries);
+            }
+            assert_eq!((prev, joined), (whole.last(), large.entries));
+        }
     }
 }

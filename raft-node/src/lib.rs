@@ -92,6 +92,7 @@
 pub mod access;
 mod applier;
 #[cfg(all(feature = "rocksdb", feature = "quic", feature = "http"))]
+mod catch_up;
 mod certificates;
 mod clock;
 mod cluster_view;

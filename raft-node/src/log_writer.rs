@@ -64,6 +64,7 @@ impl LogQueue {
         for job in jobs {
             if let LogJob::Persist(persist) = &job {
                 shared.log_backlog_bytes.fetch_add(bytes(&persist.write), Ordering::AcqRel);
+                shared.catch_up.writes(&persist.write.entries);
             }
             waiting.jobs.push_back(job);
         }

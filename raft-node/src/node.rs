@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft_core::config::Config;
 use raft_core::ports::{LogStore, Recovered, StateMachine};
@@ -180,10 +180,18 @@ impl Opened {
         state_machine: StateMachineFactory,
         record: &FoundingRecord,
     ) -> Result<Self, String> {
+        let begun = Instant::now();
         let mut log = log().map_err(|error| format!("opening the log: {error}"))?;
+        let log_opened = begun.elapsed();
         let recovered = log.recover(GroupId::FIRST).map_err(|error| format!("recovering the log: {error}"))?;
+        let log_read = begun.elapsed();
         let mut machine = state_machine(record).map_err(|error| format!("opening the state machine: {error}"))?;
+        let state_opened = begun.elapsed();
         let before = machine.applied();
+        tracing::info!(
+            node = %shared.name, last = %recovered.last(), applied = %before, ?log_opened, ?log_read, ?state_opened,
+            "the log and the state are open"
+        );
         installer::open(&mut *machine, recovered.snapshot.as_ref(), &shared.snapshots, &shared.metrics)?;
         if machine.applied() != before {
             shared.marks.replaced(shared, &*machine.reader());

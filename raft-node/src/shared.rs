@@ -11,6 +11,7 @@ use raft_core::status::Status;
 use raft_core::types::{ClusterId, Incarnation, Index, NodeId, NodeName, Term};
 use tokio::sync::{Notify, watch};
 
+use crate::catch_up::CatchUp;
 use crate::clock::Clock;
 use crate::events::{EventKind, Tale, Timeline};
 use crate::founding::FoundingRecord;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) disk_failed: OnceLock<String>,
     /// Bytes of entries that wait for the log thread.
     pub(crate) log_backlog_bytes: AtomicU64,
+    /// How fast entries go to followers that are behind.
+    pub(crate) catch_up: CatchUp,
     pub(crate) draining: AtomicBool,
     /// Whether it was told that it may stop; see `stop_check`.
     pub(crate) cleared: AtomicBool,
@@ -198,6 +201,7 @@ impl Shared {
             caught_up: AtomicBool::new(false),
             disk_failed: OnceLock::new(),
             log_backlog_bytes: AtomicU64::new(0),
+            catch_up: CatchUp::new(Instant::now()),
             draining: AtomicBool::new(false),
             cleared: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

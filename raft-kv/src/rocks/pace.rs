@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// Bytes of rows a second, over all compactions. Far below what a disk can do, and above what a node that has just
 /// caught up is given to write in the meantime.
-const BYTES_PER_SECOND: u64 = 64 << 20;
+const BYTES_PER_SECOND: u64 = 24 << 20;
 /// Rows are counted, and time is looked at after so many bytes of them.
 const STRIDE_BYTES: u64 = 256 << 10;
 /// The longest sleep: a close of the database waits for it.

@@ -220,7 +220,7 @@ pub const FIELDS: &[Field] = &[
     field(
         "snapshot.max_bytes_per_second",
         Kind::Size,
-        Some("100MiB"),
+        Some("32MiB"),
         "Bytes of snapshots that this node sends in a second, to all members together. 0 for no limit.",
     ),
     field(

@@ -76,7 +76,7 @@ impl Default for SnapshotConfig {
             interval_entries: 1_000_000,
             interval_bytes: 1 << 30,
             interval: None,
-            bytes_per_second_max: 100 << 20,
+            bytes_per_second_max: 32 << 20,
             concurrency: 2,
         }
     }

@@ -5,13 +5,17 @@
 //!
 //! First the peak: 64 clients in a closed loop. Then pairs of runs at 30 % of that, open loop. In both runs of a pair
 //! the same is written beforehand and a follower is killed and started again; in one of them it is away meanwhile, so
-//! that the log is compacted past it. The first run of a pair alternates.
+//! that the log is compacted past it. The first run of a pair alternates. Below each run stands what its phases cost.
+
+mod phases;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use raft_benches::load::{Puts, Seen, closed_loop, open_loop};
 use raft_benches::nodes::{Node, Nodes};
+
+use phases::Phases;
 
 /// The load that is measured.
 const LOAD: Puts = Puts { prefix: "load-", keys: 100_000, value_bytes: 256, batch: 1 };
@@ -20,11 +24,13 @@ const PEAK_CLIENTS: usize = 64;
 const PEAK_TIME: Duration = Duration::from_secs(10);
 const SHARE_OF_PEAK: f64 = 0.3;
 const FILL_CLIENTS: usize = 8;
-/// The load runs so long at least; quantiles of a shorter time are those of single hiccups.
-const RUN_TIME: Duration = Duration::from_secs(30);
+/// The load runs so long, and so much longer for what was written: both runs of a pair alike, for a longer one sees
+/// more of whatever comes now and then, and fills more of the memory tables.
+const RUN_TIME: Duration = Duration::from_secs(45);
+const RUN_BYTES_PER_SECOND: u64 = 32 << 20;
 /// How long the disks are left alone after the writing.
 const REST: Duration = Duration::from_secs(10);
-const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// One run.
 struct Run {
@@ -34,6 +40,7 @@ struct Run {
     sent_bytes: f64,
     caught_up_after: Duration,
     terms: u64,
+    phases: Phases,
 }
 
 async fn term(node: &Node) -> io::Result<u64> {
@@ -64,12 +71,13 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         }
     }
     nodes.nodes[follower].kill();
+    let run_time = RUN_TIME + Duration::from_secs(fill.keys * FILL_VALUE_BYTES as u64 / RUN_BYTES_PER_SECOND);
     tokio::time::sleep(REST).await;
     let leader = nodes.leader().await?;
     let before = (term(&nodes.nodes[leader]).await?, sent(&nodes.nodes[leader]).await?);
     nodes.nodes[follower].run()?;
     let begin = Instant::now();
-    let (mut memory, mut caught_up) = ([(0, 0); 2], None);
+    let (mut memory, mut caught_up, mut phases) = ([(0, 0); 2], None, Phases::default());
     let others: Vec<String> = nodes
         .nodes
         .iter()
@@ -78,7 +86,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         .map(|(_, node)| node.client.clone())
         .collect();
     let watching = async {
-        while caught_up.is_none() || begin.elapsed() < RUN_TIME {
+        while caught_up.is_none() || begin.elapsed() < run_time {
             tokio::time::sleep(SAMPLE_PAUSE).await;
             for (most, nth) in memory.iter_mut().zip([leader, follower]) {
                 let (resident, own) = nodes.nodes[nth].memory();
@@ -87,6 +95,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
             if caught_up.is_none() && is_caught_up(&nodes.nodes[leader], &nodes.nodes[follower]).await {
                 caught_up = Some(begin.elapsed());
             }
+            phases.look(nodes, [leader, follower], begin.elapsed(), caught_up.is_some()).await;
         }
     };
     let seen = open_loop(&others, LOAD, rate, watching).await;
@@ -97,6 +106,7 @@ async fn run(nodes: &mut Nodes, rate: f64, fill: Puts, round: u64, away: bool) -
         sent_bytes: sent(leader).await? - before.1,
         caught_up_after: caught_up.unwrap_or_default(),
         terms: term(leader).await? - before.0,
+        phases,
     })
 }
 
@@ -146,7 +156,7 @@ async fn measure(megabytes: u64, pairs: u64, byte_rate: &str) -> io::Result<()> 
     for pair in 0..pairs {
         let mut runs = [None, None];
         for away in [pair % 2 == 1, pair % 2 == 0] {
-            let run = run(&mut nodes, rate, fill, round, away).await?;
+            let mut run = run(&mut nodes, rate, fill, round, away).await?;
             round += 1;
             let mib = |bytes: u64| bytes >> 20;
             let memory = run.memory.map(|(resident, own)| format!("{} ({})", mib(resident), mib(own)));
@@ -163,6 +173,7 @@ async fn measure(megabytes: u64, pairs: u64, byte_rate: &str) -> io::Result<()> 
                 memory[1],
                 run.terms
             );
+            run.phases.report(&nodes, &run.seen.puts, run.seen.time).await;
             runs[usize::from(away)] = Some(run);
         }
         if let [Some(without), Some(with)] = &runs {
@@ -184,7 +195,7 @@ fn main() -> io::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut number = |default: u64| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(default);
     let (megabytes, pairs) = (number(2048), number(3));
-    let byte_rate = args.next().unwrap_or_else(|| "100MiB".to_owned());
+    let byte_rate = args.next().unwrap_or_else(|| "32MiB".to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(measure(megabytes, pairs, &byte_rate))
 }
