@@ -8,8 +8,8 @@ use raft_core::ports::StoreError;
 use raft_core::runs::TermRun;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId};
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions, LogLevel, Options,
-    ReadOptions,
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions,
+    LogLevel, Options, ReadOptions,
 };
 
 use crate::group::Group;
@@ -42,7 +42,7 @@ const LEVEL_BASE_BYTES: u64 = 512 << 20;
 /// Settings that the crate has no function for.
 ///
 /// An error of a background job is final too: RocksDB would otherwise clear "no space" by itself, and go on with a WAL
-/// whose end nobody knows. The protection bytes and checks find bits that flip in memory and on the way to a table.
+/// whose end nobody knows. Every table is read back and checked before the WAL behind it goes.
 ///
 /// What is read from a WAL at open is written to a table and synced at once: after a sync that failed, the WAL may have
 /// come from a page cache that no disk backs.
@@ -51,8 +51,15 @@ const LEVEL_BASE_BYTES: u64 = 512 << 20;
 /// syncs; after a loss of power it may have its old length. With that setting RocksDB takes the longer file for damage
 /// and drops the WAL files after it, whose batches were synced and acknowledged. That none is missing the batches'
 /// sequence tells, and our evidence.
-const SETTINGS: &str = "max_bgerror_resume_count=0;memtable_protection_bytes_per_key=8;\
-    block_protection_bytes_per_key=8;paranoid_file_checks=true;avoid_flush_during_recovery=false";
+const SETTINGS: &str = "max_bgerror_resume_count=0;paranoid_file_checks=true;avoid_flush_during_recovery=false";
+/// RocksDB's own sum of each key in memory, for the groups' states alone: one small record for each batch, and what a start
+/// rests on. Every entry carries checksums of ours over its key, header and payload. They are looked at before it is
+/// written and whenever it is read, and one that is missing is noticed by its index; the sums would find the same, at the
+/// price of a second one for every entry on the writer's thread, and a third when it goes to a table.
+const STATE_SETTINGS: &str = "memtable_protection_bytes_per_key=8;block_protection_bytes_per_key=8";
+/// Entries are read in stretches. Each table is read back block by block when it is made, so larger blocks are fewer
+/// system calls beside the writer.
+const BLOCK_BYTES: usize = 32 << 10;
 /// WAL files that are kept to be written again. Overwriting a file needs no new block and no new length in the file
 /// system's journal, so a sync costs about half.
 const RECYCLED_WAL_FILES: usize = 4;
@@ -89,8 +96,25 @@ impl Database {
             _ => StoreError::Io { doing: format!("opening {}", path.display()), reason: error.to_string() },
         };
         refuse_endless(path)?;
+        let options = Self::options(log, "").map_err(failed)?;
+        let entries = {
+            let mut levels = [DBCompressionType::Lz4; LEVELS];
+            levels[..COMPRESSED_FROM_LEVEL].fill(DBCompressionType::None);
+            let mut entries = options.clone();
+            entries.set_compression_per_level(&levels);
+            entries.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
+            entries.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
+            entries
+        };
+        let state = Self::options(log, STATE_SETTINGS).map_err(failed)?;
+        let families = [ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(STATE, state)];
+        Ok(Self { db: DB::open_cf_descriptors(&options, path, families).map_err(failed)? })
+    }
+
+    /// What the database and both families have in common, and `settings`.
+    fn options(log: &LogOptions, settings: &str) -> Result<Options, rocksdb::Error> {
         // First of all, and on fresh options: what it returns has forgotten what must outlive it.
-        let mut options = Options::default().get_options_from_string(SETTINGS).map_err(failed)?;
+        let mut options = Options::default().get_options_from_string(format!("{SETTINGS};{settings}"))?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_paranoid_checks(true);
@@ -109,18 +133,10 @@ impl Database {
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
-        let entries = {
-            let mut levels = [DBCompressionType::Lz4; LEVELS];
-            levels[..COMPRESSED_FROM_LEVEL].fill(DBCompressionType::None);
-            let mut entries = options.clone();
-            entries.set_compression_per_level(&levels);
-            entries.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
-            entries.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
-            entries
-        };
-        let families =
-            [ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(STATE, options.clone())];
-        Ok(Self { db: DB::open_cf_descriptors(&options, path, families).map_err(failed)? })
+        let mut table = BlockBasedOptions::default();
+        table.set_block_size(BLOCK_BYTES);
+        options.set_block_based_table_factory(&table);
+        Ok(options)
     }
 
     pub(crate) fn db(&self) -> &DB {

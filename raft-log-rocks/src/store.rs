@@ -22,6 +22,11 @@ use crate::record::{
 use crate::small_file;
 use crate::sweeper::Sweeper;
 
+/// Bytes that an entry takes in a batch beside its payload: RocksDB's tag and lengths, key and header.
+const ENTRY_ROOM: usize = 48;
+/// Bytes that the batch's own header and a group's state take: nearly always less.
+const STATE_ROOM: usize = 256;
+
 /// Settings of a [`RocksLog`].
 #[derive(Clone)]
 pub struct LogOptions {
@@ -247,7 +252,10 @@ impl RocksLog {
     }
 
     fn write_all(&mut self, writes: &[LogWrite]) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
+        // At once as large as it becomes: nothing is moved while it grows.
+        let entries = writes.iter().flat_map(|write| &write.entries);
+        let room = entries.map(|entry| ENTRY_ROOM + entry.payload.bytes().len()).sum::<usize>();
+        let mut batch = WriteBatch::with_capacity_bytes(STATE_ROOM + room);
         let mut changed = BTreeSet::new();
         let mut operations = 0;
         for write in writes {

@@ -10,7 +10,7 @@ use crate::wire::take_frame;
 /// The pieces that a lane would write for these messages; none when one of them breaks the limits.
 #[must_use]
 pub fn encode(messages: &[PeerMessage], limits: &Limits) -> Option<Vec<Bytes>> {
-    let mut batch = Batch::default();
+    let mut batch = Batch::with_room_for(messages);
     messages.iter().all(|message| batch.push(message, limits)).then(|| batch.finish().0)
 }
 

@@ -24,8 +24,9 @@ pub(crate) const CONTROL_PRIORITY: i32 = 20;
 pub(crate) const REQUEST_PRIORITY: i32 = 10;
 const APPEND_PRIORITY: i32 = 0;
 pub(crate) const SNAPSHOT_PRIORITY: i32 = -10;
-/// Bytes of messages that a writer takes from its lane at once.
-const BATCH_BYTES: usize = 256 << 10;
+/// Bytes of messages that a writer takes from its lane at once: about what QUIC sends with one or two system calls. Then
+/// these are sent, and the other side has work, while the next ones are encoded.
+const BATCH_BYTES: usize = 32 << 10;
 /// Pieces that a reader takes from QUIC at once.
 const READ_PIECES: usize = 64;
 /// First size of a read buffer. Payloads of many small frames share one.
@@ -261,6 +262,8 @@ async fn write_lane(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Sessi
             Some(_) => lane.count_dropped(messages.len() as u64),
         }
         messages.clear();
+        // The connection's own task sends what was written.
+        tokio::task::yield_now().await;
     }
     if let Some(quinn::WriteError::Stopped(_)) = failed {
         // The other side takes no Raft messages on this connection: it does not know this node's id yet.
@@ -271,7 +274,7 @@ async fn write_lane(shared: Arc<Shared>, link: Arc<PeerLink>, session: Arc<Sessi
 }
 
 fn encode(shared: &Shared, link: &PeerLink, kind: StreamKind, messages: &[PeerMessage]) -> (Vec<Bytes>, u64) {
-    let mut batch = Batch::default();
+    let mut batch = Batch::with_room_for(messages);
     for message in messages {
         if !batch.push(message, &shared.config.limits) {
             link.lane(kind).count_dropped(1);

@@ -3,20 +3,23 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use raft_core::handover::{Priority, Standing};
 use raft_core::message::{Envelope, Message, PeerMessage};
 use raft_core::runs::Span;
 use raft_core::types::{Entry, EntryKind, GroupId, Index, LogId, NodeId, Payload, Term};
 
 use super::control;
-use super::{Frame, Malformed, StreamKind, frame_type, put_head};
+use super::{Frame, Malformed, StreamKind, append, frame_type, put_head, put_head_with};
 use crate::config::Limits;
 
 /// Payloads up to this many bytes are copied into the batch's buffer. Every piece that is handed to QUIC apart costs a
 /// search through all unacknowledged pieces whenever a packet is made, which for small payloads is dearer than the
 /// copy; larger ones are handed on as they are.
 pub(crate) const COPY_BYTES_MAX: usize = 4096;
+/// Bytes that header and control part take, but for the lists of entries: nearly always less.
+const HEAD_ROOM: usize = 96;
+/// Bytes that the lists take for an entry: nearly always less.
+const ENTRY_NAMES_ROOM: usize = 16;
 
 /// The lane that a message travels in. What carries entries keeps its order; everything else is small and must not wait
 /// for that.
@@ -41,6 +44,17 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// With room for these messages, so that nothing is moved while they are pushed.
+    pub(crate) fn with_room_for(messages: &[PeerMessage]) -> Self {
+        let copied = |entry: &Entry| {
+            let len = entry.payload.bytes().len();
+            ENTRY_NAMES_ROOM + if len <= COPY_BYTES_MAX { len } else { 0 }
+        };
+        let frame = |message: &PeerMessage| HEAD_ROOM + message.entries.iter().map(copied).sum::<usize>();
+        let buffer = BytesMut::with_capacity(messages.iter().map(frame).sum());
+        Self { buffer, pieces: Vec::with_capacity(1) }
+    }
+
     /// Appends a frame. Returns false, with nothing appended, when the message breaks the limits.
     pub(crate) fn push(&mut self, message: &PeerMessage, limits: &Limits) -> bool {
         let Envelope { from, to, term, message: content } = &message.envelope;
@@ -99,11 +113,11 @@ impl Batch {
                 put(frame_type::REMOVED, &control::Removed { from, to, term, configuration: configuration.0 })
             }
             Message::Append { entries, commit } => {
-                let rest = control::Append { commit: commit.0, ..Default::default() };
+                let rest = append::Head { commit: commit.0, ..Default::default() };
                 self.push_entries(frame_type::APPEND, message, entries.prev, rest, limits)
             }
             Message::Suffix { entries, last } => {
-                let rest = control::Append { last_index: last.index.0, last_term: last.term.0, ..Default::default() };
+                let rest = append::Head { last_index: last.index.0, last_term: last.term.0, ..Default::default() };
                 self.push_entries(frame_type::SUFFIX, message, entries.prev, rest, limits)
             }
         }
@@ -115,7 +129,7 @@ impl Batch {
         kind: u8,
         message: &PeerMessage,
         prev: LogId,
-        rest: control::Append,
+        rest: append::Head,
         limits: &Limits,
     ) -> bool {
         let entries = &message.entries;
@@ -123,19 +137,17 @@ impl Batch {
         if entries.len() > limits.frame_entries_max || body_len > limits.frame_bytes_max {
             return false;
         }
-        let control = control::Append {
+        let head = append::Head {
             from: message.envelope.from.0,
             to: message.envelope.to.0,
             term: message.envelope.term.0,
             prev_index: prev.index.0,
             prev_term: prev.term.0,
-            terms: entries.iter().map(|entry| entry.id.term.0).collect(),
-            kinds: entries.iter().map(|entry| entry.kind.code()).collect(),
-            lengths: entries.iter().map(|entry| entry.payload.bytes().len() as u32).collect(),
-            checksums: entries.iter().map(|entry| entry.payload.checksum()).collect(),
             ..rest
         };
-        if !put_head(&mut self.buffer, kind, message.group.0, &control, body_len, limits) {
+        let control = append::Control::new(head, entries);
+        let lens = (control.encoded_len(), body_len);
+        if !put_head_with(&mut self.buffer, kind, message.group.0, lens, limits, |buffer| control.put(buffer)) {
             return false;
         }
         for entry in entries {
@@ -357,46 +369,35 @@ pub(super) fn parse<M: prost::Message + Default>(frame: &Frame) -> Result<M, Mal
 }
 
 fn decode_entries(frame: Frame, limits: &Limits) -> Result<PeerMessage, Malformed> {
-    let kind = frame.kind;
-    let append = control::Append::decode(frame.control).map_err(|_| Malformed::Control)?;
-    let count = append.terms.len();
-    if count > limits.frame_entries_max {
-        return Err(Malformed::TooManyEntries);
-    }
-    let lengths_sum: u64 = append.lengths.iter().map(|length| u64::from(*length)).sum();
-    if append.kinds.len() != count
-        || append.lengths.len() != count
-        || append.checksums.len() != count
-        || lengths_sum != frame.body.len() as u64
-    {
+    let append = append::Parsed::of(&frame.control, limits.frame_entries_max)?;
+    if append.bytes != frame.body.len() as u64 {
         return Err(Malformed::EntryLists);
     }
-    let prev = log_id(append.prev_index, append.prev_term)?;
+    let head = append.head;
+    let prev = log_id(head.prev_index, head.prev_term)?;
     let mut body = frame.body;
-    let mut entries = Vec::with_capacity(count);
+    let mut entries = Vec::with_capacity(append.count);
     let mut sound = true;
-    for (position, term) in append.terms.iter().enumerate() {
-        // The payloads stay where they were read: each is a view of the read buffer.
-        let payload =
-            Payload::with_checksum(body.split_to(append.lengths[position] as usize), append.checksums[position]);
+    append.for_each(|item| {
+        // The payloads stay where they were read: each is a view of the read buffer. Their lengths add up to it.
+        let payload = Payload::with_checksum(body.split_to(item.length as usize), item.checksum);
         sound &= payload.verify();
         entries.push(Entry {
-            id: LogId::new(prev.index.plus(position as u64 + 1), Term(*term)),
-            kind: EntryKind::from_code(append.kinds[position]),
+            id: LogId::new(prev.index.plus(entries.len() as u64 + 1), Term(item.term)),
+            kind: EntryKind::from_code(item.kind),
             payload,
         });
-    }
+    });
     let span = Span::of(prev, &entries).map_err(|_| Malformed::EntrySpan)?;
     if !sound {
         return Err(Malformed::PayloadChecksum);
     }
-    let message = if kind == frame_type::SUFFIX {
-        Message::Suffix { entries: span, last: log_id(append.last_index, append.last_term)? }
+    let message = if frame.kind == frame_type::SUFFIX {
+        Message::Suffix { entries: span, last: log_id(head.last_index, head.last_term)? }
     } else {
-        Message::Append { entries: span, commit: index(append.commit)? }
+        Message::Append { entries: span, commit: index(head.commit)? }
     };
-    let envelope =
-        Envelope { from: NodeId(append.from), to: NodeId(append.to), term: checked_term(append.term)?, message };
+    let envelope = Envelope { from: NodeId(head.from), to: NodeId(head.to), term: checked_term(head.term)?, message };
     Ok(PeerMessage { group: GroupId(frame.group), envelope, entries })
 }
 

@@ -3,13 +3,14 @@
 //! A frame is a fixed header, a control part (protobuf) and a body of raw bytes. Nothing is allocated for a frame
 //! before its header has been checked against the limits, and nothing here panics on what a peer sends.
 
+mod append;
 pub(crate) mod control;
 pub(crate) mod hello;
 pub(crate) mod message;
 pub(crate) mod reader;
 pub(crate) mod snapshot;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::config::Limits;
 
@@ -289,12 +290,13 @@ pub(crate) fn take_frame(buffer: &mut BytesMut, limits: &Limits) -> Result<Optio
         buffer.reserve(frame_len - buffer.len());
         return Ok(None);
     }
-    let mut rest = buffer.split_to(frame_len).freeze().split_off(HEADER_LEN);
-    let control = rest.split_to(header.control_len);
-    if crc32c::crc32c(&control) != header.control_checksum {
+    if crc32c::crc32c(&buffer[HEADER_LEN..HEADER_LEN + header.control_len]) != header.control_checksum {
         return Err(Malformed::ControlChecksum);
     }
-    Ok(Some(Frame { kind: header.kind, group: header.group, control, body: rest }))
+    buffer.advance(HEADER_LEN);
+    let control = buffer.split_to(header.control_len).freeze();
+    let body = buffer.split_to(header.body_len).freeze();
+    Ok(Some(Frame { kind: header.kind, group: header.group, control, body }))
 }
 
 /// Appends the header and the control part of a frame; the caller appends `body_len` bytes of body. Returns false, with
@@ -307,14 +309,31 @@ pub(crate) fn put_head(
     body_len: usize,
     limits: &Limits,
 ) -> bool {
-    let control_len = control.encoded_len();
+    let lens = (control.encoded_len(), body_len);
+    put_head_with(buffer, kind, group, lens, limits, |buffer| control.encode_raw(buffer))
+}
+
+/// As [`put_head`], with a control part of `control_len` bytes that `put_control` appends.
+fn put_head_with(
+    buffer: &mut BytesMut,
+    kind: u8,
+    group: u64,
+    (control_len, body_len): (usize, usize),
+    limits: &Limits,
+    put_control: impl FnOnce(&mut BytesMut),
+) -> bool {
     if control_len > limits.control_bytes_max || HEADER_LEN + control_len + body_len > limits.frame_bytes_max {
         return false;
     }
     let start = buffer.len();
     buffer.reserve(HEADER_LEN + control_len);
     buffer.extend_from_slice(&[0; HEADER_LEN]);
-    control.encode_raw(buffer);
+    put_control(buffer);
+    debug_assert_eq!(
+        buffer.len() - start,
+        HEADER_LEN + control_len,
+        "the control part is as long as it was said to be"
+    );
     let control_checksum = crc32c::crc32c(&buffer[start + HEADER_LEN..]);
     let head = &mut buffer[start..start + HEADER_LEN];
     head[0..2].copy_from_slice(&MAGIC.to_be_bytes());

@@ -19,6 +19,10 @@ use raft_benches::cluster::data_dir;
 use raft_benches::rounds::{Anything, Arguments};
 use raft_benches::rows::Row;
 
+/// That of the product's program, for both sides.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Runs the program of the rows that compare with other Raft libraries.
 fn peers(program: &str, arguments: &Arguments, rows: &[&str], directory: &Path) -> Result<Vec<Row>, Anything> {
     let json = directory.join("peers.json");
