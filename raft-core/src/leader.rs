@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::changes::Pending;
-use crate::config::LogRepair;
+use crate::config::{LogRepair, PROBE_BYTES_MAX, PROBE_ENTRIES_MAX};
 use crate::effect::{Effect, Rejection, Source};
 use crate::handover::{Standing, Succession};
 use crate::lease::giver::Giver;
@@ -398,7 +398,7 @@ fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects
         entries: config.inflight_entries_max,
         bytes: config.inflight_bytes_max,
     };
-    let (bytes_max, append_entries_max) = (config.append_bytes_max, config.append_entries_max);
+    let (append_bytes_max, append_entries_max) = (config.append_bytes_max, config.append_entries_max);
     while let Some(room) = progress.room(window) {
         // The entry before the first one is not here any more. Raft §7 [F13-SEND]
         if progress.next_index <= member.log.base().index {
@@ -409,10 +409,15 @@ fn replicate(member: &mut Member, peer: NodeId, progress: &mut Progress, effects
             }
             return;
         }
-        let entries_max = room.min(append_entries_max);
         let first = progress.next_index;
         let last = member.log.last().index;
         let probing = progress.state_name() == "probe";
+        let (bytes_max, entries_max) = if probing {
+            (append_bytes_max.min(PROBE_BYTES_MAX), append_entries_max.min(PROBE_ENTRIES_MAX))
+        } else {
+            (append_bytes_max, append_entries_max)
+        };
+        let entries_max = room.min(entries_max);
         let (reach, bytes) = if entries_max == 0 || first > last {
             if !probing {
                 return;

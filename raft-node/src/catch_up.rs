@@ -13,16 +13,14 @@ use raft_core::types::{Entry, Index};
 
 /// What may be sent in a second, at least.
 const PRICE_PER_SECOND: u64 = 16 << 20;
-/// So much more than what is written meanwhile, so that whoever is behind comes nearer.
-const TIMES_WRITTEN: u64 = 2;
 /// An entry costs its bytes and this: small ones cost a follower far more than their bytes.
 const ENTRY_PRICE: u64 = 4 << 10;
 /// How often it is looked how much is written.
 const WINDOW: Duration = Duration::from_secs(1);
 /// When entries wait for so long to be committed, they may wait for those who are behind: then nothing holds these back.
 const LATE: Duration = Duration::from_millis(250);
-/// No follower waits longer for its next entries. When it has answered two heartbeats without having got any, the leader
-/// takes them for lost.
+/// No follower waits longer for its next entries, nor longer than half the time between two heartbeats: when it has answered
+/// two of them without having got any, the leader takes them for lost.
 const WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// What an entry or many of them cost.
@@ -39,8 +37,8 @@ pub(crate) struct CatchUp {
 }
 
 impl CatchUp {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { written: AtomicU64::new(0), pace: Mutex::new(Pace::new(now)) }
+    pub(crate) fn new(now: Instant, heartbeat_interval: Duration) -> Self {
+        Self { written: AtomicU64::new(0), pace: Mutex::new(Pace::new(now, heartbeat_interval)) }
     }
 
     /// Notes what is written to the log of this node.
@@ -69,29 +67,34 @@ struct Look {
 struct Pace {
     /// When it was last looked how much is written, and how much it was.
     looked: (Instant, u64),
-    /// Price per second; none while nothing is written that could be in a hurry.
-    rate: Option<u64>,
+    /// Price per second of what is written; none while nothing is that could be in a hurry.
+    written: Option<u64>,
     /// Where the log ended a while ago, and when.
     end: (Instant, Index),
     /// Whether what it ended with was committed in time.
     late: bool,
     /// When all that was sent is paid for.
     paid_at: Instant,
+    wait_max: Duration,
 }
 
 impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { looked: (now, 0), rate: None, end: (now, Index::ZERO), late: false, paid_at: now }
+    fn new(now: Instant, heartbeat_interval: Duration) -> Self {
+        let wait_max = WAIT_MAX.min(heartbeat_interval / 2);
+        Self { looked: (now, 0), written: None, end: (now, Index::ZERO), late: false, paid_at: now, wait_max }
     }
 
     fn wait(&mut self, price: u64, followers: usize, look: Look) -> Duration {
         self.look(look);
         let now = look.now;
-        let Some(rate) = self.rate.filter(|_| !self.late) else {
+        let Some(written) = self.written.filter(|_| !self.late) else {
             self.paid_at = now;
             return Duration::ZERO;
         };
-        let most = WAIT_MAX / u32::try_from(followers.max(1)).unwrap_or(u32::MAX);
+        // Each gets what is written meanwhile, in turns, and all together as much once more: so each comes nearer.
+        let shares = u32::try_from(followers.max(1)).unwrap_or(u32::MAX);
+        let rate = written.saturating_mul(u64::from(shares) + 1).max(PRICE_PER_SECOND);
+        let most = self.wait_max / shares;
         let wait = self.paid_at.saturating_duration_since(now).min(most);
         self.paid_at = now + wait + Duration::from_secs_f64(price as f64 / rate as f64);
         wait
@@ -102,7 +105,7 @@ impl Pace {
         if since >= WINDOW {
             let written_now = written.saturating_sub(self.looked.1);
             let per_second = (written_now as f64 / since.as_secs_f64()) as u64;
-            self.rate = (written_now > 0).then(|| (TIMES_WRITTEN * per_second).max(PRICE_PER_SECOND));
+            self.written = (written_now > 0).then_some(per_second);
             self.looked = (now, written);
         }
         if now.saturating_duration_since(self.end.0) >= LATE {
@@ -116,11 +119,13 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A cluster that writes so much a second and commits it at once, looked at every 10 ms: the price that goes to one
-    /// who is behind within a second, after some seconds, in pieces of so much.
-    fn sent_in_a_second(written_per_second: u64, piece: u64, lag: u64) -> u64 {
+    const HEARTBEAT: Duration = Duration::from_millis(40);
+
+    /// A cluster that writes so much a second and commits it `lag` entries later: the price that goes to those who are behind
+    /// within a second, after some seconds, in pieces of so much.
+    fn sent_in_a_second(written_per_second: u64, piece: u64, lag: u64, followers: usize) -> u64 {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
+        let mut pace = Pace::new(begin, HEARTBEAT);
         let (mut now, mut sent) = (begin, 0);
         let (from, to) = (begin + Duration::from_secs(4), begin + Duration::from_secs(5));
         while now < to {
@@ -128,7 +133,7 @@ mod tests {
             let written = (seconds * written_per_second as f64) as u64;
             let last = Index(1000 + written / 1000);
             let look = Look { now, written, commit: Index(last.0.saturating_sub(lag)), last };
-            now += pace.wait(piece, 1, look);
+            now += pace.wait(piece, followers, look);
             sent += if now >= from { piece } else { 0 };
             // The reading of it.
             now += Duration::from_micros(100);
@@ -140,25 +145,27 @@ mod tests {
     fn what_is_sent_has_a_rate_and_it_is_above_what_is_written() {
         let near = |sent: u64, rate: u64| (rate * 9 / 10..=rate * 11 / 10).contains(&sent);
         let piece = 256 << 10;
-        let sent = sent_in_a_second(1 << 20, piece, 0);
+        let sent = sent_in_a_second(1 << 20, piece, 0, 1);
         assert!(near(sent, PRICE_PER_SECOND), "{sent}");
-        let sent = sent_in_a_second(100 << 20, piece, 0);
-        assert!(near(sent, 200 << 20), "{sent}");
+        for followers in 1..5 {
+            let sent = sent_in_a_second(100 << 20, piece, 0, followers);
+            assert!(near(sent, (followers as u64 + 1) * (100 << 20)), "{sent}: each gets more than what is written");
+        }
     }
 
     #[test]
     fn where_nothing_is_written_or_commits_wait_nobody_is_held_back() {
         let piece = 256 << 10;
         let free = 10_000 * piece;
-        assert_eq!(sent_in_a_second(0, piece, 0), free);
+        assert_eq!(sent_in_a_second(0, piece, 0, 1), free);
         // Entries of more than a quarter of a second are not committed: perhaps because whoever is behind is needed.
-        assert_eq!(sent_in_a_second(1 << 20, piece, 600), free);
+        assert_eq!(sent_in_a_second(1 << 20, piece, 600, 1), free);
     }
 
     #[test]
     fn no_follower_waits_so_long_that_its_entries_are_taken_for_lost() {
         let begin = Instant::now();
-        let mut pace = Pace::new(begin);
+        let mut pace = Pace::new(begin, HEARTBEAT);
         let mut look = Look { now: begin, written: 0, commit: Index(1), last: Index(1) };
         pace.wait(1, 1, look);
         look.now += WINDOW;
@@ -167,5 +174,6 @@ mod tests {
         pace.wait(PRICE_PER_SECOND, 1, look);
         assert_eq!(pace.wait(PRICE_PER_SECOND, 1, look), WAIT_MAX);
         assert_eq!(pace.wait(PRICE_PER_SECOND, 4, look), WAIT_MAX / 4);
+        assert_eq!(Pace::new(begin, Duration::from_millis(10)).wait_max, Duration::from_millis(5));
     }
 }

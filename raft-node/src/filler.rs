@@ -1,7 +1,8 @@
 //! The thread that completes appends whose entries are on the disk only, for followers that are behind.
 //!
 //! Appends to one peer stay in order: while a peer has anything here, its later appends with entries queue up behind.
-//! The replica's window of unanswered appends bounds how many that can be. They go in pieces and at a rate
+//! The replica's window of unanswered appends bounds how many that can be: an append that does not follow the last one here
+//! begins a new window, and what is left of the old one goes. They go in pieces and at a rate
 //! ([`catch_up`](crate::catch_up)), one peer after the other.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,20 +13,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use raft_core::config::{PROBE_BYTES_MAX, PROBE_ENTRIES_MAX};
 use raft_core::message::{Message, PeerMessage};
 use raft_core::ports::LogReader;
 use raft_core::replica::{Fill, FillError};
 use raft_core::runs::Span;
-use raft_core::types::{Entry, NodeId};
+use raft_core::types::{Entry, LogId, NodeId, Term};
 
 use crate::catch_up;
 use crate::queue::Event;
 use crate::shared::{Sentinel, Shared};
 
 /// An append of more is sent as several: between them somebody else has a turn, and the follower's answers show that
-/// it moves.
-const PIECE_ENTRIES_MAX: usize = 256;
-const PIECE_BYTES_MAX: u64 = 256 << 10;
+/// it moves. A probe is one piece: the answer to a part of it would be taken for the answer to all of it.
+const PIECE_ENTRIES_MAX: usize = PROBE_ENTRIES_MAX as usize;
+const PIECE_BYTES_MAX: u64 = PROBE_BYTES_MAX;
 
 #[derive(Debug)]
 enum Job {
@@ -34,14 +36,41 @@ enum Job {
     Piece(PeerMessage),
 }
 
+/// What one peer is to be sent, in order.
+#[derive(Debug, Default)]
+struct Line {
+    jobs: VecDeque<Job>,
+    /// Whether one that was taken is not done yet.
+    in_work: bool,
+    /// Whether that one is part of a window that counts no more.
+    outdated: bool,
+    /// The term of the last append that was put, and its last entry.
+    end: (Term, LogId),
+}
+
+impl Line {
+    fn is_done(&self) -> bool {
+        self.jobs.is_empty() && !self.in_work
+    }
+
+    /// Makes sure that an append follows what is here: else the replica has begun anew, by a probe or in another term, and
+    /// what is left would only be sent twice.
+    fn follow(&mut self, message: &PeerMessage) {
+        let Message::Append { entries, .. } = &message.envelope.message else { return };
+        if !self.is_done() && self.end != (message.envelope.term, entries.prev) {
+            self.jobs.clear();
+            self.outdated = self.in_work;
+        }
+        self.end = (message.envelope.term, entries.last());
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Per peer, in order; none is empty.
-    jobs: BTreeMap<NodeId, VecDeque<Job>>,
+    /// None is done.
+    lines: BTreeMap<NodeId, Line>,
     /// Who had the last turn.
     last: NodeId,
-    /// Jobs per peer that were put and not sent yet, the one in work included.
-    unsent: BTreeMap<NodeId, usize>,
     closed: bool,
 }
 
@@ -49,12 +78,11 @@ impl Waiting {
     /// Takes a job of the peer whose turn it is.
     fn next(&mut self) -> Option<(NodeId, Job)> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
-        let to = *self.jobs.range(after).next().or_else(|| self.jobs.iter().next())?.0;
-        let jobs = self.jobs.get_mut(&to)?;
-        let job = jobs.pop_front()?;
-        if jobs.is_empty() {
-            self.jobs.remove(&to);
-        }
+        let mut others = self.lines.range(after).chain(&self.lines);
+        let to = others.find(|(_, line)| !line.jobs.is_empty()).map(|(to, _)| *to)?;
+        let line = self.lines.get_mut(&to)?;
+        let job = line.jobs.pop_front()?;
+        (line.in_work, line.outdated) = (true, false);
         self.last = to;
         Some((to, job))
     }
@@ -78,7 +106,7 @@ impl FillQueue {
     pub(crate) fn queue_behind(&self, message: PeerMessage) -> Option<PeerMessage> {
         let to = message.envelope.to;
         let mut waiting = self.waiting.lock();
-        if !waiting.unsent.contains_key(&to) {
+        if !waiting.lines.contains_key(&to) {
             return Some(message);
         }
         self.put(&mut waiting, to, Job::Complete(message));
@@ -89,14 +117,17 @@ impl FillQueue {
     pub(crate) fn close(&self) {
         let mut waiting = self.waiting.lock();
         waiting.closed = true;
-        waiting.jobs.clear();
+        waiting.lines.clear();
         drop(waiting);
         self.wake.notify_one();
     }
 
     fn put(&self, waiting: &mut Waiting, to: NodeId, job: Job) {
-        waiting.jobs.entry(to).or_default().push_back(job);
-        *waiting.unsent.entry(to).or_default() += 1;
+        let line = waiting.lines.entry(to).or_default();
+        if let Job::Fill(Fill { message, .. }) | Job::Complete(message) | Job::Piece(message) = &job {
+            line.follow(message);
+        }
+        line.jobs.push_back(job);
         self.wake.notify_one();
     }
 
@@ -116,25 +147,22 @@ impl FillQueue {
     /// Puts the pieces of what was taken last for this peer before all that waits for it.
     fn put_back(&self, to: NodeId, pieces: Vec<PeerMessage>) {
         let mut waiting = self.waiting.lock();
-        if waiting.closed || pieces.is_empty() {
-            return;
+        if let Some(line) = waiting.lines.get_mut(&to).filter(|line| !line.outdated) {
+            pieces.into_iter().rev().for_each(|piece| line.jobs.push_front(Job::Piece(piece)));
         }
-        *waiting.unsent.entry(to).or_default() += pieces.len();
-        let jobs = waiting.jobs.entry(to).or_default();
-        pieces.into_iter().rev().for_each(|piece| jobs.push_front(Job::Piece(piece)));
     }
 
     /// Peers to which something is to be sent.
     fn peers(&self) -> usize {
-        self.waiting.lock().unsent.len()
+        self.waiting.lock().lines.len()
     }
 
     fn done(&self, to: NodeId) {
         let mut waiting = self.waiting.lock();
-        if let Some(unsent) = waiting.unsent.get_mut(&to) {
-            *unsent -= 1;
-            if *unsent == 0 {
-                waiting.unsent.remove(&to);
+        if let Some(line) = waiting.lines.get_mut(&to) {
+            line.in_work = false;
+            if line.is_done() {
+                waiting.lines.remove(&to);
             }
         }
     }
@@ -290,6 +318,69 @@ mod tests {
             })
             .collect();
         assert_eq!(order, [2, 3, 2, 3, 2]);
+    }
+
+    /// An append of a term with the entries from one index to another, all of term 1.
+    fn range(term: u64, from: u64, to: u64) -> PeerMessage {
+        let entry = |index| Entry { id: id(index), kind: EntryKind::Command, payload: Payload::new(Bytes::new()) };
+        let entries: Vec<Entry> = (from..=to).map(entry).collect();
+        let mut message = append(2);
+        message.envelope.term = Term(term);
+        let span = Span::of(id(from - 1), &entries).expect("they follow each other");
+        message.envelope.message = Message::Append { entries: span, commit: Index(0) };
+        PeerMessage { entries, ..message }
+    }
+
+    fn id(index: u64) -> LogId {
+        LogId::new(Index(index), Term(1))
+    }
+
+    fn put(queue: &FillQueue, message: PeerMessage) {
+        queue.fill(Fill { message, tail: Vec::new() });
+    }
+
+    /// Takes all that waits; the prev of each.
+    fn rest(queue: &FillQueue) -> Vec<u64> {
+        std::iter::from_fn(|| (queue.peers() > 0).then(|| queue.take()).flatten())
+            .map(|(to, job)| {
+                queue.done(to);
+                let (Job::Fill(Fill { message, .. }) | Job::Complete(message) | Job::Piece(message)) = job;
+                let Message::Append { entries, .. } = message.envelope.message else { panic!("an append") };
+                entries.prev.index.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_append_that_follows_nothing_here_takes_the_place_of_what_waits() {
+        let queue = FillQueue::default();
+        put(&queue, range(1, 11, 20));
+        put(&queue, range(1, 21, 30));
+        assert!(queue.queue_behind(range(1, 31, 40)).is_none());
+        assert_eq!(rest(&queue), [10, 20, 30]);
+
+        // One is in work when the replica goes back: its pieces count no more either.
+        put(&queue, range(1, 11, 20));
+        put(&queue, range(1, 21, 30));
+        let Some((peer, _)) = queue.take() else { panic!("there are two") };
+        put(&queue, range(1, 16, 17));
+        queue.put_back(peer, vec![range(1, 11, 15), range(1, 16, 20)]);
+        queue.done(peer);
+        put(&queue, range(1, 18, 40));
+        assert_eq!(rest(&queue), [15, 17]);
+
+        // So it is when all that was before is in work.
+        put(&queue, range(1, 11, 20));
+        let Some((peer, _)) = queue.take() else { panic!("there is one") };
+        put(&queue, range(1, 11, 20));
+        queue.put_back(peer, vec![range(1, 11, 15), range(1, 16, 20)]);
+        queue.done(peer);
+        assert_eq!(rest(&queue), [10]);
+
+        // In another term it is another leader's window, wherever it begins.
+        put(&queue, range(1, 11, 20));
+        put(&queue, range(2, 21, 30));
+        assert_eq!(rest(&queue), [20]);
     }
 
     #[test]

@@ -413,7 +413,7 @@ async fn bytes_in_flight_are_bounded() {
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_head_is_cut_off() {
-    let one = One::start(&[("limits.header_read_timeout", "100ms")]).await;
+    let one = One::start(&[("limits.header_read_timeout", "1s")]).await;
     let address = one.product.client_url.trim_start_matches("http://").to_owned();
     let whole = format!("GET /v1/node HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let second = format!("{whole}GET /v1/no");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Bytes of rows a second, over all compactions. Far below what a disk can do, and above what a node that has just
-/// caught up is given to write in the meantime.
+/// Bytes of rows a second, over all compactions. Far below what a disk can do. Where more than that is written meanwhile,
+/// files gather in level 0 and nothing is held back any more, see [`Database::look_at_pace`](super::database::Database).
 const BYTES_PER_SECOND: u64 = 24 << 20;
 /// Rows are counted, and time is looked at after so many bytes of them.
 const STRIDE_BYTES: u64 = 256 << 10;

@@ -15,6 +15,8 @@ use hyper::rt::{Sleep, Timer};
 
 /// No head is waited for.
 const NONE: u64 = u64::MAX;
+/// Until the next look, when a head is late already.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// The timer of one connection, for hyper. Whoever polls the connection has to poll [`HeadTimer::looks`] in the same task.
 #[derive(Clone)]
@@ -40,12 +42,15 @@ impl HeadTimer {
     fn next_look(&self, now: Instant, period: Duration) -> Instant {
         match self.late_at.load(Ordering::Relaxed) {
             NONE => now + period,
-            late_at => match self.began + Duration::from_nanos(late_at) {
-                late_at if late_at > now => late_at,
-                // hyper has been polled since and has ended the connection, or is about to.
-                _ => now + period,
-            },
+            // hyper was polled just before this and has ended the connection, unless that was a moment too soon.
+            late_at => (self.began + Duration::from_nanos(late_at)).max(now + AGAIN),
         }
+    }
+
+    /// Notes when the head is late that is waited for from now on.
+    fn arm(&self, deadline: Instant) {
+        let late_at = u64::try_from(deadline.saturating_duration_since(self.began).as_nanos()).unwrap_or(NONE);
+        self.late_at.store(late_at, Ordering::Relaxed);
     }
 }
 
@@ -55,9 +60,14 @@ impl Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        let late_at = u64::try_from(deadline.saturating_duration_since(self.began).as_nanos()).unwrap_or(NONE);
-        self.late_at.store(late_at, Ordering::Relaxed);
+        self.arm(deadline);
         Box::pin(Head { deadline, late_at: Arc::clone(&self.late_at) })
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        // The old one says that none is waited for when it goes, so it goes first.
+        drop(std::mem::replace(sleep, self.sleep_until(deadline)));
+        self.arm(deadline);
     }
 }
 
@@ -94,8 +104,11 @@ mod tests {
         assert_eq!(timer.next_look(now, period), now + period);
         let head = timer.sleep_until(now + soon);
         assert_eq!(timer.next_look(now, period), now + soon);
-        // It was looked at already.
-        assert_eq!(timer.next_look(now + soon, period), now + soon + period);
+        // hyper has not seen it yet.
+        assert_eq!(timer.next_look(now + soon, period), now + soon + AGAIN);
+        let mut head = head;
+        timer.reset(&mut head, now + 2 * soon);
+        assert_eq!(timer.next_look(now, period), now + 2 * soon);
         drop(head);
         assert_eq!(timer.next_look(now, period), now + period);
     }
