@@ -387,7 +387,7 @@ mod tests {
     fn a_large_append_goes_in_pieces_that_follow_each_other() {
         let entry = |index: u64, bytes: usize| {
             let id = LogId::new(Index(index), Term(1 + index / 1000));
-            Entry { id, kind: EntryKind::Normal, payload: Payload::new(Bytes::from(vec![7; bytes])) }
+            Entry { id, kind: EntryKind::Command, payload: Payload::new(Bytes::from(vec![7; bytes])) }
         };
         let message = |entries: Vec<Entry>| {
             let prev = LogId::new(Index(entries[0].id.index.0 - 1), Term(1));
