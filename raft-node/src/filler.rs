@@ -124,9 +124,8 @@ impl FillQueue {
 
     fn put(&self, waiting: &mut Waiting, to: NodeId, job: Job) {
         let line = waiting.lines.entry(to).or_default();
-        if let Job::Fill(Fill { message, .. }) | Job::Complete(message) | Job::Piece(message) = &job {
-            line.follow(message);
-        }
+        let (Job::Fill(Fill { message, .. }) | Job::Complete(message) | Job::Piece(message)) = &job;
+        line.follow(message);
         line.jobs.push_back(job);
         self.wake.notify_one();
     }
