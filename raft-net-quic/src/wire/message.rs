@@ -51,8 +51,12 @@ impl Batch {
             ENTRY_NAMES_ROOM + if len <= COPY_BYTES_MAX { len } else { 0 }
         };
         let frame = |message: &PeerMessage| HEAD_ROOM + message.entries.iter().map(copied).sum::<usize>();
-        let buffer = BytesMut::with_capacity(messages.iter().map(frame).sum());
-        Self { buffer, pieces: Vec::with_capacity(1) }
+        let room = match messages {
+            // Takes just what it needs: what is full can be shared at no further cost.
+            [message] if message.entries.is_empty() => 0,
+            _ => messages.iter().map(frame).sum(),
+        };
+        Self { buffer: BytesMut::with_capacity(room), pieces: Vec::with_capacity(1) }
     }
 
     /// Appends a frame. Returns false, with nothing appended, when the message breaks the limits.
