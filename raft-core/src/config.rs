@@ -7,11 +7,11 @@ use crate::lease::LeaseSettings;
 use crate::membership::{CONTEXT_BYTES_MAX, Configuration, MEMBERS_MAX};
 use crate::types::{GroupId, NodeId};
 
-/// Entries of an append that looks for where a follower's log stands, whatever [`Config::append_entries_max`] is. A driver
+/// Entries of an append that looks for where a follower's log stands, also where [`Config::append_entries_max`] is more. A driver
 /// may send an append in pieces, each answered by itself, but none of a probe: the answer to its first piece would be taken
 /// for the answer to all of it. So pieces of at least this size are safe.
 pub const PROBE_ENTRIES_MAX: u64 = 256;
-/// Bytes of such an append, unless its one entry is larger.
+/// Bytes of entries of such an append, also where [`Config::append_bytes_max`] is more; one larger entry goes alone.
 pub const PROBE_BYTES_MAX: u64 = 256 << 10;
 
 /// How a leader finds the point up to which a follower's log equals its own. Raft §5.3.

@@ -99,6 +99,8 @@ pub struct ClientRoutes {
 }
 
 impl ClientRoutes {
+    /// The routes of one node, within the limits that the options set.
+    ///
     /// # Errors
     /// When the metrics of HTTP are registered already: a node has them once.
     pub fn new(node: NodeHandle, options: HttpOptions) -> Result<Self, prometheus::Error> {
@@ -113,7 +115,7 @@ impl ClientRoutes {
 }
 
 impl Routes for ClientRoutes {
-    /// Keys are nearly all that clients ask for, and a router on the way is a fifth of what HTTP costs: they get past it.
+    /// Keys are nearly all that clients ask for, and a router on the way is a sixth of what HTTP costs: they get past it.
     async fn answer(&self, request: Request<Incoming>) -> Response {
         if !is_of_a_key(request.method(), request.uri().path()) {
             return self.router.answer(request).await;
